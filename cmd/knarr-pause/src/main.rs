@@ -1,0 +1,2 @@
+//! knarr-pause
+fn main() {}

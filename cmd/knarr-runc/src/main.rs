@@ -1,0 +1,2 @@
+//! knarr-runc
+fn main() {}

@@ -1,0 +1,2 @@
+//! knarr-shim
+fn main() {}

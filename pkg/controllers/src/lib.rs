@@ -1,0 +1,1 @@
+//! The controllers: pure plans over snapshots, run by the runner.

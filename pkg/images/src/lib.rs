@@ -1,0 +1,1 @@
+//! Images: distribution protocol, content store, overlay snapshots, archives.

@@ -1,0 +1,1 @@
+//! The kubelet: a state machine per pod, driven by events.

@@ -1,0 +1,1 @@
+//! The pod network: the built-in bridge plugin, addresses, host ports.

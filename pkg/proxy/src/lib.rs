@@ -1,0 +1,1 @@
+//! Services: ClusterIP, NodePort and session affinity in one nftables table.

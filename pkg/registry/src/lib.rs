@@ -1,0 +1,1 @@
+//! The generic registry: objects, lists, watches and strategies over a store.

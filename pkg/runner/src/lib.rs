@@ -1,0 +1,1 @@
+//! Shared informers and the one controller runner.

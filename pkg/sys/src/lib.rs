@@ -1,0 +1,1 @@
+//! Typed wrappers over the Linux system calls that Knarr needs; the one crate with unsafe code.
