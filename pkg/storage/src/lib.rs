@@ -9,7 +9,10 @@
 //! - A watch delivers every event with a revision from its start on, once and in revision order,
 //!   or it ends with [`Error::Compacted`] or another error. It never skips.
 
-use std::{pin::Pin, sync::Arc};
+mod embedded;
+mod etcd;
+
+use std::{path::Path, pin::Pin, sync::Arc};
 
 use bytes::Bytes;
 use futures::Stream;
@@ -150,6 +153,10 @@ pub trait Store: Send + Sync + 'static {
 
     /// The current revision, linearizable.
     async fn revision(&self) -> Result<Revision, Error>;
+
+    /// Asks every running watch for a [`WatchItem::Progress`] of at least the revision that is
+    /// current now, once it has delivered all before it.
+    async fn request_progress(&self) -> Result<(), Error>;
 }
 
 /// A store shared by everything in the process.
@@ -171,7 +178,37 @@ pub fn prefix_end(prefix: &str) -> String {
 /// # Errors
 /// [`Error::Corrupt`] if the folder holds damaged data or data of a newer version;
 /// [`Error::Unavailable`] if it cannot be read or written or another process has it open.
-pub async fn open_embedded(dir: &std::path::Path) -> Result<SharedStore, Error> {
-    let _ = dir;
-    Err(Error::Unavailable("not built yet".into()))
+pub async fn open_embedded(dir: &Path) -> Result<SharedStore, Error> {
+    let dir = dir.to_owned();
+    tokio::task::spawn_blocking(move || embedded::Engine::open(&dir))
+        .await
+        .map_err(|e| Error::Unavailable(e.to_string()))?
+        .map(|engine| Arc::new(engine) as SharedStore)
+}
+
+/// A store with no disk under it, for tests: durable as long as the process.
+///
+/// # Errors
+/// [`Error::Unavailable`] if its thread cannot be started.
+pub fn open_memory() -> Result<SharedStore, Error> {
+    embedded::Engine::memory().map(|engine| Arc::new(engine) as SharedStore)
+}
+
+/// How to reach an etcd cluster.
+#[derive(Clone, Debug, Default)]
+pub struct EtcdConfig {
+    /// Client URLs, `http://` or `https://`.
+    pub endpoints: Vec<String>,
+    /// PEM of the authorities that etcd's certificate must come from.
+    pub ca: Option<Vec<u8>>,
+    /// PEM certificate and key to present.
+    pub identity: Option<(Vec<u8>, Vec<u8>)>,
+}
+
+/// Connects to etcd v3.
+///
+/// # Errors
+/// [`Error::Unavailable`] if no endpoint answers.
+pub async fn open_etcd(config: &EtcdConfig) -> Result<SharedStore, Error> {
+    etcd::Etcd::connect(config).await.map(|s| Arc::new(s) as SharedStore)
 }

@@ -1,0 +1,16 @@
+//! Compiles etcd's descriptors in `api/etcd` (facts only: names, numbers, types).
+use std::{env, fs, path::Path};
+
+use prost::Message;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let path = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("../../api/etcd/v3.binpb");
+    println!("cargo:rerun-if-changed={}", path.display());
+    let descriptors = prost_types::FileDescriptorSet::decode(fs::read(path)?.as_slice())?;
+    tonic_prost_build::configure()
+        .build_server(false)
+        .bytes(".mvccpb.KeyValue.value")
+        .bytes(".etcdserverpb.PutRequest.value")
+        .compile_fds(descriptors)?;
+    Ok(())
+}
