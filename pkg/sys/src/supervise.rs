@@ -1,5 +1,6 @@
 //! What a supervisor of processes needs: polling, signals as a descriptor, pidfds, descriptors
 //! passed over sockets, fifos and terminals. Used by the shim and its client.
+#![allow(unsafe_code)]
 
 mod fdpass;
 mod files;
