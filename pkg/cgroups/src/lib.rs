@@ -1,1 +1,67 @@
 //! Control groups, version 1, hybrid and 2.
+//!
+//! A [`Cgroup`] is one path, the same below every mounted hierarchy. The kubelet makes pod-level
+//! groups with it, the runtime the containers', and anyone reads [`Stats`] from it.
+
+mod resources;
+mod stats;
+
+pub use resources::{
+    BlockIo, Cpu, DeviceRule, HugepageLimit, InterfacePriority, Memory, Network, Pids, Rdma,
+    Resources, ThrottleDevice, WeightDevice,
+};
+pub use stats::{CpuStats, HugetlbStats, IoEntry, MemoryStats, PidsStats, Stats};
+
+use std::path::PathBuf;
+
+/// What can go wrong with a cgroup.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The path could not be used.
+    #[error("cgroup path {path:?}: {cause}")]
+    Path {
+        /// The path.
+        path: PathBuf,
+        /// What is wrong with it.
+        cause: String,
+    },
+    /// A file or folder operation failed.
+    #[error("cgroup {action} {path:?}: {source}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The error.
+        source: std::io::Error,
+    },
+    /// A limit was refused by the kernel.
+    #[error("failed to write {value:?} to {path:?}: {source}")]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// What was written.
+        value: String,
+        /// The error.
+        source: std::io::Error,
+    },
+    /// A limit that this machine's cgroups do not have.
+    #[error("cgroup controller {controller} is not available ({wanted})")]
+    NoController {
+        /// The controller.
+        controller: String,
+        /// The setting that wants it.
+        wanted: String,
+    },
+    /// No cgroup file system is mounted.
+    #[error("no cgroup hierarchy is mounted")]
+    NotMounted,
+    /// A resource value is not valid.
+    #[error("invalid resource {field}: {cause}")]
+    Invalid {
+        /// The field, as in `linux.resources`.
+        field: String,
+        /// What is wrong.
+        cause: String,
+    },
+}

@@ -1,1 +1,21 @@
-//! The OCI runtime: a config.json becomes an ordered plan of typed steps, then a container.
+//! The OCI runtime: a `config.json` becomes an ordered plan of typed steps, then a container.
+//!
+//! The whole configuration is checked and turned into a [`plan`] before anything is touched; one
+//! process then executes it. See [`protocol`] for what parent and child say to each other.
+//!
+//! # Who is the parent
+//! The container's init (from [`Runtime::create`]) and every process of [`Runtime::exec`] is
+//! always a **direct child of the calling process**, which reaps it with `waitpid` (or waits on
+//! the returned pidfd). No subreaper is needed. The caller must have one thread only when it
+//! calls `create` or `exec`, because the child goes on in the same program image;
+//! [`Error::Threads`] tells when it has more.
+
+mod api;
+pub mod error;
+mod runtime;
+
+pub use api::{
+    CreateRequest, Created, ExecRequest, Runtime, Started, State, Status, Stdio, UpdateRequest,
+};
+pub use error::Error;
+pub use knarr_cgroups::Stats;
