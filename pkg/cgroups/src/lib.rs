@@ -3,8 +3,19 @@
 //! A [`Cgroup`] is one path, the same below every mounted hierarchy. The kubelet makes pod-level
 //! groups with it, the runtime the containers', and anyone reads [`Stats`] from it.
 
+mod apply;
+mod cgroup;
+mod devices;
+mod freezer;
+mod hierarchy;
+mod io;
+mod read;
 mod resources;
 mod stats;
+
+pub use apply::weight_of_shares;
+pub use cgroup::{Cgroup, Dir, JoinFds};
+pub use hierarchy::{Hierarchies, Hierarchy, Mode};
 
 pub use resources::{
     BlockIo, Cpu, DeviceRule, HugepageLimit, InterfacePriority, Memory, Network, Pids, Rdma,
