@@ -1,2 +1,130 @@
-//! knarr
-fn main() {}
+//! Kubernetes as one small program.
+//!
+//! `knarr up` starts a one-node cluster: API server, scheduler, controllers, kubelet and CRI
+//! runtime in this process, containers in processes of their own.
+
+mod control;
+mod demo;
+mod helpers;
+mod images;
+mod layout;
+mod node;
+mod preflight;
+mod reset;
+mod trace;
+mod up;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+use crate::layout::Layout;
+
+/// The cgroup below which every cgroup of ours is, in each hierarchy.
+pub const CGROUP_ROOT: &str = "/knarr";
+/// The Kubernetes version this program speaks.
+pub const KUBERNETES_VERSION: &str = "v1.37.2";
+
+/// Kubernetes as one small program
+#[derive(Parser)]
+#[command(name = "knarr", version, propagate_version = true)]
+struct Cli {
+    #[command(flatten)]
+    layout: Layout,
+    /// What to log: error, warn, info, debug, or a filter such as `warn,knarr_kubelet=debug`
+    #[arg(long, default_value = "warn", env = "KNARR_LOG", global = true)]
+    log: String,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Start a one-node cluster and stay in the foreground
+    Up(Box<up::Options>),
+    /// Say what is running
+    Status,
+    /// End a running knarr; its containers go on and the next `up` takes them over
+    Stop,
+    /// End everything and remove all that knarr made, the data folder too
+    Reset,
+    /// Run the kubelet alone on a folder of static pods, with no API server
+    Kubelet(Box<node::KubeletOptions>),
+    /// Show a pod through the nine layers, from the API object down to the process
+    Trace(trace::Options),
+    /// List, import, export and remove images
+    #[command(subcommand)]
+    Images(images::Command),
+    /// Print the path of the administrator's kubeconfig
+    Kubeconfig,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = run(cli);
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("knarr: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    let layout = cli.layout;
+    match cli.command {
+        Command::Up(options) => up::run(&layout, &options, &cli.log),
+        Command::Kubelet(options) => node::run_kubelet(&layout, &options, &cli.log),
+        Command::Status => up::status(&layout),
+        Command::Stop => {
+            if !reset::stop(&layout)? {
+                say("knarr is not running");
+            }
+            Ok(())
+        }
+        Command::Reset => reset::run(&layout),
+        Command::Trace(options) => runtime(1)?.block_on(trace::run(&layout, &options)),
+        Command::Images(command) => runtime(2)?.block_on(images::run(&layout, command)),
+        Command::Kubeconfig => {
+            let path: PathBuf = layout.kubeconfig();
+            if !path.exists() {
+                anyhow::bail!("there is no cluster in {}: start one with `knarr up`",
+                    layout.data_dir.display());
+            }
+            say(&path.display().to_string());
+            Ok(())
+        }
+    }
+}
+
+/// An async runtime with `workers` threads.
+fn runtime(workers: usize) -> Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers)
+        .thread_name("knarr")
+        .enable_all()
+        .build()?)
+}
+
+/// Sends the log to standard error, or to a file.
+fn log_to(filter: &str, file: Option<std::fs::File>) -> Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_new(filter)
+        .map_err(|e| anyhow::anyhow!("--log {filter:?}: {e}"))?;
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
+    match file {
+        Some(file) => builder.with_writer(std::sync::Mutex::new(file)).init(),
+        None => builder.with_writer(std::io::stderr).init(),
+    }
+    Ok(())
+}
+
+/// Prints a line for the user.
+fn say(line: &str) {
+    use std::io::Write;
+    // A closed terminal is no reason to end a cluster.
+    let mut out = std::io::stdout().lock();
+    let _ = writeln!(out, "{line}");
+    let _ = out.flush();
+}
