@@ -1,1 +1,78 @@
-//! The controllers: pure plans over snapshots, run by the runner.
+//! The controllers: each is a plan over the shared caches, run by the runner.
+#![forbid(unsafe_code)]
+
+mod claim;
+pub mod pods;
+pub mod workloads;
+
+use k8s_openapi::api::apps::v1::ReplicaSet;
+use k8s_openapi::api::core::v1::ReplicationController;
+use knarr_runner::{Controller, Informers, RunOptions, run_controller};
+use std::sync::Arc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// What the controllers must be told.
+#[derive(Clone)]
+pub struct Config {
+    /// The cluster CA certificates in PEM, published as `kube-root-ca.crt`.
+    pub cluster_ca_pem: String,
+    /// Networks from which nodes get their pod networks, such as `10.244.0.0/16`; empty for none.
+    pub cluster_cidrs: Vec<String>,
+    /// Prefix length of a node's IPv4 network.
+    pub node_cidr_mask_v4: u8,
+    /// Prefix length of a node's IPv6 network.
+    pub node_cidr_mask_v6: u8,
+    /// How long a node may be silent before it counts as unreachable.
+    pub node_monitor_grace: std::time::Duration,
+    /// Ended pods beyond this number are removed, oldest first.
+    pub terminated_pod_threshold: usize,
+    /// Shared with other parts of the process; else made.
+    pub informers: Option<Informers>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            cluster_ca_pem: String::new(),
+            cluster_cidrs: Vec::new(),
+            node_cidr_mask_v4: 24,
+            node_cidr_mask_v6: 64,
+            node_monitor_grace: std::time::Duration::from_secs(40),
+            terminated_pod_threshold: 12_500,
+            informers: None,
+        }
+    }
+}
+
+struct Set {
+    tasks: JoinSet<()>,
+    informers: Informers,
+    cancel: CancellationToken,
+}
+
+impl Set {
+    fn add<C: Controller>(&mut self, c: C, workers: usize) {
+        let opts = RunOptions { workers };
+        self.tasks.spawn(run_controller(
+            Arc::new(c),
+            self.informers.clone(),
+            opts,
+            self.cancel.clone(),
+        ));
+    }
+}
+
+/// Runs all controllers until `shutdown` ends; returns when all have stopped.
+pub async fn run(client: kube::Client, cfg: Config, shutdown: CancellationToken) {
+    let informers = cfg
+        .informers
+        .clone()
+        .unwrap_or_else(|| Informers::with_cancel(client, shutdown.clone()));
+    let i = informers.clone();
+    let mut s = Set { tasks: JoinSet::new(), informers, cancel: shutdown };
+    s.add(workloads::deployment::Deployments::new(&i), 4);
+    s.add(workloads::replicas::Replicas::<ReplicaSet>::new(&i), 4);
+    s.add(workloads::replicas::Replicas::<ReplicationController>::new(&i), 2);
+    while s.tasks.join_next().await.is_some() {}
+}

@@ -1,0 +1,4 @@
+//! Controllers that make pods.
+
+pub mod deployment;
+pub mod replicas;
