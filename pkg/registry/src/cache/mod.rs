@@ -1,0 +1,344 @@
+//! The watch cache of one resource: every object's encoded bytes in key order, and the recent
+//! events. Snapshots are cheap, so lists never hold a lock while they are written out.
+
+mod map;
+mod watcher;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, OnceLock, RwLock},
+};
+
+use bytes::Bytes;
+use serde_json::Value;
+use tokio::sync::watch;
+
+pub use map::Snapshot;
+pub use watcher::{Lag, Watcher};
+
+use crate::object::{self, Object};
+
+/// How many events a cache remembers for watches that begin in the past.
+const RING: usize = 8192;
+/// And how many bytes of objects that only those events keep alive.
+const RING_BYTES: usize = 16 << 20;
+/// How many old snapshots serve the following pages of lists.
+const PAGES: usize = 16;
+
+/// Between stored bytes and JSON values, for one resource.
+pub trait Codec: Send + Sync + 'static {
+    /// Stored bytes to an object in its storage version, with `apiVersion` and `kind`.
+    ///
+    /// # Errors
+    /// Why the bytes cannot be read.
+    fn decode(&self, stored: &[u8]) -> Result<Value, String>;
+    /// An object to stored bytes.
+    ///
+    /// # Errors
+    /// Why the object cannot be written.
+    fn encode(&self, obj: &Value) -> Result<Bytes, String>;
+    /// The values of the kind's selectable fields beyond name and namespace.
+    fn fields(&self, obj: &Value) -> Vec<(String, String)>;
+}
+
+/// One object at one version, encoded.
+#[derive(Debug)]
+pub struct Entry {
+    /// The storage key.
+    pub key: Box<str>,
+    /// The version.
+    pub revision: u64,
+    /// `metadata.namespace`, empty for cluster-scoped ones.
+    pub namespace: Box<str>,
+    /// `metadata.name`.
+    pub name: Box<str>,
+    json: Bytes,
+    head: usize,
+    labels: Box<[(Box<str>, Box<str>)]>,
+    fields: Box<[(Box<str>, Box<str>)]>,
+    /// The protobuf form, made when first asked for.
+    pub proto: OnceLock<Bytes>,
+}
+
+impl Entry {
+    /// Encodes an object of a version.
+    #[must_use]
+    pub fn new(key: &str, obj: &Value, revision: u64, fields: Vec<(String, String)>) -> Self {
+        let (json, head) = object::encode(obj, revision);
+        let labels = obj
+            .at(&["metadata", "labels"])
+            .and_then(Value::as_object)
+            .map(|m| {
+                m.iter()
+                    .map(|(k, v)| (k.as_str().into(), v.as_str().unwrap_or("").into()))
+                    .collect()
+            })
+            .unwrap_or_default();
+        Self {
+            key: key.into(),
+            revision,
+            namespace: obj.namespace().into(),
+            name: obj.name().into(),
+            json: Bytes::from(json.into_boxed_slice()),
+            head,
+            labels,
+            fields: fields.into_iter().map(|(k, v)| (k.into(), v.into())).collect(),
+            proto: OnceLock::new(),
+        }
+    }
+    /// The whole object as JSON.
+    #[must_use]
+    pub fn json(&self) -> &Bytes {
+        &self.json
+    }
+    /// The object's JSON after `{"kind":…,"apiVersion":…,`: what follows a `{` in a list.
+    #[must_use]
+    pub fn tail(&self) -> &[u8] {
+        self.json.get(self.head..).unwrap_or(b"}")
+    }
+    /// The object as a value.
+    #[must_use]
+    pub fn value(&self) -> Value {
+        serde_json::from_slice(&self.json).unwrap_or_default()
+    }
+    /// A label's value.
+    #[must_use]
+    pub fn label(&self, key: &str) -> Option<&str> {
+        self.labels.iter().find(|(k, _)| &**k == key).map(|(_, v)| &**v)
+    }
+    /// A selectable field's value.
+    #[must_use]
+    pub fn field(&self, key: &str) -> Option<&str> {
+        match key {
+            "metadata.name" => Some(&self.name),
+            "metadata.namespace" => Some(&self.namespace),
+            _ => self.fields.iter().find(|(k, _)| &**k == key).map(|(_, v)| &**v),
+        }
+    }
+    /// Bytes held, roughly.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.json.len() + self.key.len() + 200
+    }
+}
+
+/// One change, shared by all watchers.
+#[derive(Debug)]
+pub struct Change {
+    /// The version of the change.
+    pub revision: u64,
+    /// The object after it; for a deletion the last object with the deletion's version.
+    pub entry: Arc<Entry>,
+    /// The object before it.
+    pub previous: Option<Arc<Entry>>,
+    /// Whether it is a deletion.
+    pub deleted: bool,
+    /// The JSON watch frame, encoded for the first watcher that needs it.
+    pub frame: OnceLock<Bytes>,
+}
+
+struct Ring {
+    events: VecDeque<Arc<Change>>,
+    /// Sequence number of the first event kept.
+    first: u64,
+    /// Events with a revision above this one are all kept.
+    complete_after: u64,
+    bytes: usize,
+}
+
+struct State {
+    map: Snapshot,
+    ring: Ring,
+    pages: VecDeque<(u64, Snapshot)>,
+    loaded: u64,
+}
+
+/// The cache of one resource.
+pub struct Cache {
+    /// The key prefix with its closing slash.
+    pub prefix: String,
+    codec: Arc<dyn Codec>,
+    state: RwLock<State>,
+    /// The sequence number after the newest event.
+    tail: watch::Sender<u64>,
+}
+
+impl Cache {
+    /// An empty cache, complete from `revision` on.
+    pub(crate) fn new(prefix: &str, codec: Arc<dyn Codec>) -> Self {
+        Self {
+            prefix: prefix.to_owned(),
+            codec,
+            state: RwLock::new(State {
+                map: Snapshot::default(),
+                ring: Ring { events: VecDeque::new(), first: 0, complete_after: 0, bytes: 0 },
+                pages: VecDeque::new(),
+                loaded: 0,
+            }),
+            tail: watch::Sender::new(0),
+        }
+    }
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+    fn write(&self) -> std::sync::RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+    /// The codec.
+    #[must_use]
+    pub fn codec(&self) -> &Arc<dyn Codec> {
+        &self.codec
+    }
+
+    fn entry(&self, key: &str, stored: &[u8], revision: u64) -> Option<Entry> {
+        match self.codec.decode(stored) {
+            Ok(obj) => {
+                let fields = self.codec.fields(&obj);
+                Some(Entry::new(key, &obj, revision, fields))
+            }
+            Err(error) => {
+                tracing::error!(key, error, "stored object cannot be read; it is left out");
+                None
+            }
+        }
+    }
+
+    /// Decodes a stored pair.
+    #[must_use]
+    pub fn decode(&self, kv: &knarr_storage::KeyValue) -> Option<Arc<Entry>> {
+        self.entry(&kv.key, &kv.value, kv.mod_revision).map(Arc::new)
+    }
+
+    /// Fills the cache with what a range read returned.
+    pub(crate) fn load(&self, items: &[knarr_storage::KeyValue], revision: u64) {
+        let entries: Vec<Arc<Entry>> = items.iter().filter_map(|kv| self.decode(kv)).collect();
+        let mut s = self.write();
+        s.map = Snapshot::from_sorted(entries);
+        s.ring.events.clear();
+        s.ring.bytes = 0;
+        s.ring.first = *self.tail.borrow();
+        s.ring.complete_after = revision;
+        s.loaded = revision;
+        s.pages.clear();
+        drop(s);
+        // Watchers of before the load find themselves behind and end.
+        self.tail.send_modify(|_| ());
+    }
+
+    /// Applies a store event.
+    pub(crate) fn apply(&self, e: &knarr_storage::Event) {
+        let mut s = self.write();
+        if e.revision <= s.loaded {
+            return;
+        }
+        let change = if let Some(kv) = &e.current {
+            let Some(entry) = self.entry(&e.key, &kv.value, kv.mod_revision) else { return };
+            let entry = Arc::new(entry);
+            let previous = s.map.insert(Arc::clone(&entry));
+            Change { revision: e.revision, entry, previous, deleted: false, frame: OnceLock::new() }
+        } else {
+            let Some(previous) = s.map.remove(&e.key) else { return };
+            let obj = previous.value();
+            let fields = self.codec.fields(&obj);
+            let entry = Arc::new(Entry::new(&e.key, &obj, e.revision, fields));
+            Change {
+                revision: e.revision,
+                entry,
+                previous: Some(previous),
+                deleted: true,
+                frame: OnceLock::new(),
+            }
+        };
+        s.ring.bytes += change.entry.size();
+        s.ring.events.push_back(Arc::new(change));
+        while s.ring.events.len() > RING
+            || (s.ring.bytes > RING_BYTES && s.ring.events.len() > 64)
+        {
+            let Some(old) = s.ring.events.pop_front() else { break };
+            s.ring.bytes = s.ring.bytes.saturating_sub(old.entry.size());
+            s.ring.first += 1;
+            s.ring.complete_after = old.revision;
+        }
+        let tail = s.ring.first + s.ring.events.len() as u64;
+        drop(s);
+        self.tail.send_replace(tail);
+    }
+
+    /// The objects as they are now.
+    #[must_use]
+    pub fn snapshot(&self) -> Snapshot {
+        self.read().map.clone()
+    }
+    /// One object.
+    #[must_use]
+    pub fn get(&self, key: &str) -> Option<Arc<Entry>> {
+        self.read().map.get(key)
+    }
+    /// Number of objects.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.read().map.len()
+    }
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Remembers a snapshot for the following pages of a list.
+    pub fn keep_page(&self, revision: u64, snapshot: &Snapshot) {
+        let mut s = self.write();
+        if s.pages.iter().any(|(r, _)| *r == revision) {
+            return;
+        }
+        if s.pages.len() >= PAGES {
+            s.pages.pop_front();
+        }
+        s.pages.push_back((revision, snapshot.clone()));
+    }
+
+    /// The objects as they were at `revision`, if memory still knows.
+    #[must_use]
+    pub fn snapshot_at(&self, revision: u64) -> Option<Snapshot> {
+        let s = self.read();
+        let newest = s.ring.events.back().map_or(s.ring.complete_after, |e| e.revision);
+        if revision >= newest {
+            return Some(s.map.clone());
+        }
+        s.pages.iter().find(|(r, _)| *r == revision).map(|(_, m)| m.clone())
+    }
+
+    /// A watcher of every change after `revision`.
+    ///
+    /// # Errors
+    /// [`Lag`] if those changes are no longer all known.
+    pub fn watch(self: &Arc<Self>, revision: u64) -> Result<Watcher, Lag> {
+        let s = self.read();
+        if revision < s.ring.complete_after {
+            return Err(Lag { oldest: s.ring.complete_after });
+        }
+        let skip = s.ring.events.partition_point(|e| e.revision <= revision);
+        let next = s.ring.first + skip as u64;
+        Ok(Watcher::new(Arc::clone(self), next, self.tail.subscribe()))
+    }
+
+    /// A snapshot and a watcher of every change after it, taken together.
+    #[must_use]
+    pub fn snapshot_and_watch(self: &Arc<Self>) -> (Snapshot, Watcher) {
+        let s = self.read();
+        let next = s.ring.first + s.ring.events.len() as u64;
+        (s.map.clone(), Watcher::new(Arc::clone(self), next, self.tail.subscribe()))
+    }
+
+    fn since(&self, next: u64, out: &mut Vec<Arc<Change>>) -> Result<u64, Lag> {
+        let s = self.read();
+        if next < s.ring.first {
+            return Err(Lag { oldest: s.ring.complete_after });
+        }
+        let skip = usize::try_from(next - s.ring.first).unwrap_or(usize::MAX);
+        out.extend(s.ring.events.iter().skip(skip).take(512).cloned());
+        Ok(next + out.len() as u64)
+    }
+}

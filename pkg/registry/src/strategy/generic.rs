@@ -1,0 +1,125 @@
+//! The behaviour most kinds share: status and spec are written apart, generation counts.
+
+use serde_json::{Map, Value, json};
+
+use super::{Strategy, data};
+use crate::{names::NameRule, object::Object};
+
+/// A kind without peculiarities.
+pub struct Generic {
+    pub(super) names: NameRule,
+    pub(super) reset_status: bool,
+    pub(super) status: bool,
+    pub(super) generation: bool,
+    pub(super) custom: bool,
+    pub(super) unconditional: bool,
+    pub(super) create_on_update: bool,
+    pub(super) returns_deleted: bool,
+}
+
+impl Generic {
+    pub(super) fn of(group: &str, resource: &str) -> Self {
+        let status = data::has_status(group, resource);
+        Self {
+            names: data::names(group, resource),
+            reset_status: status && data::resets_status(group, resource),
+            status,
+            generation: data::generation(group, resource),
+            custom: false,
+            unconditional: data::unconditional(group, resource),
+            create_on_update: data::create_on_update(group, resource),
+            returns_deleted: data::returns_deleted(group, resource),
+        }
+    }
+}
+
+/// Puts the old value of a member in place of the new one.
+pub(super) fn keep(obj: &mut Value, old: &Value, member: &str) {
+    if let Value::Object(m) = obj {
+        match old.get(member) {
+            Some(v) => m.insert(member.to_owned(), v.clone()),
+            None => m.remove(member),
+        };
+    }
+}
+
+/// Keeps everything but metadata and status.
+pub(super) fn status_only(obj: &mut Value, old: &Value) {
+    let status = obj.get("status").cloned();
+    let meta = obj.get("metadata").cloned();
+    let mut next: Map<String, Value> = old.as_object().cloned().unwrap_or_default();
+    if let Some(m) = meta {
+        next.insert("metadata".into(), m);
+    }
+    match status {
+        Some(s) => next.insert("status".into(), s),
+        None => next.remove("status"),
+    };
+    *obj = Value::Object(next);
+    // Owners and finalizers of the object itself are not the status writer's to change.
+    for f in ["ownerReferences"] {
+        match old.at(&["metadata", f]) {
+            Some(v) => obj.set_at(&["metadata", f], v.clone()),
+            None => {
+                obj.take_at(&["metadata", f]);
+            }
+        }
+    }
+}
+
+/// Raises the generation if anything but metadata and status changed.
+pub(super) fn count(obj: &mut Value, old: &Value) {
+    let changed = {
+        let strip = |v: &Value| -> Vec<(String, Value)> {
+            v.as_object()
+                .map(|m| {
+                    m.iter()
+                        .filter(|(k, _)| !matches!(k.as_str(), "metadata" | "status" | "kind" | "apiVersion"))
+                        .map(|(k, v)| (k.clone(), v.clone()))
+                        .collect()
+                })
+                .unwrap_or_default()
+        };
+        strip(obj) != strip(old)
+    };
+    let g = old.generation() + i64::from(changed);
+    if g > 0 {
+        obj.set_at(&["metadata", "generation"], json!(g));
+    }
+}
+
+impl Strategy for Generic {
+    fn names(&self) -> NameRule {
+        self.names
+    }
+    fn prepare_create(&self, obj: &mut Value) {
+        if self.reset_status {
+            if let Value::Object(m) = obj {
+                m.remove("status");
+            }
+            if !self.custom {
+                obj.set_at(&["status"], json!({}));
+            }
+        }
+        if self.generation {
+            obj.set_at(&["metadata", "generation"], json!(1));
+        }
+    }
+    fn prepare_update(&self, obj: &mut Value, old: &Value) {
+        if self.status {
+            keep(obj, old, "status");
+        }
+        if self.generation {
+            count(obj, old);
+        }
+    }
+    fn unconditional_update(&self) -> bool {
+        self.unconditional
+    }
+    fn create_on_update(&self) -> bool {
+        self.create_on_update
+    }
+    fn returns_deleted(&self) -> bool {
+        self.returns_deleted
+    }
+}

@@ -1,0 +1,120 @@
+//! What is special about each kind, as pure functions over objects.
+
+mod core;
+mod data;
+mod generic;
+mod pod;
+mod pod_validation;
+mod service;
+#[cfg(test)]
+mod tests;
+mod workloads;
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::{error::FieldError, names::NameRule};
+
+pub use data::{returns_deleted, unconditional};
+pub use pod::{qos_class, set_pod_condition};
+
+/// The hooks of one kind. Every method has the behaviour most kinds share.
+pub trait Strategy: Send + Sync + 'static {
+    /// Which names are allowed.
+    fn names(&self) -> NameRule {
+        NameRule::Subdomain
+    }
+    /// Before an object is created: what users may not set is reset.
+    fn prepare_create(&self, _obj: &mut Value) {}
+    /// Before an object is changed.
+    fn prepare_update(&self, _obj: &mut Value, _old: &Value) {}
+    /// Before an object is changed through a subresource.
+    fn prepare_subresource(&self, sub: &str, obj: &mut Value, old: &Value) {
+        if sub == "status" {
+            generic::status_only(obj, old);
+        }
+    }
+    /// Everything wrong with a new object (metadata excepted).
+    fn validate(&self, _obj: &Value) -> Vec<FieldError> {
+        Vec::new()
+    }
+    /// Everything wrong with a changed object (metadata excepted).
+    fn validate_update(&self, obj: &Value, _old: &Value) -> Vec<FieldError> {
+        self.validate(obj)
+    }
+    /// Everything wrong with a change through a subresource.
+    fn validate_subresource(&self, _sub: &str, _obj: &Value, _old: &Value) -> Vec<FieldError> {
+        Vec::new()
+    }
+    /// What the client should be told although the write succeeds.
+    fn warnings(&self, _obj: &Value, _old: Option<&Value>) -> Vec<String> {
+        Vec::new()
+    }
+    /// Whether an update may name no version.
+    fn unconditional_update(&self) -> bool {
+        true
+    }
+    /// Whether an update of a missing object creates it.
+    fn create_on_update(&self) -> bool {
+        false
+    }
+    /// Seconds an object gets to end, `None` if the kind knows no grace.
+    fn grace(&self, _obj: &Value, _requested: Option<i64>) -> Option<i64> {
+        None
+    }
+    /// What else a deletion marks.
+    fn on_delete(&self, _obj: &mut Value) {}
+    /// Whether an object without finalizers may go at once.
+    fn removable(&self, _obj: &Value) -> bool {
+        true
+    }
+    /// Whether dependents are orphaned when the client does not say.
+    fn orphans_by_default(&self) -> bool {
+        false
+    }
+    /// Whether a deletion answers with the object instead of a status.
+    fn returns_deleted(&self) -> bool {
+        false
+    }
+}
+
+/// The strategy of a resource.
+#[must_use]
+pub fn of(group: &str, resource: &str) -> Arc<dyn Strategy> {
+    let g = generic::Generic::of(group, resource);
+    match (group, resource) {
+        ("", "pods") => Arc::new(pod::Pods),
+        ("", "services") => Arc::new(service::Services),
+        ("", "namespaces") => Arc::new(core::Namespaces),
+        ("", "nodes") => Arc::new(core::Nodes),
+        ("", "secrets") => Arc::new(core::Secrets),
+        ("", "configmaps") => Arc::new(core::ConfigMaps),
+        ("", "persistentvolumes") => Arc::new(core::Phased { phase: "Pending", inner: g }),
+        ("", "persistentvolumeclaims") => Arc::new(core::Phased { phase: "Pending", inner: g }),
+        ("apps", "deployments" | "replicasets" | "statefulsets" | "daemonsets")
+        | ("", "replicationcontrollers")
+        | ("batch", "jobs" | "cronjobs") => {
+            Arc::new(workloads::Workloads { resource: resource.to_owned(), inner: g })
+        }
+        ("rbac.authorization.k8s.io", _) => {
+            Arc::new(workloads::Rbac { binding: resource.ends_with("bindings"), inner: g })
+        }
+        _ => Arc::new(g),
+    }
+}
+
+/// The strategy of custom resources.
+#[must_use]
+pub fn custom(has_status: bool) -> Arc<dyn Strategy> {
+    Arc::new(generic::Generic {
+        names: NameRule::Subdomain,
+        reset_status: has_status,
+        status: has_status,
+        generation: true,
+        custom: true,
+        unconditional: false,
+        create_on_update: false,
+        returns_deleted: false,
+    })
+}

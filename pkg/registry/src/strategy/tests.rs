@@ -1,0 +1,45 @@
+use serde_json::json;
+
+use super::{of, qos_class};
+use crate::object::Object;
+
+#[test]
+fn qos_classes() {
+    let c = |r: serde_json::Value| json!({"containers": [{"name": "a", "resources": r}]});
+    assert_eq!(qos_class(&c(json!({}))), "BestEffort");
+    assert_eq!(qos_class(&c(json!({"requests": {"cpu": "100m"}}))), "Burstable");
+    let full = json!({"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"cpu": "1000m", "memory": "1024Mi"}});
+    assert_eq!(qos_class(&c(full)), "Guaranteed");
+}
+
+#[test]
+fn a_status_write_keeps_the_spec_and_a_spec_write_keeps_the_status() {
+    let s = of("apps", "deployments");
+    let old = json!({"metadata": {"name": "d", "generation": 1}, "spec": {"replicas": 1}, "status": {"replicas": 1}});
+    let mut new = json!({"metadata": {"name": "d", "generation": 1}, "spec": {"replicas": 2}, "status": {"replicas": 9}});
+    s.prepare_update(&mut new, &old);
+    assert_eq!(new["status"]["replicas"], 1);
+    assert_eq!(new.generation(), 2);
+    let mut new = json!({"metadata": {"name": "d", "generation": 1}, "spec": {"replicas": 2}, "status": {"replicas": 9}});
+    s.prepare_subresource("status", &mut new, &old);
+    assert_eq!(new["spec"]["replicas"], 1);
+    assert_eq!(new["status"]["replicas"], 9);
+    assert_eq!(new.generation(), 1);
+}
+
+#[test]
+fn a_pod_without_containers_is_refused_with_upstreams_words() {
+    let s = of("", "pods");
+    let e = s.validate(&json!({"spec": {"restartPolicy": "Always", "dnsPolicy": "ClusterFirst", "containers": [{"name": "A", "image": ""}]}}));
+    let texts: Vec<String> = e.iter().map(ToString::to_string).collect();
+    assert!(texts.iter().any(|t| t == "spec.containers[0].image: Required value"), "{texts:?}");
+    assert!(texts.iter().any(|t| t.starts_with("spec.containers[0].name: Invalid value: \"A\": a lowercase RFC 1123 label")), "{texts:?}");
+}
+
+#[test]
+fn grace_is_zero_for_pods_that_no_node_runs() {
+    let s = of("", "pods");
+    assert_eq!(s.grace(&json!({"spec": {}}), None), Some(0));
+    assert_eq!(s.grace(&json!({"spec": {"nodeName": "n", "terminationGracePeriodSeconds": 7}}), None), Some(7));
+    assert_eq!(s.grace(&json!({"spec": {"nodeName": "n"}}), Some(0)), Some(0));
+}
