@@ -1,0 +1,161 @@
+//! The node as a program: static pods, errors that name what to do, and nothing left behind.
+
+use std::{
+    fs,
+    process::{Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use knarr_e2e::{Cluster, PATIENCE, host, image, knarr, run};
+
+fn static_pod(name: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: default}}\nspec:\n  \
+         terminationGracePeriodSeconds: 1\n  containers:\n  - name: main\n    image: {}\n    \
+         command: [sh, -c, 'echo started; sleep 100000']\n",
+        image::BUSYBOX
+    )
+}
+
+#[test]
+fn a_static_pod_has_a_mirror_and_follows_its_file() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let manifests = folder.path().to_str().context("path")?;
+    fs::write(folder.path().join("one.yaml"), static_pod("one"))?;
+    let cluster = Cluster::up(&["--manifests", manifests])?;
+    let node = cluster.get(&["nodes"])?["items"][0]["metadata"]["name"]
+        .as_str()
+        .context("no node")?
+        .to_owned();
+    let mirror = cluster.wait_ready(&format!("one-{node}"))?;
+    let annotations = &mirror["metadata"]["annotations"];
+    assert_eq!(annotations["kubernetes.io/config.source"], "file");
+    assert!(annotations["kubernetes.io/config.mirror"].is_string());
+
+    // Deleting the mirror does not stop the pod: it comes back with the same container.
+    let id = mirror["status"]["containerStatuses"][0]["containerID"].clone();
+    cluster.kubectl(&["delete", "pod", &format!("one-{node}")])?;
+    let again = cluster.wait_ready(&format!("one-{node}"))?;
+    assert_eq!(again["status"]["containerStatuses"][0]["containerID"], id);
+
+    fs::remove_file(folder.path().join("one.yaml"))?;
+    cluster.wait_for(&["pods"], |list| list["items"].as_array().is_some_and(Vec::is_empty))?;
+    Ok(())
+}
+
+#[test]
+fn a_static_pod_needs_no_api_server() -> Result<()> {
+    let before = host::snapshot();
+    let folder = tempfile::tempdir()?;
+    let manifests = folder.path().join("manifests");
+    fs::create_dir(&manifests)?;
+    let folders = |command: &mut Command| {
+        command.arg("--data-dir").arg(folder.path().join("data"));
+        command.arg("--run-dir").arg(folder.path().join("run"));
+    };
+    let archive = folder.path().join("busybox.tar");
+    image::busybox(&archive)?;
+    let mut kubelet = Command::new(knarr());
+    kubelet.args(["kubelet", "--manifests"]).arg(&manifests);
+    folders(&mut kubelet);
+    let mut kubelet = kubelet.stdout(Stdio::null()).spawn()?;
+    let outcome = (|| -> Result<()> {
+        let mut import = Command::new(knarr());
+        import.args(["images", "import"]).arg(&archive);
+        folders(&mut import);
+        run(&mut import)?;
+        fs::write(manifests.join("one.yaml"), static_pod("alone"))?;
+        let logs = folder.path().join("data/logs/pods");
+        let begin = Instant::now();
+        loop {
+            let found = walk(&logs).into_iter().any(|file| {
+                fs::read_to_string(file).is_ok_and(|log| log.contains("stdout F started"))
+            });
+            if found {
+                break;
+            }
+            anyhow::ensure!(begin.elapsed() < PATIENCE, "the static pod does not run");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    })();
+    run(Command::new("kill").arg(kubelet.id().to_string()))?;
+    kubelet.wait()?;
+    let mut reset = Command::new(knarr());
+    reset.arg("reset");
+    folders(&mut reset);
+    run(&mut reset)?;
+    outcome?;
+    assert_eq!(host::difference(&before, &host::snapshot()), Vec::<String>::new());
+    Ok(())
+}
+
+fn walk(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if entry.path().is_dir() {
+            found.extend(walk(&entry.path()));
+        } else {
+            found.push(entry.path());
+        }
+    }
+    found
+}
+
+#[test]
+fn reset_leaves_the_machine_as_it_was() -> Result<()> {
+    let before = host::snapshot();
+    let cluster = Cluster::up(&[])?;
+    cluster.kubectl(&["create", "deployment", "web", "--image", image::BUSYBOX, "--replicas=4",
+        "--", "sleep", "100000"])?;
+    cluster.kubectl(&["expose", "deployment", "web", "--port=80"])?;
+    cluster.wait_for(&["deployment", "web"], |d| d["status"]["readyReplicas"] == 4)?;
+    let during = host::snapshot();
+    assert!(!host::difference(&before, &during).is_empty(), "the comparison sees something");
+    cluster.reset()?;
+    assert_eq!(host::difference(&before, &host::snapshot()), Vec::<String>::new());
+    assert!(!cluster.data_dir().exists() && !cluster.run_dir().exists());
+    Ok(())
+}
+
+fn fails(arguments: &[&str]) -> Result<String> {
+    let output = Command::new(knarr()).args(arguments).stdin(Stdio::null()).output()?;
+    anyhow::ensure!(!output.status.success(), "{arguments:?} succeeded");
+    Ok(String::from_utf8(output.stderr)?)
+}
+
+#[test]
+fn bad_input_gives_one_clear_error() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (data, run_dir) = (path("data"), path("run"));
+    let up = |more: &[&str]| {
+        let mut all = vec!["up", "--data-dir", &data, "--run-dir", &run_dir];
+        all.extend(more);
+        fails(&all)
+    };
+    assert!(up(&["--no-such-flag"])?.contains("unexpected argument '--no-such-flag'"));
+    assert!(up(&["--listen", "nowhere"])?.contains("invalid value 'nowhere'"));
+
+    let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let address = taken.local_addr()?.to_string();
+    let error = up(&["--listen", &address])?;
+    assert!(error.contains(&format!("cannot listen on {address}")), "{error}");
+    assert!(!folder.path().join("data").exists(), "nothing half-made");
+
+    fs::create_dir_all(folder.path().join("data"))?;
+    fs::write(folder.path().join("data/precious"), "")?;
+    let error = up(&[])?;
+    assert!(error.contains("was not made by knarr"), "{error}");
+    fs::remove_file(folder.path().join("data/precious"))?;
+
+    fs::create_dir_all(folder.path().join("data/store"))?;
+    fs::write(folder.path().join("data/.knarr"), "")?;
+    fs::write(folder.path().join("data/store/VERSION"), "knarr-store 99\n")?;
+    let error = up(&[])?;
+    assert!(error.contains("made by a newer knarr"), "{error}");
+    let error = fails(&["status", "--run-dir", &run_dir])?;
+    assert!(error.contains("knarr is not running"), "{error}");
+    Ok(())
+}
