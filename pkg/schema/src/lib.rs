@@ -1,1 +1,21 @@
 //! Kubernetes v1.37 as data: resources, types, codecs, defaults, patches, tables, OpenAPI.
+//!
+//! Everything derives from the tables under `api/`: [`Catalog`] is the list of served
+//! resources, [`types`] the shape of every body. Objects in memory are [`serde_json::Value`].
+
+pub mod catalog;
+pub mod json;
+pub mod names;
+pub mod patch;
+pub mod quantity;
+pub mod selector;
+pub mod status;
+pub mod time;
+pub mod types;
+
+pub use catalog::{Catalog, GroupVersion, Resource, Subresource};
+pub use status::{Cause, Status};
+pub use types::{Field, Shape, Type};
+
+/// A Kubernetes object, or any part of one.
+pub type Object = serde_json::Value;

@@ -1,0 +1,3 @@
+package main
+
+func writeGolden(dir string, seed int64, n int) {}
