@@ -14,11 +14,13 @@ pub mod caps;
 pub mod fs;
 pub mod mount;
 pub mod net;
+pub mod netlink;
 pub mod process;
 pub mod pty;
 pub mod sched;
 pub mod seccomp;
 pub mod signal;
 pub mod socket;
+pub mod supervise;
 
 pub use errno::{Errno, Result};

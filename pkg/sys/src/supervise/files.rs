@@ -69,3 +69,11 @@ pub fn window_size(terminal: BorrowedFd<'_>) -> io::Result<(u16, u16)> {
     check(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCGWINSZ, &mut size) })?;
     Ok((size.ws_col, size.ws_row))
 }
+
+/// Puts `/dev/null` in the place of the process's stdout, so that whoever reads it sees its end.
+pub fn close_stdout() -> io::Result<()> {
+    let null = std::fs::File::options().write(true).open("/dev/null")?;
+    // SAFETY: no memory is involved; descriptor 1 stays open throughout.
+    check(unsafe { libc::dup2(null.as_raw_fd(), 1) })?;
+    Ok(())
+}
