@@ -50,9 +50,13 @@ impl Shim {
     /// # Errors
     /// [`Error::Gone`] when the folder never had a shim.
     pub async fn connect(dir: &Path) -> Result<Shim, Error> {
-        let shim = Shim { dir: Arc::from(dir) };
+        let shim = Shim {
+            dir: Arc::from(dir),
+        };
         if !dir.join(crate::server::LAUNCH_FILE).exists() {
-            return Err(Error::Gone { dir: dir.to_path_buf() });
+            return Err(Error::Gone {
+                dir: dir.to_path_buf(),
+            });
         }
         match shim.channel().await {
             Ok(_) => Ok(shim),
@@ -188,11 +192,16 @@ impl Shim {
                 return Ok(());
             }
         }
-        Err(Error::refused(Refusal::Internal, "the shim dies again and again while deleting"))
+        Err(Error::refused(
+            Refusal::Internal,
+            "the shim dies again and again while deleting",
+        ))
     }
 
     fn gone(&self) -> Error {
-        Error::Gone { dir: self.dir.to_path_buf() }
+        Error::Gone {
+            dir: self.dir.to_path_buf(),
+        }
     }
 
     async fn ask(&self, request: Request) -> Result<Reply, Error> {
@@ -200,7 +209,9 @@ impl Shim {
         channel.send(&request).await?;
         match channel.receive().await? {
             Some((reply, _)) => Ok(reply),
-            None => Err(Error::Protocol("the shim ended the connection without an answer")),
+            None => Err(Error::Protocol(
+                "the shim ended the connection without an answer",
+            )),
         }
     }
 
@@ -223,7 +234,12 @@ impl Shim {
                         return Err(self.gone());
                     }
                     io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => last = Some(e),
-                    _ => return Err(Error::io("connect to", self.dir.join(crate::server::SOCKET_FILE))(e)),
+                    _ => {
+                        return Err(Error::io(
+                            "connect to",
+                            self.dir.join(crate::server::SOCKET_FILE),
+                        )(e));
+                    }
                 },
             }
             let path = self.dir.join(crate::server::LAUNCH_FILE);
@@ -235,7 +251,10 @@ impl Shim {
             }
         }
         match last {
-            Some(e) => Err(Error::io("connect to", self.dir.join(crate::server::SOCKET_FILE))(e)),
+            Some(e) => Err(Error::io(
+                "connect to",
+                self.dir.join(crate::server::SOCKET_FILE),
+            )(e)),
             None => Err(self.gone()),
         }
     }
@@ -269,13 +288,25 @@ async fn spawn(shim: &Path, mode: &str, dir: &Path) -> Result<Reply, Error> {
         .map_err(Error::io("start", shim))?;
     let mut report = Vec::new();
     if let Some(mut stdout) = child.stdout.take() {
-        stdout.read_to_end(&mut report).await.map_err(Error::system("read the shim's report"))?;
+        stdout
+            .read_to_end(&mut report)
+            .await
+            .map_err(Error::system("read the shim's report"))?;
     }
-    child.wait().await.map_err(Error::system("wait for the shim's launcher"))?;
+    child
+        .wait()
+        .await
+        .map_err(Error::system("wait for the shim's launcher"))?;
     if report.is_empty() {
         let said = std::fs::read_to_string(&log).unwrap_or_default();
         let last = said.lines().last().unwrap_or("no reason given").to_owned();
-        return Err(Error::refused(Refusal::Internal, format!("the shim did not start: {last}")));
+        return Err(Error::refused(
+            Refusal::Internal,
+            format!("the shim did not start: {last}"),
+        ));
     }
-    serde_json::from_slice(&report).map_err(|source| Error::Json { what: "shim's report", source })
+    serde_json::from_slice(&report).map_err(|source| Error::Json {
+        what: "shim's report",
+        source,
+    })
 }

@@ -70,7 +70,10 @@ pub enum Error {
 }
 
 impl Error {
-    pub(crate) fn io(what: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Error {
+    pub(crate) fn io(
+        what: &'static str,
+        path: impl Into<PathBuf>,
+    ) -> impl FnOnce(io::Error) -> Error {
         let path = path.into();
         move |source| Error::Io { what, path, source }
     }
@@ -80,7 +83,10 @@ impl Error {
     }
 
     pub(crate) fn refused(kind: Refusal, message: impl Into<String>) -> Error {
-        Error::Refused { kind, message: message.into() }
+        Error::Refused {
+            kind,
+            message: message.into(),
+        }
     }
 
     /// The kind of refusal this error stands for when it is sent over the socket.

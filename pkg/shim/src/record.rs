@@ -58,7 +58,10 @@ pub(crate) fn read_json<T: serde::de::DeserializeOwned>(
 
 /// Replaces a JSON file in one step; `durable` waits until it is on the disk.
 pub(crate) fn write_json(path: &Path, value: &impl Serialize, durable: bool) -> Result<(), Error> {
-    let bytes = serde_json::to_vec(value).map_err(|source| Error::Json { what: "encode", source })?;
+    let bytes = serde_json::to_vec(value).map_err(|source| Error::Json {
+        what: "encode",
+        source,
+    })?;
     let temporary = path.with_extension("json.tmp");
     let write = || -> io::Result<()> {
         let mut file = File::create(&temporary)?;

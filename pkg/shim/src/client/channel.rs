@@ -31,10 +31,17 @@ impl Channel {
             UnixStream::connect(&path).await?
         } else {
             let folder = File::open(dir)?;
-            let short = PathBuf::from(format!("/proc/self/fd/{}/{SOCKET_FILE}", folder.as_raw_fd()));
+            let short = PathBuf::from(format!(
+                "/proc/self/fd/{}/{SOCKET_FILE}",
+                folder.as_raw_fd()
+            ));
             UnixStream::connect(short).await?
         };
-        Ok(Channel { stream: Arc::new(stream), buffer: Vec::new(), fds: Vec::new() })
+        Ok(Channel {
+            stream: Arc::new(stream),
+            buffer: Vec::new(),
+            fds: Vec::new(),
+        })
     }
 
     pub(super) fn stream(&self) -> Arc<UnixStream> {
@@ -49,7 +56,10 @@ impl Channel {
         let bytes = crate::server::frame(request)?;
         let mut rest = &bytes[..];
         while !rest.is_empty() {
-            stream.writable().await.map_err(Error::system("send to the shim"))?;
+            stream
+                .writable()
+                .await
+                .map_err(Error::system("send to the shim"))?;
             match stream.try_write(rest) {
                 Ok(n) => rest = &rest[n..],
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
@@ -66,11 +76,14 @@ impl Channel {
             if let Some(reply) = self.take_frame()? {
                 return Ok(Some((reply, std::mem::take(&mut self.fds))));
             }
-            self.stream.readable().await.map_err(Error::system("receive from the shim"))?;
+            self.stream
+                .readable()
+                .await
+                .map_err(Error::system("receive from the shim"))?;
             let mut chunk = [0; 4096];
-            let received = self
-                .stream
-                .try_io(Interest::READABLE, || recv_with_fds(self.stream.as_fd(), &mut chunk));
+            let received = self.stream.try_io(Interest::READABLE, || {
+                recv_with_fds(self.stream.as_fd(), &mut chunk)
+            });
             match received {
                 Ok((0, _)) => return Ok(None),
                 Ok((n, fds)) => {
@@ -94,8 +107,10 @@ impl Channel {
         let Some(body) = self.buffer.get(4..4 + length) else {
             return Ok(None);
         };
-        let reply = serde_json::from_slice(body)
-            .map_err(|source| Error::Json { what: "shim's reply", source })?;
+        let reply = serde_json::from_slice(body).map_err(|source| Error::Json {
+            what: "shim's reply",
+            source,
+        })?;
         self.buffer.drain(..4 + length);
         Ok(Some(reply))
     }

@@ -46,7 +46,10 @@ struct Control {
 
 impl Control {
     fn new(channel: Channel) -> Control {
-        Control { writer: channel.stream(), reader: Mutex::new(channel) }
+        Control {
+            writer: channel.stream(),
+            reader: Mutex::new(channel),
+        }
     }
 
     async fn send(&self, request: Request) -> Result<(), Error> {
@@ -101,7 +104,13 @@ struct Streams {
 }
 
 fn streams(reply: Reply, fds: Vec<OwnedFd>) -> Result<Streams, Error> {
-    let Reply::Streams { pid, terminal, stdin, stderr } = reply else {
+    let Reply::Streams {
+        pid,
+        terminal,
+        stdin,
+        stderr,
+    } = reply
+    else {
         return Err(unexpected(reply));
     };
     let missing = || Error::Protocol("fewer descriptors than announced");
@@ -120,12 +129,35 @@ fn streams(reply: Reply, fds: Vec<OwnedFd>) -> Result<Streams, Error> {
     let stdin = if stdin { Some(next()?.input()) } else { None };
     let stdout = Some(next()?.output());
     let stderr = if stderr { Some(next()?.output()) } else { None };
-    Ok(Streams { pid, stdin, stdout, stderr, terminal: None })
+    Ok(Streams {
+        pid,
+        stdin,
+        stdout,
+        stderr,
+        terminal: None,
+    })
 }
 
-pub(super) fn exec(channel: Channel, reply: Reply, fds: Vec<OwnedFd>) -> Result<ExecSession, Error> {
-    let Streams { pid, stdin, stdout, stderr, terminal } = streams(reply, fds)?;
-    Ok(ExecSession { pid, stdin, stdout, stderr, terminal, control: Control::new(channel) })
+pub(super) fn exec(
+    channel: Channel,
+    reply: Reply,
+    fds: Vec<OwnedFd>,
+) -> Result<ExecSession, Error> {
+    let Streams {
+        pid,
+        stdin,
+        stdout,
+        stderr,
+        terminal,
+    } = streams(reply, fds)?;
+    Ok(ExecSession {
+        pid,
+        stdin,
+        stdout,
+        stderr,
+        terminal,
+        control: Control::new(channel),
+    })
 }
 
 pub(super) fn attach(
@@ -133,6 +165,16 @@ pub(super) fn attach(
     reply: Reply,
     fds: Vec<OwnedFd>,
 ) -> Result<AttachSession, Error> {
-    let Streams { stdin, stdout, stderr, .. } = streams(reply, fds)?;
-    Ok(AttachSession { stdin, stdout, stderr, control: Control::new(channel) })
+    let Streams {
+        stdin,
+        stdout,
+        stderr,
+        ..
+    } = streams(reply, fds)?;
+    Ok(AttachSession {
+        stdin,
+        stdout,
+        stderr,
+        control: Control::new(channel),
+    })
 }

@@ -20,6 +20,8 @@ pub(super) struct Terminal(Arc<AsyncFd<File>>);
 impl Terminal {
     pub(super) fn new(fd: OwnedFd) -> Result<Terminal, Error> {
         set_blocking(fd.as_fd(), false).map_err(Error::system("make a stream non-blocking"))?;
+        // Its unsafe successor exists for types whose descriptor may change; a file's does not.
+        #[allow(deprecated)]
         let fd = AsyncFd::new(File::from(fd)).map_err(Error::system("register a stream"))?;
         Ok(Terminal(Arc::new(fd)))
     }

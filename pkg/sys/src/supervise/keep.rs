@@ -9,7 +9,10 @@ use super::process::{Fork, fork_single_threaded};
 /// readable (a pidfd: until that process has ended) or it is killed. All its other descriptors
 /// are closed and all signals that can be are blocked. Answers its pid.
 pub fn keep_open(kept: &[BorrowedFd<'_>], until: BorrowedFd<'_>) -> io::Result<i32> {
-    let mut numbers: Vec<u32> = kept.iter().map(|fd| fd.as_raw_fd().unsigned_abs()).collect();
+    let mut numbers: Vec<u32> = kept
+        .iter()
+        .map(|fd| fd.as_raw_fd().unsigned_abs())
+        .collect();
     numbers.push(until.as_raw_fd().unsigned_abs());
     numbers.sort_unstable();
     if let Fork::Parent(pid) = fork_single_threaded()? {
@@ -31,7 +34,11 @@ pub fn keep_open(kept: &[BorrowedFd<'_>], until: BorrowedFd<'_>) -> io::Result<i
             first = number + 1;
         }
         libc::syscall(libc::SYS_close_range, first, u32::MAX, 0);
-        let mut entry = libc::pollfd { fd: until.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        let mut entry = libc::pollfd {
+            fd: until.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        };
         while libc::poll(&mut entry, 1, -1) < 1 {}
         libc::_exit(0)
     }
