@@ -2,7 +2,13 @@
 #![forbid(unsafe_code)]
 
 mod claim;
+pub mod discovery;
+pub mod endpoints;
+pub mod gc;
+pub mod namespace;
+pub mod nodes;
 pub mod pods;
+pub mod serviceaccounts;
 pub mod workloads;
 
 use k8s_openapi::api::apps::v1::ReplicaSet;
@@ -74,5 +80,21 @@ pub async fn run(client: kube::Client, cfg: Config, shutdown: CancellationToken)
     s.add(workloads::deployment::Deployments::new(&i), 4);
     s.add(workloads::replicas::Replicas::<ReplicaSet>::new(&i), 4);
     s.add(workloads::replicas::Replicas::<ReplicationController>::new(&i), 2);
+    s.add(serviceaccounts::default_account(&i), 2);
+    if !cfg.cluster_ca_pem.is_empty() {
+        s.add(serviceaccounts::root_ca(&i, &cfg.cluster_ca_pem), 2);
+    }
+    s.add(namespace::Namespaces::new(&i), 4);
+    s.add(endpoints::Slices::new(&i), 4);
+    s.add(endpoints::EndpointsController::new(&i), 2);
+    s.add(endpoints::Mirror::new(&i), 1);
+    s.add(nodes::Lifecycle::new(&i, cfg.node_monitor_grace), 2);
+    s.add(nodes::Evictions::new(&i), 2);
+    s.add(nodes::PodGc::new(&i, cfg.terminated_pod_threshold), 2);
+    if !cfg.cluster_cidrs.is_empty() {
+        let (v4, v6) = (cfg.node_cidr_mask_v4, cfg.node_cidr_mask_v6);
+        s.add(nodes::Ipam::new(&i, &cfg.cluster_cidrs, v4, v6), 1);
+    }
+    s.tasks.spawn(gc::run(i.clone(), s.cancel.clone()));
     while s.tasks.join_next().await.is_some() {}
 }
