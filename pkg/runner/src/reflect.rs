@@ -73,8 +73,8 @@ struct MetaOnly {
 struct List<T> {
     #[serde(default)]
     metadata: k8s_openapi::apimachinery::pkg::apis::meta::v1::ListMeta,
-    #[serde(default = "Vec::new")]
-    items: Vec<T>,
+    // Null where there is nothing.
+    items: Option<Vec<T>>,
 }
 
 enum End {
@@ -172,7 +172,7 @@ where
             kube::Error::Api(s) if s.code == 404 => End::NotServed,
             _ => End::Failed(e.to_string()),
         })?;
-        for o in list.items {
+        for o in list.items.into_iter().flatten() {
             sink(Delta::Init(o));
         }
         token = list.metadata.continue_.filter(|c| !c.is_empty());
@@ -303,7 +303,8 @@ where
         }
         "ERROR" => {
             tracing::debug!(path = %src.path, status = parsed.object.get(), "watch ended by the server");
-            Some(End::Relist)
+            // A server whose store cannot tell when a listing is complete says so here.
+            Some(if *initial { End::NoStreaming } else { End::Relist })
         }
         kind => {
             let obj: T = match serde_json::from_str(parsed.object.get()) {
