@@ -474,7 +474,7 @@ fn illegal_base64(text: &str) -> usize {
 }
 
 /// Whether Go leaves the member out of JSON.
-fn omitted(field: &Field, value: &Value) -> bool {
+pub(crate) fn omitted(field: &Field, value: &Value) -> bool {
     if field.pointer {
         return false;
     }
@@ -499,6 +499,16 @@ fn omitted(field: &Field, value: &Value) -> bool {
 /// Whether the struct is its zero value.
 pub fn is_zero(ty: &'static Type, object: &Map<String, Value>) -> bool {
     object.is_empty() || *object == empty(ty)
+}
+
+/// Brings a struct whose members are in normal form into normal form itself.
+pub(crate) fn settle(ty: &'static Type, object: &mut Map<String, Value>) {
+    ty.each_field(&mut |field| {
+        if object.get(field.name).is_some_and(|v| v.is_null() || omitted(field, v)) {
+            object.remove(field.name);
+        }
+    });
+    fill(ty, object);
 }
 
 /// Adds the members that Go always writes.

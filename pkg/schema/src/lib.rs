@@ -4,9 +4,11 @@
 //! resources, [`types`] the shape of every body. Objects in memory are [`serde_json::Value`].
 
 pub mod catalog;
+pub mod defaults;
 pub mod json;
 pub mod names;
 pub mod patch;
+pub mod proto;
 pub mod quantity;
 pub mod selector;
 pub mod status;

@@ -131,6 +131,7 @@ pub struct Type {
     pub unions: Option<&'static str>,
     /// Whether this type or one below it has a default.
     pub has_defaults: bool,
+    wire: Vec<u16>,
 }
 
 impl Type {
@@ -163,6 +164,11 @@ impl Type {
                 _ => visit(field),
             }
         }
+    }
+
+    /// Indices of the fields that are on the wire, in the order of their numbers.
+    pub fn wire_order(&self) -> &[u16] {
+        &self.wire
     }
 
     /// The name as decoding errors give it, e.g. `v1.PodSpec`.
@@ -237,7 +243,7 @@ fn parse(table: &'static str) -> Types {
             }
             "=type" => {
                 let (name, flags) = (next(), next());
-                let mut ty = Type { name, id: TypeId(types.all.len() as u32), fields: Vec::new(), atomic: false, unions: None, has_defaults: false };
+                let mut ty = Type { name, id: TypeId(types.all.len() as u32), fields: Vec::new(), atomic: false, unions: None, has_defaults: false, wire: Vec::new() };
                 for flag in flags.split(' ') {
                     match flag.split_once('=') {
                         Some(("mt", "atomic")) => ty.atomic = true,
@@ -255,6 +261,10 @@ fn parse(table: &'static str) -> Types {
                 }
             }
         }
+    }
+    for ty in &mut types.all {
+        ty.wire = (0..ty.fields.len() as u16).filter(|i| ty.fields[*i as usize].number > 0).collect();
+        ty.wire.sort_by_key(|i| ty.fields[*i as usize].number);
     }
     mark_defaults(&mut types);
     types
@@ -366,6 +376,7 @@ fn mark_defaults(types: &mut Types) {
         for i in 0..types.all.len() {
             let ty = &types.all[i];
             let has = ty.has_defaults
+                || crate::defaults::RULED.contains(&ty.name)
                 || ty.fields.iter().any(|f| f.default.is_some() || below(&f.shape).is_some_and(|id| types.all[id.0 as usize].has_defaults));
             if has && !ty.has_defaults {
                 types.all[i].has_defaults = true;
