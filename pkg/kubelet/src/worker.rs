@@ -336,7 +336,13 @@ impl Worker {
                     self.hurry();
                 }
             }
-            Msg::Mirror(m) => self.mirror = m,
+            Msg::Mirror(m) => {
+                let uid = |m: &Option<Arc<Pod>>| m.as_ref().and_then(|m| m.metadata.uid.clone());
+                if uid(&m) != uid(&self.mirror) {
+                    self.written = None;
+                }
+                self.mirror = m;
+            }
             Msg::Gone => {
                 self.note("object gone");
                 self.object_gone = true;
@@ -429,7 +435,6 @@ impl Worker {
             self.local.finished = false;
         }
         self.cancel.cancel();
-        self.local.waiting.retain(|_, _| true);
     }
 
     /// The probes' verdict on a container.
