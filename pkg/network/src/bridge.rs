@@ -276,6 +276,7 @@ impl Bridge {
                 }
                 other => other?,
             }
+            inside.no_v6_addresses("eth0");
             eth0 = inside.link("eth0")?;
         }
         let eth0 = eth0.ok_or_else(|| {

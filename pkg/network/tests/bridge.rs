@@ -112,6 +112,7 @@ fn outside(host: &Netns) -> Option<Netns> {
     other.run(|| {
         let mut s = Socket::route().unwrap();
         let index = s.link("eth0").unwrap().unwrap().index;
+        s.configure_link(index, None, 0).unwrap();
         s.add_address(index, Ipv4Addr::new(192, 168, 9, 2), 24).unwrap();
     });
     Some(other)

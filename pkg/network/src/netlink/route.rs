@@ -111,11 +111,6 @@ fn parse_link(b: &[u8]) -> Option<Link> {
     })
 }
 
-fn no_v6_addresses(b: &mut Buf) {
-    b.nest(IFLA_AF_SPEC, |b| {
-        b.nest(AF_INET6, |b| b.attr(INET6_ADDR_GEN_MODE, &[ADDR_GEN_NONE]));
-    });
-}
 
 /// A veth pair whose far end is made inside another network namespace.
 pub struct Veth<'a> {
@@ -178,7 +173,6 @@ impl Socket {
                     b.attr(BR_MCAST_SNOOPING, &[0]);
                 });
             });
-            no_v6_addresses(b);
         });
         self.request(&b, &format!("make bridge {name}")).map(|_| ())
     }
@@ -200,13 +194,28 @@ impl Socket {
         self.request(&b, "configure interface").map(|_| ())
     }
 
-    /// Makes a veth pair, both ends up, the near one a hairpin port of the bridge.
+    /// Keeps an interface that is still down from giving itself IPv6 addresses, whose discovery
+    /// messages would be the only traffic of an idle pod. A kernel without IPv6 needs no telling.
+    pub fn no_v6_addresses(&mut self, name: &str) {
+        let mut b = Buf::new();
+        b.message(NEWLINK, ACK, &ifinfo(0, 0, 0), |b| {
+            b.text(IFLA_IFNAME, name);
+            b.nest(IFLA_AF_SPEC, |b| {
+                b.nest(AF_INET6, |b| b.attr(INET6_ADDR_GEN_MODE, &[ADDR_GEN_NONE]));
+            });
+        });
+        if let Err(error) = self.request(&b, "switch automatic IPv6 addresses off") {
+            tracing::debug!(%error, interface = name);
+        }
+    }
+
+    /// Makes a veth pair, the near end up and a hairpin port of the bridge, the far end down.
     ///
     /// # Errors
     /// The kernel's; `EEXIST` when either name is taken.
     pub fn add_veth(&mut self, v: &Veth<'_>) -> Result<(), Error> {
         let mut b = Buf::new();
-        b.message(NEWLINK, ACK | CREATE | EXCL, &ifinfo(0, IFF_UP, IFF_UP), |b| {
+        b.message(NEWLINK, ACK | CREATE | EXCL, &ifinfo(0, 0, 0), |b| {
             b.text(IFLA_IFNAME, v.name);
             b.u32(IFLA_MTU, v.mtu);
             b.u32(IFLA_MASTER, v.master);
@@ -214,16 +223,14 @@ impl Socket {
                 b.text(INFO_KIND, "veth");
                 b.nest(INFO_DATA, |b| {
                     b.nest(VETH_INFO_PEER, |b| {
-                        b.raw(&ifinfo(0, IFF_UP, IFF_UP));
+                        b.raw(&ifinfo(0, 0, 0));
                         b.text(IFLA_IFNAME, v.peer_name);
                         b.attr(IFLA_ADDRESS, &v.peer_mac);
                         b.u32(IFLA_MTU, v.mtu);
                         b.u32(IFLA_NET_NS_FD, v.peer_netns.as_raw_fd().cast_unsigned());
-                        no_v6_addresses(b);
                     });
                 });
             });
-            no_v6_addresses(b);
         });
         b.message(NEWLINK, ACK, &ifinfo(0, 0, 0), |b| {
             b.text(IFLA_IFNAME, v.name);
@@ -232,7 +239,12 @@ impl Socket {
                 b.nest(INFO_SLAVE_DATA, |b| b.attr(BRPORT_MODE, &[1]));
             });
         });
-        self.request(&b, &format!("make veth pair {}", v.name)).map(|_| ())
+        let what = format!("make veth pair {}", v.name);
+        self.request(&b, &what)?;
+        self.no_v6_addresses(v.name);
+        let mut b = Buf::new();
+        b.message(NEWLINK, ACK, &ifinfo(0, IFF_UP, IFF_UP), |b| b.text(IFLA_IFNAME, v.name));
+        self.request(&b, &what).map(|_| ())
     }
 
     /// Deletes an interface; one that is not there is fine.
@@ -274,7 +286,7 @@ impl Socket {
         Ok(out)
     }
 
-    /// Sets the pod's side up in one go: lo, the address, and routes by way of the gateway.
+    /// Sets the pod's side up in one go: lo and the interface, the address, and routes by way of the gateway.
     ///
     /// # Errors
     /// The kernel's.
@@ -286,6 +298,7 @@ impl Socket {
     ) -> Result<(), Error> {
         let mut b = Buf::new();
         b.message(NEWLINK, ACK, &ifinfo(1, IFF_UP, IFF_UP), |_| {});
+        b.message(NEWLINK, ACK, &ifinfo(index, IFF_UP, IFF_UP), |_| {});
         push_address(&mut b, index, ip, 32);
         let to_gateway =
             Route { dst: gateway, prefix: 32, gateway: None, oif: index, src: Some(ip) };
