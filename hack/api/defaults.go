@@ -67,7 +67,7 @@ func (f *filler) value(v reflect.Value, depth int, field string, owner reflect.T
 		}
 		return
 	case *runtime.RawExtension:
-		v.Set(reflect.ValueOf(runtime.RawExtension{Raw: []byte(`{"apiVersion":"x/v1","kind":"Y","a":[1,"b"]}`)}))
+		v.Set(reflect.ValueOf(runtime.RawExtension{Raw: []byte(`{"a":[1,"b"],"apiVersion":"x/v1","kind":"Y"}`)}))
 		return
 	case *metav1.FieldsV1:
 		v.Set(reflect.ValueOf(metav1.FieldsV1{Raw: []byte(`{"f:metadata":{"f:labels":{}}}`)}))

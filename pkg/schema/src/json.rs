@@ -86,6 +86,13 @@ pub fn normalize(value: &Value, ty: Option<&'static Type>, validation: FieldVali
     state.finish(object, validation)
 }
 
+/// Runs another format's reader over the typed visitor.
+pub(crate) fn with_node(ty: Option<&'static Type>, validation: FieldValidation, read: impl FnOnce(Node<'_>) -> Result<Value, Error>) -> Result<Decoded, Error> {
+    let mut state = State { collect: validation != FieldValidation::Ignore, ..State::default() };
+    let object = read(Node { state: &mut state, target: Target::root(ty) })?;
+    state.finish(object, validation)
+}
+
 /// Parses any JSON document, telling of duplicate keys.
 ///
 /// # Errors
@@ -207,7 +214,7 @@ fn go_name(shape: Shape) -> String {
     }
 }
 
-struct Node<'s> {
+pub(crate) struct Node<'s> {
     state: &'s mut State,
     target: Target,
 }

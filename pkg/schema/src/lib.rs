@@ -5,6 +5,7 @@
 
 pub mod catalog;
 pub mod defaults;
+pub mod discovery;
 pub mod json;
 pub mod names;
 pub mod patch;
@@ -14,6 +15,7 @@ pub mod selector;
 pub mod status;
 pub mod time;
 pub mod types;
+pub mod yaml;
 
 pub use catalog::{Catalog, GroupVersion, Resource, Subresource};
 pub use status::{Cause, Status};

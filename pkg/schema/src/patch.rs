@@ -1,6 +1,10 @@
 //! JSON patch (RFC 6902), JSON merge patch (RFC 7396) and strategic merge patch.
 
+mod strategic;
+
 use serde_json::Value;
+
+pub use strategic::strategic;
 
 /// Why a patch could not be applied.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -101,6 +101,8 @@ pub struct Field {
     pub patch_merge: bool,
     /// Strategic merge: `retainKeys` is among the strategies.
     pub patch_retain_keys: bool,
+    /// Strategic merge: a map is replaced whole.
+    pub patch_replace: bool,
     /// Strategic merge: the key of list elements.
     pub patch_merge_key: &'static str,
     /// Server-side apply: how a list merges.
@@ -295,6 +297,7 @@ fn field(types: &Types, name: &'static str, number: &str, expr: &'static str, fl
         required: false,
         patch_merge: false,
         patch_retain_keys: false,
+        patch_replace: false,
         patch_merge_key: "",
         list_type: Merge::Unset,
         list_keys: Vec::new(),
@@ -315,6 +318,7 @@ fn field(types: &Types, name: &'static str, number: &str, expr: &'static str, fl
         match flag.split_once('=') {
             Some(("ps", value)) => {
                 field.patch_merge = value.split(',').any(|v| v == "merge");
+                field.patch_replace = value.split(',').any(|v| v == "replace");
                 field.patch_retain_keys = value.split(',').any(|v| v == "retainKeys");
             }
             Some(("pk", value)) => field.patch_merge_key = value,
