@@ -25,6 +25,6 @@ mod client;
 
 #[cfg(feature = "client")]
 pub use client::{AttachSession, ExecSession, Input, Output, Shim};
-pub use error::Error;
+pub use error::{Error, Refusal};
 pub use proto::{Created, ExecSpec, Launch, ShimState, Stats, Status};
 pub use record::{ExitRecord, read_exit};
