@@ -11,11 +11,26 @@
 //! [`Error::Threads`] tells when it has more.
 
 mod api;
+pub mod capability;
+pub mod config;
+mod create;
 pub mod error;
+mod exec;
+mod hooks;
+mod init;
+pub mod plan;
+pub mod protocol;
 mod runtime;
+pub mod seccomp;
+mod seccomp_agent;
+mod state;
+
+/// The version of the OCI runtime specification that this follows.
+pub const OCI_VERSION: &str = "1.3.0";
 
 pub use api::{
     CreateRequest, Created, ExecRequest, Runtime, Started, State, Status, Stdio, UpdateRequest,
 };
 pub use error::Error;
+pub use exec::ExecOptions;
 pub use knarr_cgroups::Stats;

@@ -550,3 +550,14 @@ pub fn poll_events(fd: BorrowedFd<'_>, events: i16, timeout_ms: i32) -> Result<i
         }
     }
 }
+
+/// Borrows a descriptor that the process was started with (0 to 2), when it is open.
+///
+/// # Errors
+/// `EBADF` when it is not.
+pub fn borrow_open(number: i32) -> Result<BorrowedFd<'static>> {
+    // SAFETY: plain integers; tells whether the number is open.
+    check_int(unsafe { libc::fcntl(number, libc::F_GETFD) })?;
+    // SAFETY: it is open, and standard streams are never closed by this program.
+    Ok(unsafe { BorrowedFd::borrow_raw(number) })
+}

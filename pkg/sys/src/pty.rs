@@ -22,6 +22,17 @@ pub fn open_master(ptmx: impl AsRef<Path>) -> Result<(OwnedFd, u32)> {
     Ok((master, number))
 }
 
+/// Lets a master's slave be opened.
+///
+/// # Errors
+/// `ENOTTY` when it is no master.
+pub fn unlock(master: BorrowedFd<'_>) -> Result<()> {
+    let unlock: libc::c_int = 0;
+    // SAFETY: the argument is a pointer to an int.
+    check_int(unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &raw const unlock) })?;
+    Ok(())
+}
+
 /// Opens the slave of a master, without a path (so that no other file can be in its place).
 ///
 /// # Errors

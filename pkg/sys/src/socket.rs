@@ -106,3 +106,78 @@ pub fn recv(socket: BorrowedFd<'_>, buf: &mut [u8]) -> Result<(usize, Vec<OwnedF
     }
     Ok((n, fds))
 }
+
+fn unix_address(path: &std::path::Path) -> Result<(libc::sockaddr_un, libc::socklen_t)> {
+    use std::os::unix::ffi::OsStrExt;
+    let bytes = path.as_os_str().as_bytes();
+    // SAFETY: all zeroes is a valid sockaddr_un.
+    let mut address: libc::sockaddr_un = unsafe { std::mem::zeroed() };
+    address.sun_family = libc::AF_UNIX as libc::sa_family_t;
+    if bytes.len() >= address.sun_path.len() || bytes.contains(&0) {
+        return Err(Errno::NAMETOOLONG);
+    }
+    for (to, from) in address.sun_path.iter_mut().zip(bytes) {
+        *to = *from as libc::c_char;
+    }
+    let length = std::mem::size_of::<libc::sa_family_t>() + bytes.len() + 1;
+    Ok((address, length as libc::socklen_t))
+}
+
+fn seqpacket() -> Result<OwnedFd> {
+    // SAFETY: plain integers.
+    let fd = check_int(unsafe {
+        libc::socket(libc::AF_UNIX, libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC, 0)
+    })?;
+    // SAFETY: a new descriptor that nothing else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Listens on a path for connections that keep message boundaries.
+///
+/// # Errors
+/// Those of `bind(2)`; `ENAMETOOLONG` above 107 bytes.
+pub fn listen_seqpacket(path: impl AsRef<std::path::Path>) -> Result<OwnedFd> {
+    let (address, length) = unix_address(path.as_ref())?;
+    let fd = seqpacket()?;
+    // SAFETY: the address is valid for the given length.
+    check_int(unsafe { libc::bind(fd.as_raw_fd(), (&raw const address).cast(), length) })?;
+    // SAFETY: plain integers.
+    check_int(unsafe { libc::listen(fd.as_raw_fd(), 8) })?;
+    Ok(fd)
+}
+
+/// Connects to a listener of [`listen_seqpacket`].
+///
+/// # Errors
+/// `ECONNREFUSED` when nobody listens any more; `ENAMETOOLONG` above 107 bytes.
+pub fn connect_seqpacket(path: impl AsRef<std::path::Path>) -> Result<OwnedFd> {
+    let (address, length) = unix_address(path.as_ref())?;
+    let fd = seqpacket()?;
+    // SAFETY: the address is valid for the given length.
+    check_int(unsafe { libc::connect(fd.as_raw_fd(), (&raw const address).cast(), length) })?;
+    Ok(fd)
+}
+
+/// Takes the next connection of a listener.
+///
+/// # Errors
+/// Those of `accept4(2)`.
+pub fn accept(listener: BorrowedFd<'_>) -> Result<OwnedFd> {
+    loop {
+        // SAFETY: no address is asked for.
+        let fd = unsafe {
+            libc::accept4(
+                listener.as_raw_fd(),
+                std::ptr::null_mut(),
+                std::ptr::null_mut(),
+                libc::SOCK_CLOEXEC,
+            )
+        };
+        match check_int(fd) {
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e),
+            // SAFETY: a new descriptor that nothing else owns.
+            Ok(fd) => return Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+        }
+    }
+}

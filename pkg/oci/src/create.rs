@@ -1,0 +1,317 @@
+//! Making a container: the parent's side.
+
+use std::fs;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use knarr_cgroups::Cgroup;
+use knarr_sys::process::{self, CloneArgs, Cloned, ns};
+use knarr_sys::{fs as sysfs, socket};
+
+use crate::api::{CreateRequest, Created, Runtime, Status, Stdio};
+use crate::config::Spec;
+use crate::error::Error;
+use crate::init::{self, Context, Streams};
+use crate::plan::{self, Options, Plan};
+use crate::protocol::{self, Message};
+use crate::state::{self, Record};
+use crate::{hooks, seccomp_agent};
+
+/// Undoes a half-made container when dropped.
+struct Rollback {
+    folder: Option<PathBuf>,
+    cgroup: Option<Cgroup>,
+    pids: Vec<i32>,
+    pid_file: Option<PathBuf>,
+}
+
+impl Rollback {
+    fn disarm(mut self) {
+        self.folder = None;
+        self.cgroup = None;
+        self.pids.clear();
+        self.pid_file = None;
+    }
+}
+
+impl Drop for Rollback {
+    fn drop(&mut self) {
+        for pid in self.pids.drain(..) {
+            let _ = process::kill(pid, 9);
+            let _ = process::wait(pid);
+        }
+        if let Some(cgroup) = self.cgroup.take() {
+            if cgroup.is_populated() {
+                let _ = cgroup.signal_all(9);
+            }
+            let _ = cgroup.remove();
+        }
+        if let Some(file) = self.pid_file.take() {
+            let _ = fs::remove_file(file);
+        }
+        if let Some(folder) = self.folder.take() {
+            let _ = fs::remove_dir_all(folder);
+        }
+    }
+}
+
+/// Reads and parses a bundle's configuration.
+pub(crate) fn read_spec(bundle: &Path) -> Result<Spec, Error> {
+    let path = bundle.join("config.json");
+    let text = fs::read(&path).map_err(|e| Error::os(format!("read {path:?}"), e))?;
+    serde_json::from_slice(&text).map_err(|e| Error::config("config.json", e.to_string()))
+}
+
+/// The caller goes on in the child, so there must be nothing else in it.
+pub(crate) fn one_thread() -> Result<(), Error> {
+    match process::thread_count() {
+        Ok(1) => Ok(()),
+        Ok(threads) => Err(Error::Threads { threads }),
+        Err(e) => Err(Error::os("count threads", e)),
+    }
+}
+
+/// The streams as the child wants them.
+pub(crate) fn streams(stdio: Stdio) -> Result<Streams, Error> {
+    Ok(match stdio {
+        Stdio::Inherit => Streams::Inherit,
+        Stdio::Terminal => Streams::Terminal,
+        Stdio::Fds {
+            stdin,
+            stdout,
+            stderr,
+        } => {
+            let null = |fd: Option<OwnedFd>, flags| match fd {
+                Some(fd) => Ok(fd),
+                None => {
+                    sysfs::open("/dev/null", flags).map_err(|e| Error::os("open /dev/null", e))
+                }
+            };
+            // Out of the way of each other's numbers.
+            let high = |fd: OwnedFd| {
+                if fd.as_raw_fd() > 2 {
+                    return Ok(fd);
+                }
+                sysfs::dup_at_least(fd.as_fd(), 3).map_err(|e| Error::os("copy descriptor", e))
+            };
+            Streams::Fds([
+                high(null(stdin, sysfs::O_RDONLY)?)?,
+                high(null(stdout, sysfs::O_WRONLY)?)?,
+                high(null(stderr, sysfs::O_WRONLY)?)?,
+            ])
+        }
+    })
+}
+
+impl Runtime {
+    /// Makes a container from its bundle; its init waits for [`Runtime::start`]. The init is a
+    /// direct child of the calling process.
+    ///
+    /// # Errors
+    /// [`Error::Config`] before anything was touched; [`Error::Exists`]; [`Error::Threads`];
+    /// others after all that was made has been removed again.
+    pub fn create(&self, req: CreateRequest) -> Result<Created, Error> {
+        state::check_id(&req.id)?;
+        let bundle = fs::canonicalize(&req.bundle)
+            .map_err(|e| Error::os(format!("bundle {:?}", req.bundle), e))?;
+        let spec = read_spec(&bundle)?;
+        let options = Options {
+            id: &req.id,
+            bundle: &bundle,
+            systemd_cgroup: req.systemd_cgroup,
+            terminal: matches!(req.stdio, Stdio::Terminal),
+        };
+        let mut plan = plan::build(&spec, options)?;
+        plan.rootfs = fs::canonicalize(&plan.rootfs)
+            .map_err(|e| Error::os(format!("rootfs {:?}", plan.rootfs), e))?;
+        one_thread()?;
+        let folder = self.claim(&req.id)?;
+        let mut rollback = Rollback {
+            folder: Some(folder.clone()),
+            cgroup: None,
+            pids: Vec::new(),
+            pid_file: None,
+        };
+        let cgroup = Cgroup::open(&plan.cgroup)?;
+        let mut record = Record {
+            id: req.id.clone(),
+            pid: 0,
+            start_ticks: 0,
+            bundle: bundle.clone(),
+            rootfs: plan.rootfs.clone(),
+            created: state::now(),
+            uid: process::geteuid(),
+            cgroup: cgroup.clone(),
+            namespaces: plan.namespaces.all(),
+            own_pids: plan.namespaces.new & ns::PID != 0,
+            config: spec,
+        };
+        // What a killed creator leaves can then be found and removed.
+        self.save(&record)?;
+        if cgroup.exists() && cgroup.is_populated() {
+            return Err(Error::config(
+                "linux.cgroupsPath",
+                format!("cgroup {:?} has processes in it already", plan.cgroup),
+            ));
+        }
+        rollback.cgroup = Some(cgroup.clone());
+        cgroup.make()?;
+        cgroup.update(&plan.resources)?;
+        let created = self.spawn(&plan, req, &mut record, &cgroup, &folder, &mut rollback)?;
+        rollback.disarm();
+        Ok(created)
+    }
+
+    fn spawn(
+        &self,
+        plan: &Plan,
+        req: CreateRequest,
+        record: &mut Record,
+        cgroup: &Cgroup,
+        folder: &Path,
+        rollback: &mut Rollback,
+    ) -> Result<Created, Error> {
+        let os = |what: &'static str| move |e: knarr_sys::Errno| Error::os(what, e);
+        let folder_fd = sysfs::open(folder, sysfs::O_PATH).map_err(os("open state folder"))?;
+        let address = format!("/proc/self/fd/{}/start.sock", folder_fd.as_raw_fd());
+        let listener = socket::listen_seqpacket(address).map_err(os("make start socket"))?;
+        drop(folder_fd);
+        let (channel, theirs) = socket::seqpacket_pair().map_err(os("make channel"))?;
+        let mut join = cgroup.join_fds()?;
+        let unified = join.unified.take();
+        let new = plan.namespaces.new & !(ns::CGROUP | ns::TIME);
+        let args = CloneArgs {
+            namespaces: if plan.namespaces.needs_usher() {
+                0
+            } else {
+                new
+            },
+            sibling: false,
+            cgroup: unified.as_ref().map(AsFd::as_fd),
+        };
+        let streams = streams(req.stdio)?;
+        let (mut pid, mut pidfd) = match process::clone_process(&args).map_err(os("clone"))? {
+            Cloned::Child => {
+                drop(channel);
+                drop(unified);
+                init::run(Context {
+                    plan,
+                    channel: theirs,
+                    listener,
+                    join,
+                    streams,
+                    preserve: req.preserve_fds,
+                    no_pivot: req.no_pivot,
+                    no_new_keyring: req.no_new_keyring,
+                    id: &record.id,
+                    bundle: &record.bundle,
+                    hook_state: record.hook_state(Status::Creating),
+                })
+            }
+            Cloned::Parent { pid, pidfd } => (pid, pidfd),
+        };
+        rollback.pids.push(pid);
+        drop((theirs, listener, join, unified, streams));
+        if plan.namespaces.needs_usher() {
+            let real = match next(&channel)? {
+                (Message::Usher(real), _) => real,
+                (other, _) => return Err(unexpected(&other)),
+            };
+            rollback.pids.push(real);
+            let _ = process::wait(pid);
+            rollback.pids.retain(|p| *p != pid);
+            pid = real;
+            pidfd = process::pidfd_open(pid).map_err(os("open pidfd"))?;
+        }
+        prepare(pid, plan)?;
+        record.pid = pid;
+        record.start_ticks = state::proc_stat(pid).map_or(0, |s| s.start_ticks);
+        protocol::send(channel.as_fd(), &Message::Proceed, None).map_err(os("tell init"))?;
+        let mut console = None;
+        loop {
+            match next(&channel)? {
+                (Message::Ready, _) => break,
+                (Message::Console, fd) => console = fd,
+                (Message::Hooks, _) => {
+                    let state = record.hook_state(Status::Creating);
+                    hooks::run_all("prestart", &plan.hooks.prestart, &state)?;
+                    hooks::run_all("createRuntime", &plan.hooks.create_runtime, &state)?;
+                    protocol::send(channel.as_fd(), &Message::Proceed, None)
+                        .map_err(os("tell init"))?;
+                }
+                (Message::SeccompListener, Some(fd)) => {
+                    let state = record.hook_state(Status::Creating);
+                    seccomp_agent::hand_over(&plan.process, &state, pid, &fd)?;
+                }
+                (other, _) => return Err(unexpected(&other)),
+            }
+        }
+        self.save(record)?;
+        if let Some(file) = &req.pid_file {
+            rollback.pid_file = Some(file.clone());
+            state::write_pid(file, pid)?;
+        }
+        Ok(Created {
+            pid,
+            pidfd,
+            console,
+        })
+    }
+}
+
+/// What only the parent may set: id maps and the OOM score.
+fn prepare(pid: i32, plan: &Plan) -> Result<(), Error> {
+    if let Some(maps) = &plan.id_maps {
+        write_maps(pid, &maps.uid, &maps.gid)?;
+    }
+    if let Some(score) = plan.process.oom_score_adj {
+        set_oom_score(pid, score)?;
+    }
+    Ok(())
+}
+
+fn write_maps(pid: i32, uid: &str, gid: &str) -> Result<(), Error> {
+    let write = |file: &str, text: &str| {
+        fs::write(format!("/proc/{pid}/{file}"), text)
+            .map_err(|e| Error::os(format!("write {file}"), e))
+    };
+    if process::geteuid() != 0 {
+        // Without privilege the kernel takes a group map only where setgroups is off.
+        write("setgroups", "deny")?;
+    }
+    write("uid_map", uid)?;
+    write("gid_map", gid)
+}
+
+/// Sets the score; a value below the present one that we may not set becomes the present one.
+pub(crate) fn set_oom_score(pid: i32, score: i32) -> Result<(), Error> {
+    let file = format!("/proc/{pid}/oom_score_adj");
+    match fs::write(&file, score.to_string()) {
+        Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied => Ok(()),
+        other => other.map_err(|e| Error::os(format!("set oom_score_adj to {score}"), e)),
+    }
+}
+
+/// The child's next message; its failure or its death is an error.
+pub(crate) fn next(channel: &OwnedFd) -> Result<(Message, Option<OwnedFd>), Error> {
+    let got = protocol::receive(channel.as_fd()).map_err(|e| Error::os("hear from init", e))?;
+    match got {
+        Some((Message::Failed { step, cause, errno }, _)) => {
+            Err(Error::Init { step, cause, errno })
+        }
+        Some(other) => Ok(other),
+        None => Err(Error::Init {
+            step: "container init".into(),
+            cause: "it was killed before it was ready (maybe its memory limit is too low)".into(),
+            errno: 0,
+        }),
+    }
+}
+
+pub(crate) fn unexpected(message: &Message) -> Error {
+    Error::Init {
+        step: "container init".into(),
+        cause: format!("unexpected message {message:?}"),
+        errno: 0,
+    }
+}

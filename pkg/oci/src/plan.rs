@@ -1,0 +1,656 @@
+//! From a configuration to an ordered list of typed steps. Nothing is touched here.
+
+mod mounts;
+mod process;
+
+use std::path::{Path, PathBuf};
+
+use knarr_cgroups::{DeviceRule, Resources};
+use knarr_sys::process::ns;
+
+use crate::config::{Device, Hooks, IdMapping, Linux, Spec};
+use crate::error::Error;
+use crate::seccomp;
+
+pub use mounts::{option_names, MountPlan, MountSource, Propagation};
+pub use process::ProcessPlan;
+
+/// Everything that is to be done for a container, in order.
+#[derive(Debug)]
+pub struct Plan {
+    /// Namespaces.
+    pub namespaces: Namespaces,
+    /// The text for `uid_map` and `gid_map`, when there is a new user namespace.
+    pub id_maps: Option<IdMaps>,
+    /// The cgroup's path.
+    pub cgroup: String,
+    /// Limits.
+    pub resources: Resources,
+    /// The root folder on the host, absolute.
+    pub rootfs: PathBuf,
+    /// Done before the root is switched, with the host's files in view.
+    pub outside: Vec<Step>,
+    /// Done after the root was switched.
+    pub inside: Vec<Step>,
+    /// The program.
+    pub process: ProcessPlan,
+    /// Hooks.
+    pub hooks: Hooks,
+}
+
+/// What the init does, one thing at a time.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Step {
+    /// Bring `lo` up.
+    Loopback,
+    /// Set the host name.
+    Hostname(String),
+    /// Set the domain name.
+    Domainname(String),
+    /// Set the clocks' offsets: lines for `timens_offsets`.
+    TimeOffsets(String),
+    /// Make the host's mounts that the new namespace copied propagate nothing back, and mount
+    /// the root folder onto itself.
+    PrepareRoot(Propagation),
+    /// Mount something.
+    Mount(Box<MountPlan>),
+    /// Make a device node.
+    Device(DevicePlan),
+    /// Make a symbolic link (target, path).
+    Link(&'static str, &'static str),
+    /// `/dev/ptmx` leads to the container's own devpts.
+    Ptmx,
+    /// Remount a target of an earlier mount read-only, now that it was filled.
+    RemountReadonly(PathBuf),
+    /// Make the root mount read-only.
+    ReadonlyRoot,
+    /// Set the final propagation of the root mount.
+    RootPropagation(Propagation),
+    /// Write a kernel setting (path below `/proc/sys`).
+    Sysctl {
+        /// Such as `net/ipv4/ip_forward`.
+        path: String,
+        /// The value.
+        value: String,
+    },
+    /// Make a path read-only.
+    ReadonlyPath(String),
+    /// Hide a path.
+    MaskPath(String),
+}
+
+impl Step {
+    /// What an error message calls it.
+    pub fn name(&self) -> String {
+        match self {
+            Step::Loopback => "bring up loopback".into(),
+            Step::Hostname(_) => "set hostname".into(),
+            Step::Domainname(_) => "set domainname".into(),
+            Step::TimeOffsets(_) => "set time offsets".into(),
+            Step::PrepareRoot(_) => "prepare rootfs".into(),
+            Step::Mount(m) => format!(
+                "error mounting {:?} to rootfs at {:?}",
+                m.source_text, m.target
+            ),
+            Step::Device(d) => format!("create device {:?}", d.path),
+            Step::Link(_, path) => format!("create link {path:?}"),
+            Step::Ptmx => "create /dev/ptmx".into(),
+            Step::RemountReadonly(p) => format!("remount {p:?} read-only"),
+            Step::ReadonlyRoot => "remount rootfs read-only".into(),
+            Step::RootPropagation(_) => "set rootfs propagation".into(),
+            Step::Sysctl { path, .. } => format!("write sysctl {:?}", path.replace('/', ".")),
+            Step::ReadonlyPath(p) => format!("make path {p:?} read-only"),
+            Step::MaskPath(p) => format!("mask path {p:?}"),
+        }
+    }
+}
+
+/// Namespaces to make and to join.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Namespaces {
+    /// Bits of those to make.
+    pub new: u64,
+    /// Those to join: bit and path.
+    pub join: Vec<(u64, PathBuf)>,
+}
+
+impl Namespaces {
+    /// Whether the container has one of its own, made or joined.
+    pub fn has(&self, kind: u64) -> bool {
+        self.new & kind != 0 || self.joins(kind)
+    }
+    /// Whether this kind is joined by path.
+    pub fn joins(&self, kind: u64) -> bool {
+        self.join.iter().any(|(k, _)| *k == kind)
+    }
+    /// The bits of all, made or joined.
+    pub fn all(&self) -> u64 {
+        self.join.iter().fold(self.new, |all, (k, _)| all | k)
+    }
+    /// Whether the init can only be made from inside a namespace that is joined first.
+    pub fn needs_usher(&self) -> bool {
+        self.joins(ns::USER)
+            || self.joins(ns::PID)
+            || (self.new & ns::USER != 0 && !self.join.is_empty())
+    }
+}
+
+/// The lines of the two map files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdMaps {
+    /// `uid_map`.
+    pub uid: String,
+    /// `gid_map`.
+    pub gid: String,
+}
+
+/// A device node to make.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DevicePlan {
+    /// In the container.
+    pub path: String,
+    /// `S_IFCHR`, `S_IFBLK` or `S_IFIFO`.
+    pub kind: u32,
+    /// Major number.
+    pub major: u32,
+    /// Minor number.
+    pub minor: u32,
+    /// Permission bits.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Bind the host's node instead (a user namespace may not make nodes).
+    pub bind: bool,
+}
+
+/// What is not in the configuration but decides the plan.
+#[derive(Debug, Clone, Copy)]
+pub struct Options<'a> {
+    /// The container's name.
+    pub id: &'a str,
+    /// The bundle folder, absolute.
+    pub bundle: &'a Path,
+    /// Systemd's cgroup naming.
+    pub systemd_cgroup: bool,
+    /// Whether the caller gives a terminal.
+    pub terminal: bool,
+}
+
+const S_IFCHR: u32 = 0o020_000;
+const S_IFBLK: u32 = 0o060_000;
+const S_IFIFO: u32 = 0o010_000;
+
+/// Checks the whole configuration and makes the plan.
+///
+/// # Errors
+/// [`Error::Config`] naming the field.
+pub fn build(spec: &Spec, opt: Options<'_>) -> Result<Plan, Error> {
+    check_version(&spec.version)?;
+    let root = spec
+        .root
+        .as_ref()
+        .ok_or_else(|| Error::config("root", "must be set"))?;
+    if root.path.is_empty() {
+        return Err(Error::config("root.path", "must not be empty"));
+    }
+    let rootfs = opt.bundle.join(&root.path);
+    let process = spec
+        .process
+        .as_ref()
+        .ok_or_else(|| Error::config("process", "must be set"))?;
+    if opt.terminal != process.terminal {
+        return Err(Error::config(
+            "process.terminal",
+            if process.terminal {
+                "needs a console"
+            } else {
+                "is false but a console was given"
+            },
+        ));
+    }
+    let namespaces = namespaces(&spec.linux)?;
+    let id_maps = id_maps(&spec.linux, &namespaces)?;
+    if !spec.hostname.is_empty() && !namespaces.has(ns::UTS) {
+        return Err(Error::config("hostname", "needs a uts namespace"));
+    }
+    if !spec.domainname.is_empty() && !namespaces.has(ns::UTS) {
+        return Err(Error::config("domainname", "needs a uts namespace"));
+    }
+    let in_userns = namespaces.has(ns::USER);
+    let seccomp = match &spec.linux.seccomp {
+        Some(s) => seccomp::compile(s)?,
+        None => None,
+    };
+    let process = ProcessPlan::build(process, &spec.linux, seccomp, in_userns)?;
+    let mut plan = Plan {
+        cgroup: cgroup_path(&spec.linux.cgroups_path, opt)?,
+        resources: resources(&spec.linux),
+        rootfs,
+        outside: Vec::new(),
+        inside: Vec::new(),
+        process,
+        hooks: spec.hooks.clone(),
+        id_maps,
+        namespaces,
+    };
+    check_hooks(&spec.hooks)?;
+    steps(&mut plan, spec, root.readonly)?;
+    Ok(plan)
+}
+
+fn steps(plan: &mut Plan, spec: &Spec, readonly: bool) -> Result<(), Error> {
+    let linux = &spec.linux;
+    if plan.namespaces.new & ns::NET != 0 {
+        plan.outside.push(Step::Loopback);
+    }
+    if !linux.time_offsets.is_empty() {
+        let mut lines = String::new();
+        for (clock, o) in &linux.time_offsets {
+            if clock != "monotonic" && clock != "boottime" {
+                return Err(Error::config(
+                    format!("linux.timeOffsets[{clock:?}]"),
+                    "must be monotonic or boottime",
+                ));
+            }
+            lines.push_str(&format!("{clock} {} {}\n", o.secs, o.nanosecs));
+        }
+        if plan.namespaces.new & ns::TIME == 0 {
+            return Err(Error::config(
+                "linux.timeOffsets",
+                "needs a new time namespace",
+            ));
+        }
+        plan.outside.push(Step::TimeOffsets(lines));
+    }
+    let propagation = Propagation::parse(&linux.rootfs_propagation).ok_or_else(|| {
+        Error::config(
+            "linux.rootfsPropagation",
+            format!("unknown value {:?}", linux.rootfs_propagation),
+        )
+    })?;
+    let in_userns = plan.namespaces.has(ns::USER);
+    if plan.namespaces.new & ns::MOUNT != 0 {
+        plan.outside.push(Step::PrepareRoot(propagation));
+        let mut own_dev = false;
+        let mut filled_later = Vec::new();
+        for (i, m) in spec.mounts.iter().enumerate() {
+            let mut mount = MountPlan::build(m, i, &plan.namespaces)?;
+            if mount.target == Path::new("/dev") {
+                own_dev = !mount.is_bind();
+                if own_dev && mount.readonly_later() {
+                    filled_later.push(mount.target.clone());
+                }
+            }
+            plan.outside.push(Step::Mount(Box::new(mount)));
+        }
+        // A bind-mounted /dev belongs to someone else: nothing is made in it.
+        let no_dev_mount = !spec
+            .mounts
+            .iter()
+            .any(|m| m.destination.trim_end_matches('/') == "/dev");
+        if own_dev || no_dev_mount {
+            devices(plan, &linux.devices, in_userns)?;
+            plan.outside.push(Step::Ptmx);
+            for (target, path) in [
+                ("/proc/self/fd", "/dev/fd"),
+                ("/proc/self/fd/0", "/dev/stdin"),
+                ("/proc/self/fd/1", "/dev/stdout"),
+                ("/proc/self/fd/2", "/dev/stderr"),
+            ] {
+                plan.outside.push(Step::Link(target, path));
+            }
+        }
+        let late = filled_later.into_iter().map(Step::RemountReadonly);
+        plan.inside.extend(late);
+        if readonly {
+            plan.inside.push(Step::ReadonlyRoot);
+        }
+        if propagation.is_set() {
+            plan.inside.push(Step::RootPropagation(propagation));
+        }
+    } else if !linux.masked_paths.is_empty() || !linux.readonly_paths.is_empty() {
+        if !plan.namespaces.has(ns::MOUNT) {
+            return Err(Error::config(
+                "linux.maskedPaths",
+                "masked and read-only paths need a mount namespace",
+            ));
+        }
+    }
+    if !spec.hostname.is_empty() {
+        plan.inside.push(Step::Hostname(spec.hostname.clone()));
+    }
+    if !spec.domainname.is_empty() {
+        plan.inside.push(Step::Domainname(spec.domainname.clone()));
+    }
+    for (key, value) in &linux.sysctl {
+        plan.inside.push(sysctl(key, value, &plan.namespaces)?);
+    }
+    for path in &linux.readonly_paths {
+        check_absolute("linux.readonlyPaths", path)?;
+        plan.inside.push(Step::ReadonlyPath(path.clone()));
+    }
+    for path in &linux.masked_paths {
+        check_absolute("linux.maskedPaths", path)?;
+        plan.inside.push(Step::MaskPath(path.clone()));
+    }
+    Ok(())
+}
+
+fn check_absolute(field: &str, path: &str) -> Result<(), Error> {
+    if path.starts_with('/') && !path.contains('\0') {
+        return Ok(());
+    }
+    Err(Error::config(field, format!("{path:?} is not absolute")))
+}
+
+fn check_version(version: &str) -> Result<(), Error> {
+    if version.split('.').next() == Some("1") {
+        return Ok(());
+    }
+    Err(Error::config(
+        "ociVersion",
+        format!("{version:?} is not a 1.x version"),
+    ))
+}
+
+fn check_hooks(hooks: &Hooks) -> Result<(), Error> {
+    for (kind, list) in [
+        ("prestart", &hooks.prestart),
+        ("createRuntime", &hooks.create_runtime),
+        ("createContainer", &hooks.create_container),
+        ("startContainer", &hooks.start_container),
+        ("poststart", &hooks.poststart),
+        ("poststop", &hooks.poststop),
+    ] {
+        for (i, hook) in list.iter().enumerate() {
+            check_absolute(&format!("hooks.{kind}[{i}].path"), &hook.path)?;
+            if hook.timeout.is_some_and(|t| t <= 0) {
+                return Err(Error::config(
+                    format!("hooks.{kind}[{i}].timeout"),
+                    "must be greater than zero",
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+fn namespaces(linux: &Linux) -> Result<Namespaces, Error> {
+    let mut out = Namespaces::default();
+    for (i, n) in linux.namespaces.iter().enumerate() {
+        let field = format!("linux.namespaces[{i}]");
+        let kind = match n.kind.as_str() {
+            "pid" => ns::PID,
+            "network" => ns::NET,
+            "mount" => ns::MOUNT,
+            "ipc" => ns::IPC,
+            "uts" => ns::UTS,
+            "user" => ns::USER,
+            "cgroup" => ns::CGROUP,
+            "time" => ns::TIME,
+            other => {
+                let cause = format!("unknown type {other:?}");
+                return Err(Error::config(format!("{field}.type"), cause));
+            }
+        };
+        if out.has(kind) {
+            let cause = format!("{:?} is there twice", n.kind);
+            return Err(Error::config(field, cause));
+        }
+        if n.path.is_empty() {
+            out.new |= kind;
+        } else {
+            check_absolute(&format!("{field}.path"), &n.path)?;
+            out.join.push((kind, PathBuf::from(&n.path)));
+        }
+    }
+    Ok(out)
+}
+
+fn id_maps(linux: &Linux, namespaces: &Namespaces) -> Result<Option<IdMaps>, Error> {
+    if namespaces.new & ns::USER == 0 {
+        let given = !linux.uid_mappings.is_empty() || !linux.gid_mappings.is_empty();
+        if given && !namespaces.joins(ns::USER) {
+            return Err(Error::config(
+                "linux.uidMappings",
+                "id mappings need a user namespace",
+            ));
+        }
+        return Ok(None);
+    }
+    let lines = |field: &str, maps: &[IdMapping]| -> Result<String, Error> {
+        if maps.is_empty() {
+            return Err(Error::config(
+                field,
+                "a new user namespace needs id mappings",
+            ));
+        }
+        let mut text = String::new();
+        for m in maps {
+            if m.size == 0 {
+                return Err(Error::config(field, "a mapping of size 0"));
+            }
+            text.push_str(&format!("{} {} {}\n", m.container, m.host, m.size));
+        }
+        Ok(text)
+    };
+    Ok(Some(IdMaps {
+        uid: lines("linux.uidMappings", &linux.uid_mappings)?,
+        gid: lines("linux.gidMappings", &linux.gid_mappings)?,
+    }))
+}
+
+fn cgroup_path(configured: &str, opt: Options<'_>) -> Result<String, Error> {
+    if configured.split('/').any(|p| p == "..") {
+        return Err(Error::config("linux.cgroupsPath", "must not contain \"..\""));
+    }
+    if opt.systemd_cgroup || is_systemd_form(configured) {
+        return systemd_path(configured, opt.id);
+    }
+    match configured {
+        "" => Ok(format!("/{}", opt.id)),
+        path => Ok(path.trim_end_matches('/').to_string()),
+    }
+}
+
+fn is_systemd_form(path: &str) -> bool {
+    !path.contains('/') && path.split(':').count() == 3
+}
+
+/// `slice:prefix:name` as the folder systemd would use.
+fn systemd_path(configured: &str, id: &str) -> Result<String, Error> {
+    let text = if configured.is_empty() {
+        format!(":knarr:{id}")
+    } else {
+        configured.to_string()
+    };
+    let parts: Vec<&str> = text.split(':').collect();
+    let [slice, prefix, name] = parts.as_slice() else {
+        return Err(Error::config(
+            "linux.cgroupsPath",
+            format!("expected \"slice:prefix:name\", got {configured:?}"),
+        ));
+    };
+    let slice = if slice.is_empty() {
+        "system.slice"
+    } else {
+        slice
+    };
+    let Some(stem) = slice.strip_suffix(".slice") else {
+        return Err(Error::config(
+            "linux.cgroupsPath",
+            format!("{slice:?} is not a slice"),
+        ));
+    };
+    let mut path = String::new();
+    if stem != "-" {
+        let mut so_far = String::new();
+        for part in stem.split('-') {
+            if part.is_empty() {
+                let cause = format!("{slice:?} is not a slice");
+                return Err(Error::config("linux.cgroupsPath", cause));
+            }
+            if !so_far.is_empty() {
+                so_far.push('-');
+            }
+            so_far.push_str(part);
+            path.push_str(&format!("/{so_far}.slice"));
+        }
+    }
+    if name.ends_with(".slice") {
+        return Ok(format!("{path}/{name}"));
+    }
+    let unit = if prefix.is_empty() {
+        format!("{name}.scope")
+    } else {
+        format!("{prefix}-{name}.scope")
+    };
+    Ok(format!("{path}/{unit}"))
+}
+
+/// The configured limits with the access to default devices that every container has.
+fn resources(linux: &Linux) -> Resources {
+    let mut r = linux.resources.clone();
+    if r.devices.is_empty() {
+        // No rule at all means: deny all but the default devices.
+        r.devices.push(DeviceRule {
+            allow: false,
+            kind: "a".into(),
+            access: "rwm".into(),
+            ..DeviceRule::default()
+        });
+    }
+    let mut allow = |kind: &str, major: Option<i64>, minor: Option<i64>, access: &str| {
+        r.devices.push(DeviceRule {
+            allow: true,
+            kind: kind.into(),
+            major,
+            minor,
+            access: access.into(),
+        });
+    };
+    // Any node may be made, but only these may be used.
+    allow("c", None, None, "m");
+    allow("b", None, None, "m");
+    for (major, minor) in [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 2)] {
+        allow("c", Some(major), Some(minor), "rwm");
+    }
+    allow("c", Some(136), None, "rwm");
+    r
+}
+
+fn devices(plan: &mut Plan, devices: &[Device], bind: bool) -> Result<(), Error> {
+    let node = |path: &str, minor: u32, major: u32| DevicePlan {
+        path: path.into(),
+        kind: S_IFCHR,
+        major,
+        minor,
+        mode: 0o666,
+        uid: 0,
+        gid: 0,
+        bind,
+    };
+    let defaults = [
+        node("/dev/null", 3, 1),
+        node("/dev/zero", 5, 1),
+        node("/dev/full", 7, 1),
+        node("/dev/random", 8, 1),
+        node("/dev/urandom", 9, 1),
+        node("/dev/tty", 0, 5),
+    ];
+    for d in defaults {
+        if !devices.iter().any(|c| c.path == d.path) {
+            plan.outside.push(Step::Device(d));
+        }
+    }
+    for (i, d) in devices.iter().enumerate() {
+        let field = format!("linux.devices[{i}]");
+        check_absolute(&format!("{field}.path"), &d.path)?;
+        if d.path == "/dev/ptmx" {
+            continue;
+        }
+        let kind = match d.kind.as_str() {
+            "c" | "u" => S_IFCHR,
+            "b" => S_IFBLK,
+            "p" => S_IFIFO,
+            other => {
+                let cause = format!("unknown type {other:?}");
+                return Err(Error::config(format!("{field}.type"), cause));
+            }
+        };
+        let number = |name: &str, n: i64| {
+            u32::try_from(n)
+                .map_err(|_| Error::config(format!("{field}.{name}"), format!("{n} is no number")))
+        };
+        plan.outside.push(Step::Device(DevicePlan {
+            path: d.path.clone(),
+            kind,
+            major: number("major", d.major)?,
+            minor: number("minor", d.minor)?,
+            mode: d.file_mode.unwrap_or(0o666) & 0o7777,
+            uid: d.uid.unwrap_or(0),
+            gid: d.gid.unwrap_or(0),
+            bind,
+        }));
+    }
+    Ok(())
+}
+
+/// A kernel setting, when it belongs to a namespace the container has for itself.
+fn sysctl(key: &str, value: &str, namespaces: &Namespaces) -> Result<Step, Error> {
+    let field = format!("linux.sysctl[{key:?}]");
+    // Both net.ipv4.x and net/ipv4/x are written; the first separator tells which is meant, and
+    // the other may then be part of a name (an interface such as eth0.1).
+    let slashed = match key.find(['.', '/']).and_then(|at| key.get(at..=at)) {
+        Some(".") => key
+            .chars()
+            .map(|c| match c {
+                '.' => '/',
+                '/' => '.',
+                c => c,
+            })
+            .collect(),
+        _ => key.to_string(),
+    };
+    if slashed
+        .split('/')
+        .any(|p| p.is_empty() || p == "." || p == "..")
+    {
+        return Err(Error::config(field, "is not a sysctl name"));
+    }
+    let needs = match slashed.as_str() {
+        "kernel/msgmax" | "kernel/msgmnb" | "kernel/msgmni" | "kernel/sem" | "kernel/shmall"
+        | "kernel/shmmax" | "kernel/shmmni" | "kernel/shm_rmid_forced" => (ns::IPC, "ipc"),
+        k if k.starts_with("fs/mqueue/") => (ns::IPC, "ipc"),
+        k if k.starts_with("net/") => (ns::NET, "network"),
+        k if k.starts_with("user/") => (ns::USER, "user"),
+        "kernel/domainname" => (ns::UTS, "uts"),
+        "kernel/hostname" => {
+            return Err(Error::config(
+                field,
+                "use the hostname field of the configuration",
+            ));
+        }
+        _ => {
+            return Err(Error::config(
+                field,
+                "is not in a separate kernel namespace",
+            ));
+        }
+    };
+    if !namespaces.has(needs.0) {
+        return Err(Error::config(
+            field,
+            format!("needs a {} namespace of the container's own", needs.1),
+        ));
+    }
+    Ok(Step::Sysctl {
+        path: slashed,
+        value: value.to_string(),
+    })
+}
+
+#[cfg(test)]
+mod tests;
