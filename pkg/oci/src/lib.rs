@@ -25,6 +25,8 @@ pub mod seccomp;
 mod seccomp_agent;
 mod state;
 
+pub use state::now;
+
 /// The version of the OCI runtime specification that this follows.
 pub const OCI_VERSION: &str = "1.3.0";
 

@@ -251,7 +251,7 @@ pub(crate) fn check_id(id: &str) -> Result<(), Error> {
 }
 
 /// The present time in RFC 3339, UTC, with nanoseconds.
-pub(crate) fn now() -> String {
+pub fn now() -> String {
     let since = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap_or_default();

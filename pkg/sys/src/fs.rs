@@ -561,3 +561,27 @@ pub fn borrow_open(number: i32) -> Result<BorrowedFd<'static>> {
     // SAFETY: it is open, and standard streams are never closed by this program.
     Ok(unsafe { BorrowedFd::borrow_raw(number) })
 }
+
+/// Waits until one of several descriptors is readable or hung up, and tells which are.
+///
+/// # Errors
+/// Those of `poll(2)`.
+pub fn poll_many(fds: &[BorrowedFd<'_>], timeout_ms: i32) -> Result<Vec<bool>> {
+    let mut polls: Vec<libc::pollfd> = fds
+        .iter()
+        .map(|fd| libc::pollfd {
+            fd: fd.as_raw_fd(),
+            events: libc::POLLIN,
+            revents: 0,
+        })
+        .collect();
+    loop {
+        // SAFETY: pointer and length describe the vector.
+        let n = unsafe { libc::poll(polls.as_mut_ptr(), polls.len() as libc::nfds_t, timeout_ms) };
+        match check_int(n) {
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e),
+            Ok(_) => return Ok(polls.iter().map(|p| p.revents != 0).collect()),
+        }
+    }
+}

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use knarr_sys::fs::{self, resolve};
-use knarr_sys::{Errno, mount};
+use knarr_sys::Errno;
 
 /// A root folder. Every path is resolved inside it by the kernel: links and `..` cannot leave it,
 /// nor can a renaming race.
