@@ -1,1 +1,19 @@
 //! Exec, attach and port-forward streams over SPDY/3.1 and WebSocket.
+//!
+//! [`tunnel`] hands an upgrade request on to an upstream byte for byte: the API server to the
+//! kubelet, the kubelet to the CRI. [`Server`] is the CRI's end: it speaks the protocols and gives
+//! a [`Handler`] plain byte streams.
+
+mod error;
+mod server;
+mod spdy;
+mod streams;
+mod tunnel;
+mod websocket;
+
+pub use error::Error;
+pub use server::{
+    AttachParams, ExecParams, ExecResult, Handler, PortForwardParams, PortStream, Server,
+};
+pub use streams::{Reader, Streams, TerminalSize, Writer};
+pub use tunnel::{Body, Upstream, tunnel};
