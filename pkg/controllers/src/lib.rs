@@ -8,6 +8,7 @@ pub mod gc;
 pub mod namespace;
 pub mod nodes;
 pub mod pods;
+mod revisions;
 pub mod serviceaccounts;
 pub mod workloads;
 
@@ -80,6 +81,8 @@ pub async fn run(client: kube::Client, cfg: Config, shutdown: CancellationToken)
     s.add(workloads::deployment::Deployments::new(&i), 4);
     s.add(workloads::replicas::Replicas::<ReplicaSet>::new(&i), 4);
     s.add(workloads::replicas::Replicas::<ReplicationController>::new(&i), 2);
+    s.add(workloads::daemonset::DaemonSets::new(&i), 2);
+    s.add(workloads::statefulset::StatefulSets::new(&i), 2);
     s.add(serviceaccounts::default_account(&i), 2);
     if !cfg.cluster_ca_pem.is_empty() {
         s.add(serviceaccounts::root_ca(&i, &cfg.cluster_ca_pem), 2);

@@ -17,6 +17,7 @@ mod informers;
 mod leader;
 pub mod meta;
 pub mod metrics;
+pub mod placement;
 pub mod quantity;
 mod queue;
 mod reflect;

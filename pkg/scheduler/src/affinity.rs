@@ -2,57 +2,24 @@
 
 use crate::model::{Cluster, NodeInfo, PodInfo};
 use k8s_openapi::api::core::v1::{
-    Namespace, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm, PodAffinityTerm,
+    Namespace, NodeSelector, NodeSelectorTerm, PodAffinityTerm,
 };
-use knarr_runner::{Cache, meta};
+use knarr_runner::{Cache, meta, placement};
 use std::collections::HashMap;
 
-fn requirement(r: &NodeSelectorRequirement, value: Option<&str>) -> bool {
-    let listed = |v: &str| r.values.as_ref().is_some_and(|vs| vs.iter().any(|x| x == v));
-    let number = |s: Option<&str>| s.and_then(|s| s.parse::<i64>().ok());
-    let bound = || number(r.values.as_ref().and_then(|v| v.first()).map(String::as_str));
-    match r.operator.as_str() {
-        "In" => value.is_some_and(listed),
-        "NotIn" => !value.is_some_and(listed),
-        "Exists" => value.is_some(),
-        "DoesNotExist" => value.is_none(),
-        "Gt" => matches!((number(value), bound()), (Some(a), Some(b)) if a > b),
-        "Lt" => matches!((number(value), bound()), (Some(a), Some(b)) if a < b),
-        _ => false,
-    }
-}
-
-/// Whether one term matches the node; an empty term matches nothing.
+/// Whether one term matches the node.
 pub fn term_matches(t: &NodeSelectorTerm, n: &NodeInfo) -> bool {
-    let exprs = t.match_expressions.as_deref().unwrap_or(&[]);
-    let fields = t.match_fields.as_deref().unwrap_or(&[]);
-    if exprs.is_empty() && fields.is_empty() {
-        return false;
-    }
-    exprs.iter().all(|r| requirement(r, n.label(&r.key)))
-        && fields.iter().all(|r| {
-            requirement(r, if r.key == "metadata.name" { Some(n.name()) } else { None })
-        })
+    placement::term_matches(t, &n.node)
 }
 
 /// Whether any term matches.
 pub fn selector_matches(s: &NodeSelector, n: &NodeInfo) -> bool {
-    s.node_selector_terms.iter().any(|t| term_matches(t, n))
+    placement::selector_matches(s, &n.node)
 }
 
 /// Whether a pod's nodeSelector and required node affinity accept the node.
 pub fn node_accepted(p: &PodInfo, n: &NodeInfo) -> bool {
-    let Some(spec) = &p.pod.spec else { return true };
-    if let Some(sel) = &spec.node_selector {
-        if !meta::map_matches(sel, n.labels()) {
-            return false;
-        }
-    }
-    spec.affinity
-        .as_ref()
-        .and_then(|a| a.node_affinity.as_ref())
-        .and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref())
-        .is_none_or(|s| selector_matches(s, n))
+    p.pod.spec.as_ref().is_none_or(|s| placement::node_accepted(s, &n.node))
 }
 
 /// Whether a term of `owner` selects `other`.

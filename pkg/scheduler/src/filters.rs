@@ -5,7 +5,8 @@ use crate::model::{NodeInfo, PodInfo};
 use crate::resources::Resources;
 use crate::spread::Spread;
 use crate::volumes::Claims;
-use k8s_openapi::api::core::v1::{Taint, Toleration};
+use k8s_openapi::api::core::v1::Taint;
+use knarr_runner::placement::{tolerates, untolerated};
 use std::collections::HashSet;
 
 /// Why a node was refused.
@@ -29,31 +30,9 @@ pub struct Candidate<'a> {
     pub claims: Claims,
 }
 
-/// Whether a toleration covers a taint.
-pub fn tolerates(t: &Toleration, taint: &Taint) -> bool {
-    let effect = t.effect.as_deref().unwrap_or("");
-    let key = t.key.as_deref().unwrap_or("");
-    if !(effect.is_empty() || effect == taint.effect) || !(key.is_empty() || key == taint.key) {
-        return false;
-    }
-    let (have, want) = (taint.value.as_deref().unwrap_or(""), t.value.as_deref().unwrap_or(""));
-    let numbers = || Some((have.parse::<i64>().ok()?, want.parse::<i64>().ok()?));
-    match t.operator.as_deref().unwrap_or("Equal") {
-        "Exists" => true,
-        "" | "Equal" => have == want,
-        "Gt" => numbers().is_some_and(|(a, b)| a > b),
-        "Lt" => numbers().is_some_and(|(a, b)| a < b),
-        _ => false,
-    }
-}
-
 /// The first taint that keeps the pod away.
 pub fn tolerated<'n>(p: &PodInfo, n: &'n NodeInfo) -> Result<(), &'n Taint> {
-    let taints = n.node.spec.as_ref().and_then(|s| s.taints.as_deref()).unwrap_or(&[]);
-    match taints.iter().find(|t| {
-        matches!(t.effect.as_str(), "NoSchedule" | "NoExecute")
-            && !p.tolerations().iter().any(|x| tolerates(x, t))
-    }) {
+    match untolerated(p.tolerations(), &n.node, &["NoSchedule", "NoExecute"]) {
         Some(t) => Err(t),
         None => Ok(()),
     }

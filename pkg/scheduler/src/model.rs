@@ -90,9 +90,6 @@ impl NodeInfo {
     pub fn name(&self) -> &str {
         meta::name(&self.node.metadata)
     }
-    pub fn labels(&self) -> Option<&BTreeMap<String, String>> {
-        self.node.metadata.labels.as_ref()
-    }
     pub fn label(&self, k: &str) -> Option<&str> {
         meta::label(&self.node.metadata, k)
     }

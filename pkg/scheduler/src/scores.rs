@@ -1,8 +1,9 @@
 //! The score plugins: 0 to 100 each, weighted as upstream's defaults.
 
 use crate::affinity::term_matches;
-use crate::filters::{Candidate, tolerates};
+use crate::filters::Candidate;
 use crate::model::{NodeInfo, PodInfo};
+use knarr_runner::placement::tolerates;
 
 /// Scores of one node by plugin, weighted, and their sum.
 pub type Scored = (Vec<(String, i64)>, i64);

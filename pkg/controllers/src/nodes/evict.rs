@@ -4,6 +4,7 @@ use crate::pods;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
 use knarr_runner::meta::{self, Key};
+use knarr_runner::placement::tolerates;
 use knarr_runner::{Action, Cache, Controller, Event, EventType, Informers, Plan, Queue};
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,15 +28,6 @@ fn no_execute(n: &Node) -> Vec<&Taint> {
         .flat_map(|s| s.taints.iter().flatten())
         .filter(|t| t.effect == "NoExecute")
         .collect()
-}
-
-fn tolerates(t: &Toleration, taint: &Taint) -> bool {
-    let effect = t.effect.as_deref().unwrap_or("");
-    let key = t.key.as_deref().unwrap_or("");
-    (effect.is_empty() || effect == taint.effect)
-        && (key.is_empty() || key == taint.key)
-        && (t.operator.as_deref() == Some("Exists")
-            || t.value.as_deref().unwrap_or("") == taint.value.as_deref().unwrap_or(""))
 }
 
 /// When the pod must go: `None` never, zero or less at once.
