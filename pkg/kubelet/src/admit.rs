@@ -78,6 +78,14 @@ pub fn check(
     if spec::is_static(pod) {
         return None;
     }
+    room(pod, &running, allocatable)
+}
+
+fn room(
+    pod: &Pod,
+    running: &[&Arc<Pod>],
+    allocatable: &BTreeMap<String, Quantity>,
+) -> Option<Refused> {
     for (name, reason) in [("cpu", "OutOfcpu"), ("memory", "OutOfmemory"), ("pods", "OutOfpods")] {
         let Some(have) = allocatable.get(name).and_then(|q| {
             if name == "cpu" { quantity::milli_units(q) } else { quantity::units(q) }
@@ -102,6 +110,38 @@ pub fn check(
         }
     }
     None
+}
+
+/// Whether two versions of a pod ask for different resources.
+pub fn resources_differ(a: &Pod, b: &Pod) -> bool {
+    let of = |p: &Pod| -> Vec<_> {
+        spec::mains(p)
+            .iter()
+            .chain(spec::inits(p))
+            .map(|c| c.resources.clone())
+            .chain([spec::spec(p).resources.clone()])
+            .collect()
+    };
+    of(a) != of(b)
+}
+
+/// Why a changed pod does not fit: never (`Infeasible`), or not now (`Deferred`).
+pub fn resize(
+    pod: &Pod,
+    others: &[Arc<Pod>],
+    allocatable: &BTreeMap<String, Quantity>,
+) -> Option<Refused> {
+    if let Some(r) = room(pod, &[], allocatable) {
+        return Some(Refused {
+            reason: "Infeasible",
+            message: r.message,
+        });
+    }
+    let running: Vec<&Arc<Pod>> = others.iter().filter(|p| active(p)).collect();
+    room(pod, &running, allocatable).map(|r| Refused {
+        reason: "Deferred",
+        message: r.message,
+    })
 }
 
 #[cfg(test)]

@@ -48,3 +48,29 @@ pub fn remove(root: &str, pod: &Pod) {
         Err(error) => tracing::debug!(%error, path, "opening a pod's cgroup"),
     }
 }
+
+/// Takes the pod's limits away for a moment, so that a container's may change in any direction.
+pub fn widen(root: &str, pod: &Pod) {
+    let mut open = settings(pod);
+    if let Some(cpu) = &mut open.cpu {
+        cpu.quota = Some(-1);
+    }
+    open.memory = Some(Memory {
+        limit: Some(-1),
+        ..Memory::default()
+    });
+    write(root, pod, &open);
+}
+
+/// Gives the pod's cgroup the limits of its specification.
+pub fn settle(root: &str, pod: &Pod) {
+    write(root, pod, &settings(pod));
+}
+
+fn write(root: &str, pod: &Pod, settings: &Resources) {
+    let path = resources::cgroup_path(root, pod);
+    let done = Cgroup::open(&path).and_then(|g| if g.exists() { g.update(settings) } else { Ok(()) });
+    if let Err(error) = done {
+        tracing::warn!(%error, path, "limits of a pod's cgroup");
+    }
+}

@@ -16,7 +16,6 @@ use crate::{
     expand::expand,
     model::label,
     net, resources, spec,
-    spec::Role,
     volumes::{Mounted, subpath},
     worker::Shared,
 };
@@ -217,8 +216,6 @@ pub struct ContainerInput<'a> {
     pub pod: &'a Pod,
     /// The container.
     pub container: &'a Container,
-    /// Its role.
-    pub role: Role,
     /// How many instances came before.
     pub attempt: u32,
     /// The image as the runtime names it, and its default user.

@@ -121,7 +121,8 @@ pub async fn run(
         table,
         statics: BTreeMap::new(),
         mirrors: HashMap::new(),
-        ending: HashSet::new(),
+        done: HashSet::new(),
+        deferred: HashSet::new(),
         held: HashMap::new(),
         seen_api: client.is_none(),
         seen_manifests: false,
@@ -162,8 +163,10 @@ struct Manager {
     statics: BTreeMap<String, Arc<Pod>>,
     /// Mirror pods by namespace and name.
     mirrors: HashMap<(String, String), Arc<Pod>>,
-    /// Uids whose pods are being stopped for good.
-    ending: HashSet<String>,
+    /// Uids of pods that are done but whose objects stay (finalizers).
+    done: HashSet<String>,
+    /// Uids of pods whose resize waits for room.
+    deferred: HashSet<String>,
     /// Static pods that wait for one of the same name to end.
     held: HashMap<String, Arc<Pod>>,
     seen_api: bool,
@@ -259,7 +262,14 @@ impl Manager {
             return self.mirror(pod).await;
         }
         let uid = spec::uid(&pod).to_owned();
-        if self.table.borrow().contains_key(&uid) {
+        if pod.metadata.deletion_timestamp.is_some() && self.done.contains(&uid) {
+            return;
+        }
+        let before = self.table.borrow().get(&uid).map(|e| Arc::clone(&e.pod));
+        if let Some(before) = before {
+            if admit::resources_differ(&before, &pod) {
+                self.judge_resize(&pod);
+            }
             self.table.send_modify(|t| {
                 if let Some(e) = t.get_mut(&uid) {
                     e.pod = Arc::clone(&pod);
@@ -269,6 +279,25 @@ impl Manager {
             return;
         }
         self.start(pod).await;
+    }
+
+    /// Whether changed resources fit on the node.
+    fn judge_resize(&mut self, pod: &Pod) {
+        let uid = spec::uid(pod);
+        let others: Vec<Arc<Pod>> = self
+            .table
+            .borrow()
+            .iter()
+            .filter(|(u, _)| *u != uid)
+            .map(|(_, e)| Arc::clone(&e.pod))
+            .collect();
+        let verdict = admit::resize(pod, &others, &self.sh.allocatable());
+        if verdict.as_ref().is_some_and(|v| v.reason == "Deferred") {
+            self.deferred.insert(uid.to_owned());
+        } else {
+            self.deferred.remove(uid);
+        }
+        self.tell(uid, Msg::Resize(verdict.map(|v| (v.reason, v.message))));
     }
 
     /// Gives a pod its task, unless it may not run here.
@@ -323,17 +352,28 @@ impl Manager {
             return;
         }
         let uid = spec::uid(pod).to_owned();
-        self.ending.insert(uid.clone());
-        self.tell(&uid, Msg::Gone);
+        self.done.remove(&uid);
+        let grace = pod.metadata.deletion_grace_period_seconds;
+        self.tell(&uid, Msg::Gone(grace));
     }
 
     async fn ended(&mut self, uid: &str) {
-        self.ending.remove(uid);
+        self.deferred.remove(uid);
         let last = self.table.borrow().get(uid).map(|e| Arc::clone(&e.pod));
         self.table.send_modify(|t| {
             t.remove(uid);
         });
+        let waiting: Vec<String> = self.deferred.iter().cloned().collect();
+        for w in waiting {
+            let pod = self.table.borrow().get(&w).map(|e| Arc::clone(&e.pod));
+            if let Some(pod) = pod {
+                self.judge_resize(&pod);
+            }
+        }
         if let Some(p) = last {
+            if !spec::is_static(&p) && p.metadata.finalizers.iter().flatten().next().is_some() {
+                self.done.insert(uid.to_owned());
+            }
             let name = format!("{}/{}", spec::namespace(&p), spec::name(&p));
             if let Some(next) = self.held.remove(&name) {
                 self.start(Arc::clone(&next)).await;
@@ -355,8 +395,7 @@ impl Manager {
         let before = std::mem::replace(&mut self.statics, all.clone());
         for (uid, pod) in &before {
             if !all.contains_key(uid) {
-                self.ending.insert(uid.clone());
-                self.tell(uid, Msg::Gone);
+                self.tell(uid, Msg::Gone(None));
                 let key = (spec::namespace(pod).to_owned(), spec::name(pod).to_owned());
                 if let Some(m) = self.mirrors.get(&key).cloned() {
                     self.delete_mirror(&m).await;

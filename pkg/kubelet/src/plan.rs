@@ -10,10 +10,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
 
 use crate::{
     model::{Ctr, CtrState, Runtime},
+    quantity,
     spec::{self, Role},
 };
 
@@ -124,8 +125,12 @@ pub struct Local {
     pub finished: bool,
     /// Restart counts that the runtime no longer knows, by container name.
     pub lost_restarts: BTreeMap<String, u32>,
-    /// Sandboxes known lost since the kubelet or the runtime started.
-    pub restarts_blocked: bool,
+    /// Resources that running instances have, by container id.
+    pub applied: BTreeMap<String, ResourceRequirements>,
+    /// Instances whose resources are being changed.
+    pub resizing: BTreeSet<String>,
+    /// The changed resources do not fit: reason and message.
+    pub resize_refused: Option<(String, String)>,
 }
 
 /// Key of [`Local::retry`] for the sandbox.
@@ -144,6 +149,8 @@ pub enum KillReason {
     Changed,
     /// A probe failed: which.
     Probe(&'static str),
+    /// Its resources changed in a way that it has to be restarted for.
+    Resize,
 }
 
 /// One thing to do.
@@ -185,6 +192,13 @@ pub enum Action {
         name: String,
         /// Why.
         reason: KillReason,
+    },
+    /// Give a running container its new resources.
+    Resize {
+        /// Which instance.
+        id: String,
+        /// Its name.
+        name: String,
     },
     /// Remove a dead container.
     Remove {
@@ -416,13 +430,50 @@ fn check_running(c: &Container, i: &Ctr, local: &Local, p: &mut Plan) {
     } else if let Some(probe) = local.probed.get(&i.id).and_then(|s| s.failed) {
         KillReason::Probe(probe)
     } else {
-        return;
+        match resize(c, i, local) {
+            Some(true) => KillReason::Resize,
+            Some(false) => {
+                p.actions.push(Action::Resize {
+                    id: i.id.clone(),
+                    name: c.name.clone(),
+                });
+                return;
+            }
+            None => return,
+        }
     };
     p.actions.push(Action::Kill {
         id: i.id.clone(),
         name: c.name.clone(),
         reason,
     });
+}
+
+/// Whether an instance is to get other resources, and if so, by a restart.
+fn resize(c: &Container, i: &Ctr, local: &Local) -> Option<bool> {
+    let have = local.applied.get(&i.id)?;
+    if local.resize_refused.is_some() || local.resizing.contains(&i.id) {
+        return None;
+    }
+    let empty = ResourceRequirements::default();
+    let want = c.resources.as_ref().unwrap_or(&empty);
+    let changed = |name: &str| {
+        let get = |r: &ResourceRequirements, limits: bool| {
+            let list = if limits { &r.limits } else { &r.requests };
+            list.as_ref().and_then(|l| l.get(name)).cloned()
+        };
+        [true, false].into_iter().any(|l| match (get(have, l), get(want, l)) {
+            (Some(a), Some(b)) => !quantity::same(&a, &b),
+            (a, b) => a.is_some() != b.is_some(),
+        })
+    };
+    let names: Vec<&str> = ["cpu", "memory"].into_iter().filter(|n| changed(n)).collect();
+    if names.is_empty() {
+        return None;
+    }
+    Some(c.resize_policy.iter().flatten().any(|r| {
+        r.restart_policy == "RestartContainer" && names.contains(&r.resource_name.as_str())
+    }))
 }
 
 #[allow(clippy::too_many_arguments)]

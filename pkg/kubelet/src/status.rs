@@ -268,7 +268,8 @@ impl View<'_> {
     }
 
     fn fill_resources(&self, c: &Container, i: Option<&Ctr>, s: &mut ContainerStatus) {
-        if let Some(r) = &c.resources
+        let applied = i.and_then(|i| self.local.applied.get(&i.id));
+        if let Some(r) = applied.or(c.resources.as_ref())
             && i.is_some()
         {
             s.allocated_resources = r.requests.clone();
@@ -386,7 +387,17 @@ impl View<'_> {
             if sandbox_ok {
                 condition("PodReadyToStartContainers", true, None, None)
             } else {
-                condition("PodReadyToStartContainers", false, None, None)
+                let why = if self.rt.sandbox().is_none() {
+                    "no pod sandbox exists"
+                } else {
+                    "pod sandbox is not ready"
+                };
+                condition(
+                    "PodReadyToStartContainers",
+                    false,
+                    Some("PodSandboxNotReady"),
+                    Some(why.into()),
+                )
             },
             self.initialized(phase, inits, mains),
         ];
@@ -406,6 +417,12 @@ impl View<'_> {
         out.push(ready);
         out.push(containers);
         out.push(condition("PodScheduled", true, None, None));
+        if let Some((reason, message)) = &self.local.resize_refused {
+            let t = if reason == "Error" { "PodResizeInProgress" } else { "PodResizePending" };
+            out.push(condition(t, true, Some(reason), Some(message.clone())));
+        } else if !self.local.resizing.is_empty() {
+            out.push(condition("PodResizeInProgress", true, None, None));
+        }
         for c in &mut out {
             c.observed_generation = self.pod.metadata.generation;
             let old = self
@@ -428,6 +445,7 @@ impl View<'_> {
             .iter()
             .flatten()
             .filter(|o| out.iter().all(|c| c.type_ != o.type_))
+            .filter(|o| !o.type_.starts_with("PodResize"))
             .cloned()
             .collect();
         out.extend(foreign);

@@ -80,7 +80,9 @@ pub enum Msg {
     /// The mirror of a static pod changed or went.
     Mirror(Option<Arc<Pod>>),
     /// The object is gone, or the manifest is: stop, and leave the API alone.
-    Gone,
+    Gone(Option<i64>),
+    /// Whether changed resources fit: reason and message if not.
+    Resize(Option<(&'static str, String)>),
     /// The pod may not run here: reason and message.
     Reject(String, String),
     /// Facts from the runtime.
@@ -234,6 +236,9 @@ impl Worker {
                 .map(|(_, id)| id);
             match id.and_then(|id| self.rt.containers.get(id)) {
                 Some(c) if c.state == CtrState::Running => {
+                    if let Some(r) = &s.resources {
+                        self.local.applied.insert(c.id.clone(), r.clone());
+                    }
                     self.local.probed.insert(
                         c.id.clone(),
                         Probed {
@@ -343,10 +348,14 @@ impl Worker {
                 }
                 self.mirror = m;
             }
-            Msg::Gone => {
+            Msg::Resize(refused) => {
+                self.local.resize_refused =
+                    refused.map(|(reason, message)| (reason.to_owned(), message));
+            }
+            Msg::Gone(grace) => {
                 self.note("object gone");
                 self.object_gone = true;
-                let grace = spec::grace_period(&self.pod).max(1);
+                let grace = grace.unwrap_or_else(|| spec::grace_period(&self.pod)).max(1);
                 self.stop_now(SignedDuration::from_secs(grace), true);
             }
             Msg::Reject(reason, message) => {
@@ -548,6 +557,7 @@ impl Worker {
             }
             self.probes.remove(&c.id);
             self.local.probed.remove(&c.id);
+            self.local.applied.remove(&c.id);
             if c.termination_message.is_none() {
                 c.termination_message = Some(crate::last_words::read(&dir, &logs, c));
             }
@@ -690,10 +700,14 @@ impl Worker {
                 continue;
             };
             let (startup, readiness, liveness) = spec::probes(&c);
+            // a postStart hook belongs to the start that is still under way
+            let hook = self.local.starting.as_ref() == Some(&name)
+                && c.lifecycle.as_ref().is_some_and(|l| l.post_start.is_some());
             let p = self.local.probed.entry(id.clone()).or_insert(Probed {
                 started: startup.is_none(),
                 ready: readiness.is_none(),
-                ..Probed::default()
+                failed: None,
+                hook,
             });
             p.started |= startup.is_none();
             p.ready |= readiness.is_none();

@@ -336,3 +336,83 @@ async fn static_pods_need_no_server_and_are_mirrored_with_one() {
     }
     panic!("still there");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn resources_change_in_place() {
+    let b = Bench::new().await;
+    let _k = b.start();
+    let with = |cpu: &str| json!({"containers": [{"name": "c", "image": "img", "imagePullPolicy": "Never",
+        "resources": {"requests": {"cpu": cpu}, "limits": {"cpu": cpu}}}]});
+    let path = b.pod("p", with("100m"));
+    let p = b.api.wait(&path, "ready", ready).await;
+    assert_eq!(p["status"]["containerStatuses"][0]["resources"]["limits"]["cpu"], "100m");
+    b.api.patch(&path, &json!({"spec": with("200m")}));
+    let p = b.api.wait(&path, "resized", |p| {
+        p["status"]["containerStatuses"][0]["resources"]["limits"]["cpu"] == "200m"
+            && p["status"]["containerStatuses"][0]["allocatedResources"]["cpu"] == "200m"
+    }).await;
+    assert_eq!(p["status"]["containerStatuses"][0]["restartCount"], 0);
+    let r = b.cri.find("c").unwrap().config.linux.unwrap().resources.unwrap();
+    assert_eq!((r.cpu_quota, r.cpu_shares), (20_000, 204));
+    b.api.patch(&path, &json!({"spec": with("1000")}));
+    let p = b.api.wait(&path, "refused", |p| condition(p, "PodResizePending")["reason"] == "Infeasible").await;
+    assert_eq!(p["status"]["containerStatuses"][0]["resources"]["limits"]["cpu"], "200m");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_finalizer_keeps_the_object_but_not_the_containers() {
+    let b = Bench::new().await;
+    let _k = b.start();
+    let path = b.pod("p", one());
+    b.api.wait(&path, "ready", ready).await;
+    b.api.patch(&path, &json!({"metadata": {"finalizers": ["x/y"]}}));
+    b.delete(&path, 1);
+    let p = b.api.wait(&path, "failed", |p| phase(p) == "Failed").await;
+    assert_eq!(p["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"], 143);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let v = b.api.get(&path).unwrap()["metadata"]["resourceVersion"].clone();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(b.api.get(&path).unwrap()["metadata"]["resourceVersion"], v, "quiet");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hooks_run_in_the_container() {
+    let b = Bench::new().await;
+    let _k = b.start();
+    let path = b.pod("p", json!({"containers": [{"name": "c", "image": "img", "imagePullPolicy": "Never",
+        "lifecycle": {"postStart": {"exec": {"command": ["after", "start"]}}, "preStop": {"exec": {"command": ["before", "stop"]}}}}]}));
+    b.api.wait(&path, "ready", ready).await;
+    b.delete(&path, 5);
+    b.api.wait_gone(&path).await;
+    assert_eq!(b.cri.state.lock().unwrap().execed, ["after start", "before stop"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_ephemeral_container_joins() {
+    let b = Bench::new().await;
+    let _k = b.start();
+    let path = b.pod("p", one());
+    b.api.wait(&path, "ready", ready).await;
+    b.api.patch(&path, &json!({"spec": {"ephemeralContainers": [{"name": "dbg", "image": "img", "imagePullPolicy": "Never",
+        "stdin": true, "tty": true, "targetContainerName": "c"}]}}));
+    let p = b.api.wait(&path, "runs", |p| p["status"]["ephemeralContainerStatuses"][0]["state"]["running"].is_object()).await;
+    assert!(ready(&p));
+    let config = b.cri.find("dbg").unwrap().config;
+    assert!(config.stdin && config.tty);
+    let ns = config.linux.unwrap().security_context.unwrap().namespace_options.unwrap();
+    assert_eq!(ns.target_id, b.cri.find("c").unwrap().status.id);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_pods_at_once() {
+    let b = Bench::new().await;
+    let _k = b.start();
+    b.api.wait("/api/v1/nodes/node1", "node", |_| true).await;
+    let begun = Instant::now();
+    let spec = json!({"containers": [{"name": "c", "image": "img", "imagePullPolicy": "Never"}]});
+    let paths: Vec<String> = (0..50).map(|i| b.pod(&format!("p{i}"), spec.clone())).collect();
+    for p in &paths {
+        b.api.wait(p, "ready", ready).await;
+    }
+    println!("50 pods ready in {:?}", begun.elapsed());
+}

@@ -2,6 +2,7 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::ResourceRequirements;
 use knarr_cri_api::v1;
 use tonic::Code;
 
@@ -34,6 +35,8 @@ pub enum Done {
         status: Box<v1::ContainerStatus>,
         /// A hook is running.
         hook: bool,
+        /// The resources it was made with.
+        resources: Box<ResourceRequirements>,
     },
     /// A start ended.
     Started {
@@ -43,6 +46,15 @@ pub enum Done {
         id: Option<String>,
         /// Why it failed.
         error: Option<start::StartError>,
+    },
+    /// A container got new resources, or not.
+    Resized {
+        /// Which instance.
+        id: String,
+        /// What it has now.
+        resources: Option<Box<ResourceRequirements>>,
+        /// Why not.
+        error: Option<String>,
     },
     /// A container was stopped.
     Killed(String, Option<Box<v1::ContainerStatus>>),
@@ -78,17 +90,18 @@ impl Worker {
             }
             Action::Start {
                 name,
-                role,
                 attempt,
                 after,
+                ..
             } => {
                 if let Some(ended) = after {
                     self.grow_backoff(&name, ended);
                 }
                 self.local.starting = Some(name.clone());
-                self.spawn_start(&name, role, attempt);
+                self.spawn_start(&name, attempt);
             }
             Action::Kill { id, name, reason } => self.kill(id, name, reason),
+            Action::Resize { id, name } => self.resize(id, &name),
             Action::Remove { id } => {
                 self.local.removing.insert(id.clone());
                 let (sh, tx) = (Arc::clone(&self.sh), self.tx.clone());
@@ -174,6 +187,10 @@ impl Worker {
                 format!("Container {name} definition changed, will be restarted"),
                 spec::grace_period(&self.pod),
             ),
+            KillReason::Resize => (
+                format!("Container {name} resize requires restart"),
+                spec::grace_period(&self.pod),
+            ),
             KillReason::Probe(which) => {
                 let probe = if *which == "startup" {
                     c.startup_probe.as_ref()
@@ -197,6 +214,35 @@ impl Worker {
             .and_then(|l| l.pre_stop.clone())
             .filter(|_| grace > 0 && reason != KillReason::SandboxLost);
         self.spawn_kill(id, pre_stop.map(|h| (c, h)), grace, Some(name));
+    }
+
+    /// Changes a running container's limits, and the pod's around it.
+    fn resize(&mut self, id: String, name: &str) {
+        let Some((_, c)) = spec::find(&self.pod, name) else {
+            return;
+        };
+        self.local.resizing.insert(id.clone());
+        let (sh, pod, tx) = (Arc::clone(&self.sh), Arc::clone(&self.pod), self.tx.clone());
+        tokio::spawn(async move {
+            // wide enough for old and new while both hold
+            cgroup::widen(&sh.cfg.cgroup_root, &pod);
+            let req = v1::UpdateContainerResourcesRequest {
+                container_id: id.clone(),
+                linux: Some(crate::resources::container(&pod, &c, sh.node_memory)),
+                ..Default::default()
+            };
+            let done = sh.cri.update_container_resources(req).await;
+            cgroup::settle(&sh.cfg.cgroup_root, &pod);
+            let (resources, error) = match done {
+                Ok(_) => (Some(Box::new(c.resources.clone().unwrap_or_default())), None),
+                Err(e) => (None, Some(start::rpc_text(&e))),
+            };
+            let _ = tx.send(Msg::Done(Done::Resized {
+                id,
+                resources,
+                error,
+            }));
+        });
     }
 
     /// Seconds until the pod has to be gone.
@@ -424,6 +470,7 @@ impl Worker {
                 sandbox,
                 status,
                 hook,
+                resources,
             } => {
                 let id = status.id.clone();
                 self.rt.merge_container(&sandbox, &status);
@@ -431,9 +478,10 @@ impl Worker {
                 let name = status.metadata.map(|m| m.name).unwrap_or_default();
                 self.local.waiting.remove(&name);
                 self.local.lost_restarts.remove(&name);
+                self.local.applied.entry(id.clone()).or_insert(*resources);
                 self.keep_probes();
-                if hook && let Some(p) = self.local.probed.get_mut(&id) {
-                    p.hook = true;
+                if let Some(p) = self.local.probed.get_mut(&id) {
+                    p.hook = hook;
                 }
                 self.ended_containers();
             }
@@ -450,6 +498,40 @@ impl Worker {
                         self.local.retry.remove(&name);
                     }
                     Some(e) => self.start_failed(&name, id, e),
+                }
+            }
+            Done::Resized {
+                id,
+                resources,
+                error,
+            } => {
+                self.local.resizing.remove(&id);
+                match (resources, error) {
+                    (Some(r), _) => {
+                        self.note(format!("container {id} resized"));
+                        self.local.applied.insert(id, *r);
+                        if self.local.resizing.is_empty() {
+                            self.sh.recorder.pod(
+                                &self.pod,
+                                None,
+                                Kind::Normal,
+                                "ResizeCompleted",
+                                "Pod resize completed",
+                            );
+                        }
+                    }
+                    (None, error) => {
+                        let error = error.unwrap_or_default();
+                        self.note(format!("resize of {id} failed: {error}"));
+                        self.sh.recorder.pod(
+                            &self.pod,
+                            None,
+                            Kind::Warning,
+                            "ResizeError",
+                            format!("Error resizing pod: {error}"),
+                        );
+                        self.local.resize_refused = Some(("Error".into(), error));
+                    }
                 }
             }
             Done::Killed(id, status) => {

@@ -23,7 +23,7 @@ use crate::{
     events::Kind,
     hook,
     plan::{BACKOFF_FIRST, BACKOFF_MAX},
-    spec::{self, Role},
+    spec,
     volumes::Prepared,
 };
 
@@ -122,7 +122,6 @@ struct Start {
     sh: Arc<Shared>,
     pod: Arc<Pod>,
     container: Container,
-    role: Role,
     attempt: u32,
     sandbox: String,
     sandbox_attempt: u32,
@@ -135,7 +134,7 @@ struct Start {
 }
 
 impl Worker {
-    pub(super) fn spawn_start(&mut self, name: &str, role: Role, attempt: u32) {
+    pub(super) fn spawn_start(&mut self, name: &str, attempt: u32) {
         let (Some((_, container)), Some(sandbox)) =
             (spec::find(&self.pod, name), self.rt.sandbox())
         else {
@@ -152,7 +151,6 @@ impl Worker {
             sh: Arc::clone(&self.sh),
             pod: Arc::clone(&self.pod),
             container,
-            role,
             attempt,
             sandbox: sandbox.id.clone(),
             sandbox_attempt: sandbox.attempt,
@@ -204,7 +202,6 @@ impl Start {
         let input = ContainerInput {
             pod,
             container: c,
-            role: self.role,
             attempt: self.attempt,
             image: &image,
             volumes: &self.prepared.volumes,
@@ -296,6 +293,7 @@ impl Start {
             sandbox: self.sandbox.clone(),
             status: Box::new(status),
             hook,
+            resources: Box::new(self.container.resources.clone().unwrap_or_default()),
         }));
     }
 

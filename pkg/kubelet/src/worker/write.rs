@@ -69,6 +69,13 @@ pub fn patch(uid: &str, old: Option<&PodStatus>, new: &PodStatus) -> Value {
                     .and_then(Value::as_str)
                     .is_some_and(|t| OWN_CONDITIONS.contains(&t))
             });
+            for old in before.get("conditions").and_then(Value::as_array).into_iter().flatten() {
+                let t = old.get("type").and_then(Value::as_str).unwrap_or_default();
+                let still = list.iter().any(|c| c.get("type").and_then(Value::as_str) == Some(t));
+                if t.starts_with("PodResize") && !still {
+                    list.push(json!({"$patch": "delete", "type": t}));
+                }
+            }
         }
     }
     json!({"metadata": {"uid": uid}, "status": status})

@@ -182,7 +182,9 @@ impl Api {
             }
             Method::DELETE => {
                 let Some(v) = self.get(&object) else { return refuse(404, "NotFound") };
-                self.remove(&object);
+                if v["metadata"]["finalizers"].as_array().is_none_or(Vec::is_empty) {
+                    self.remove(&object);
+                }
                 answer(200, &v)
             }
             _ => refuse(405, "MethodNotAllowed"),

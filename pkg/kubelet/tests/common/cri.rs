@@ -37,6 +37,8 @@ pub struct State {
     /// Containers of these names end at once with that code.
     pub ends_with: HashMap<String, i32>,
     pub calls: Vec<String>,
+    /// Where exec is served.
+    pub streaming: String,
 }
 
 #[derive(Clone)]
@@ -309,14 +311,20 @@ impl RuntimeService for Fake {
     async fn stream_containers(&self, _: Request<v1::StreamContainersRequest>) -> Result<Response<Self::StreamContainersStream>, Status> {
         Err(Status::unimplemented("stream_containers"))
     }
-    async fn update_container_resources(&self, _: Request<v1::UpdateContainerResourcesRequest>) -> Result<Response<v1::UpdateContainerResourcesResponse>, Status> {
-        Err(Status::unimplemented("update_container_resources"))
+    async fn update_container_resources(&self, r: Request<v1::UpdateContainerResourcesRequest>) -> Result<Response<v1::UpdateContainerResourcesResponse>, Status> {
+        let r = r.into_inner();
+        let mut s = self.state.lock().unwrap();
+        let c = s.containers.get_mut(&r.container_id).ok_or_else(|| Status::not_found("container"))?;
+        if let Some(l) = c.config.linux.as_mut() {
+            l.resources = r.linux;
+        }
+        Ok(Response::new(v1::UpdateContainerResourcesResponse {}))
     }
     async fn reopen_container_log(&self, _: Request<v1::ReopenContainerLogRequest>) -> Result<Response<v1::ReopenContainerLogResponse>, Status> {
         Err(Status::unimplemented("reopen_container_log"))
     }
     async fn exec(&self, _: Request<v1::ExecRequest>) -> Result<Response<v1::ExecResponse>, Status> {
-        Err(Status::unimplemented("exec"))
+        Ok(Response::new(v1::ExecResponse { url: self.state.lock().unwrap().streaming.clone() }))
     }
     async fn attach(&self, _: Request<v1::AttachRequest>) -> Result<Response<v1::AttachResponse>, Status> {
         Err(Status::unimplemented("attach"))
