@@ -1,1 +1,28 @@
 //! The API server: one pipeline for every request.
+//!
+//! # Flow
+//! [`pipeline`] takes a request through authentication, impersonation, authorization and the limit
+//! of requests in flight; `serve` turns a row of the table and a verb into an answer; writes go
+//! through `knarr_registry::rest`, which calls admission and the kind's strategy in their order.
+//! There is no handler for any kind.
+
+pub mod admission;
+mod alloc;
+pub mod auth;
+pub mod authz;
+mod bootstrap;
+mod bridge;
+mod config;
+mod core;
+mod custom;
+mod discovery;
+mod openapi;
+mod pipeline;
+mod request;
+mod respond;
+mod serve;
+mod server;
+
+pub use auth::UserInfo;
+pub use config::Config;
+pub use server::{ApiServer, Error};

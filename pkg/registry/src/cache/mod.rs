@@ -266,6 +266,11 @@ impl Cache {
         self.tail.send_replace(tail);
     }
 
+    /// Number of changes so far: another number means that something changed.
+    #[must_use]
+    pub fn sequence(&self) -> u64 {
+        *self.tail.borrow()
+    }
     /// The objects as they are now.
     #[must_use]
     pub fn snapshot(&self) -> Snapshot {

@@ -1,0 +1,107 @@
+//! Admission: what may change or refuse a write after it is authorized.
+
+mod node;
+mod pods;
+mod quota;
+mod rbac;
+mod various;
+
+use std::sync::Arc;
+
+use knarr_registry::ApiError;
+use knarr_schema::Resource;
+use serde_json::Value;
+
+use crate::{auth::UserInfo, core::Core};
+
+/// What happens to an object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// It is made.
+    Create,
+    /// It is changed.
+    Update,
+    /// It is deleted.
+    Delete,
+    /// Somebody connects to it.
+    Connect,
+}
+
+/// The circumstances of a write.
+pub struct Attrs<'a> {
+    /// The server.
+    pub core: &'a Arc<Core>,
+    /// Who.
+    pub user: &'a UserInfo,
+    /// What.
+    pub operation: Operation,
+    /// On which row.
+    pub resource: &'a Resource,
+    /// Through which subresource.
+    pub subresource: &'a str,
+    /// Where.
+    pub namespace: String,
+    /// Name; empty while it is to be generated.
+    pub name: String,
+    /// Nothing is stored.
+    pub dry_run: bool,
+}
+
+impl Attrs<'_> {
+    /// Whether this is about a resource of the core group.
+    #[must_use]
+    pub fn is(&self, group: &str, plural: &str) -> bool {
+        self.resource.group == group && self.resource.plural == plural
+    }
+    /// Whether an object itself is created.
+    #[must_use]
+    pub fn creates(&self, group: &str, plural: &str) -> bool {
+        self.operation == Operation::Create && self.subresource.is_empty() && self.is(group, plural)
+    }
+    /// 403 about the object.
+    #[must_use]
+    pub fn forbidden(&self, why: &str) -> ApiError {
+        ApiError::forbidden(&self.resource.group, &self.resource.plural, &self.name, why)
+    }
+}
+
+/// Mutating admission, in upstream's order of plugins.
+///
+/// # Errors
+/// The answer for the client.
+pub async fn mutate(a: &Attrs<'_>, obj: &mut Value, old: Option<&Value>) -> Result<(), ApiError> {
+    various::namespace_lifecycle(a, obj).await?;
+    if a.creates("", "pods") {
+        pods::limit_ranger(a, obj)?;
+        pods::service_account(a, obj)?;
+        pods::priority(a, obj)?;
+        pods::runtime_class(a, obj)?;
+        pods::default_tolerations(obj);
+        pods::taint_tolerations(obj);
+    }
+    if a.creates("", "nodes") {
+        node::taint_new(obj);
+    }
+    various::storage_object_in_use(a, obj);
+    various::default_storage_class(a, obj);
+    various::default_ingress_class(a, obj);
+    various::priority_class(a, obj)?;
+    let _ = old;
+    Ok(())
+}
+
+/// Validating admission. A deletion comes with no new object.
+///
+/// # Errors
+/// The answer for the client.
+pub async fn validate(a: &Attrs<'_>, obj: &Value, old: Option<&Value>) -> Result<(), ApiError> {
+    if a.operation == Operation::Delete {
+        various::protected_namespaces(a)?;
+    }
+    node::restrict(a, obj, old)?;
+    rbac::escalation(a, obj, old)?;
+    if a.creates("", "pods") {
+        pods::limits(a, obj)?;
+    }
+    quota::check(a, obj, old).await
+}

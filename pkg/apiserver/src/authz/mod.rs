@@ -1,0 +1,122 @@
+//! Who may do what: the Node authorizer, RBAC, and the all-powerful group.
+
+mod node;
+pub mod rbac;
+
+use std::sync::Arc;
+
+use knarr_registry::{ApiError, Registry};
+
+use crate::{auth::UserInfo, request::Info};
+
+/// What is to be allowed.
+#[derive(Clone, Debug, Default)]
+pub struct Attributes {
+    /// The verb.
+    pub verb: String,
+    /// Whether a resource is meant; else `path`.
+    pub resource_request: bool,
+    /// API group.
+    pub group: String,
+    /// Resource.
+    pub resource: String,
+    /// Subresource.
+    pub subresource: String,
+    /// Namespace.
+    pub namespace: String,
+    /// Object name.
+    pub name: String,
+    /// Path of what is no resource.
+    pub path: String,
+}
+
+impl From<&Info> for Attributes {
+    fn from(i: &Info) -> Self {
+        Self {
+            verb: i.verb.clone(),
+            resource_request: i.resource_request,
+            group: i.group.clone(),
+            resource: i.resource.clone(),
+            subresource: i.subresource.clone(),
+            namespace: i.namespace.clone(),
+            name: i.name.clone(),
+            path: i.path.clone(),
+        }
+    }
+}
+
+impl Attributes {
+    /// `pods/log`.
+    #[must_use]
+    pub fn full_resource(&self) -> String {
+        if self.subresource.is_empty() {
+            self.resource.clone()
+        } else {
+            format!("{}/{}", self.resource, self.subresource)
+        }
+    }
+}
+
+/// The authorizers, asked in order.
+pub struct Authorizer {
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) rbac: rbac::Rbac,
+}
+
+impl Authorizer {
+    /// Over the server's own caches.
+    #[must_use]
+    pub fn new(registry: Arc<Registry>) -> Self {
+        Self { rbac: rbac::Rbac::new(Arc::clone(&registry)), registry }
+    }
+
+    /// Whether the user may; with the reason.
+    #[must_use]
+    pub fn allows(&self, user: &UserInfo, a: &Attributes) -> (bool, String) {
+        if user.is_in("system:masters") {
+            return (true, String::new());
+        }
+        if let Some(n) = user.node()
+            && node::allows(&self.registry, n, a)
+        {
+            return (true, String::new());
+        }
+        self.rbac.allows(user, a)
+    }
+
+    /// 403 unless the user may.
+    ///
+    /// # Errors
+    /// 403 in upstream's words.
+    pub fn check(&self, user: &UserInfo, a: &Attributes) -> Result<(), ApiError> {
+        let (ok, reason) = self.allows(user, a);
+        if ok {
+            return Ok(());
+        }
+        Err(denial(user, a, &reason))
+    }
+}
+
+/// The 403 for attributes.
+#[must_use]
+pub fn denial(user: &UserInfo, a: &Attributes, reason: &str) -> ApiError {
+    let who = &user.name;
+    let why = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+    if !a.resource_request {
+        let mut e = ApiError::new(403, "Forbidden", format!("forbidden: User {who:?} cannot {} path {:?}{why}", a.verb, a.path));
+        e.details = Some(Box::default());
+        return e;
+    }
+    let what = a.full_resource();
+    let place = if a.namespace.is_empty() || a.resource == "namespaces" {
+        "at the cluster scope".to_owned()
+    } else {
+        format!("in the namespace {:?}", a.namespace)
+    };
+    ApiError::forbidden(
+        &a.group,
+        &a.resource,
+        &a.name,
+        &format!("User {who:?} cannot {} resource {what:?} in API group {:?} {place}{why}", a.verb, a.group),
+    )
+}

@@ -1,0 +1,258 @@
+//! Between the server and the schema: decoding, versions, defaults, patches, field ownership,
+//! tables. The only module that knows how `knarr_schema` spells these things.
+
+mod apply;
+mod patch;
+mod version;
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use knarr_registry::{ApiError, Codec, Object};
+use knarr_schema::{Resource, defaults, json as schema_json, proto, selector};
+use serde_json::{Value, json};
+
+pub use patch::{Patch, track};
+pub use version::{inward, outward, same_version};
+
+/// Turns what the schema says went wrong into an answer.
+pub fn status(s: knarr_schema::Status) -> ApiError {
+    let reason: &'static str = match s.reason.as_str() {
+        "BadRequest" => "BadRequest",
+        "NotFound" => "NotFound",
+        "Conflict" => "Conflict",
+        "Invalid" => "Invalid",
+        "Forbidden" => "Forbidden",
+        "AlreadyExists" => "AlreadyExists",
+        "Expired" => "Expired",
+        "NotAcceptable" => "NotAcceptable",
+        "UnsupportedMediaType" => "UnsupportedMediaType",
+        "RequestEntityTooLarge" => "RequestEntityTooLarge",
+        "MethodNotAllowed" => "MethodNotAllowed",
+        _ => "InternalError",
+    };
+    let mut e = ApiError::new(s.code, reason, s.message);
+    let d = knarr_registry::error::Details {
+        name: s.name,
+        group: s.group,
+        kind: s.kind,
+        uid: s.uid,
+        causes: s
+            .causes
+            .into_iter()
+            .map(|c| knarr_registry::error::Cause { reason: c.reason, message: c.message, field: c.field })
+            .collect(),
+        retry_after: s.retry_after,
+    };
+    if s.with_details || d != knarr_registry::error::Details::default() {
+        e.details = Some(Box::new(d));
+    }
+    e
+}
+
+/// Stored bytes of one resource.
+pub struct ObjectCodec {
+    row: Arc<Resource>,
+}
+
+impl ObjectCodec {
+    /// For a row; objects in memory have its version.
+    #[must_use]
+    pub fn new(row: Arc<Resource>) -> Self {
+        Self { row }
+    }
+}
+
+impl Codec for ObjectCodec {
+    fn decode(&self, stored: &[u8]) -> Result<Value, String> {
+        let mut v = if stored.starts_with(&proto::MAGIC) {
+            let e = proto::envelope(stored).map_err(|e| e.to_string())?;
+            // The stored version may be one that is not served; its fields are those of the row.
+            let ty = self.row.ty.ok_or("protobuf of a custom resource")?;
+            let map = proto::decode(e.raw, ty).map_err(|e| e.to_string())?;
+            Value::Object(map)
+        } else {
+            serde_json::from_slice(stored).map_err(|e| e.to_string())?
+        };
+        if !self.row.is_custom() {
+            v["apiVersion"] = json!(self.row.api_version());
+            v["kind"] = json!(self.row.kind);
+        }
+        Ok(v)
+    }
+    fn encode(&self, obj: &Value) -> Result<Bytes, String> {
+        let mut v = obj.clone();
+        v.meta_mut().remove("resourceVersion");
+        if self.row.is_custom() {
+            return serde_json::to_vec(&v).map(Bytes::from).map_err(|e| e.to_string());
+        }
+        proto::encode_object(&v).map(Bytes::from).map_err(|e| e.to_string())
+    }
+    fn fields(&self, obj: &Value) -> Vec<(String, String)> {
+        self.row
+            .selectable_fields
+            .iter()
+            .map(|f| (f.to_string(), selector::field_value(&self.row, obj, f)))
+            .collect()
+    }
+}
+
+/// The protobuf form of an object, if its kind has one.
+#[must_use]
+pub fn protobuf(v: &Value) -> Option<Bytes> {
+    proto::encode_object(v).ok().map(Bytes::from)
+}
+
+/// Whether objects of a row have a protobuf form.
+#[must_use]
+pub fn can_protobuf(r: &Resource) -> bool {
+    r.ty.is_some()
+}
+
+/// A frame of a protobuf watch.
+#[must_use]
+pub fn protobuf_frame(kind: &str, v: &Value) -> Option<Bytes> {
+    let o = proto::encode_object(v).ok()?;
+    Some(proto::watch_frame(kind, &o).freeze())
+}
+
+const MEDIA: [&str; 3] = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
+
+fn unsupported() -> ApiError {
+    ApiError::new(
+        415,
+        "UnsupportedMediaType",
+        format!("the body of the request was in an unknown format - accepted media types include: {}", MEDIA.join(", ")),
+    )
+}
+
+/// YAML to JSON text, with YAML's own complaint about duplicate keys.
+fn yaml(body: &[u8]) -> Result<Vec<u8>, ApiError> {
+    let v = knarr_schema::yaml::parse(body).map_err(|e| ApiError::bad_request(e.to_string()))?;
+    serde_json::to_vec(&v).map_err(|e| ApiError::bad_request(e.to_string()))
+}
+
+/// Decodes a body as an object of a row, with field validation, and fills in the defaults.
+/// Returns the object in the row's version and warnings.
+///
+/// # Errors
+/// 400 or 415.
+pub fn decode(r: &Resource, media: &str, body: &[u8], validation: &str) -> Result<(Value, Vec<String>), ApiError> {
+    let mode = schema_json::FieldValidation::parse(validation).map_err(|e| {
+        let _ = e;
+        ApiError::invalid("meta.k8s.io", "CreateOptions", "", &[knarr_registry::FieldError::not_supported(
+            "fieldValidation", validation, &["Ignore", "Strict", "Warn"])])
+    })?;
+    let decoded = match media {
+        "application/json" | "" => typed(r, body, mode)?,
+        "application/yaml" | "text/yaml" => typed(r, &yaml(body)?, mode)?,
+        "application/vnd.kubernetes.protobuf" => {
+            let v = proto::decode_object(body).map_err(|e| ApiError::bad_request(e.to_string()))?;
+            (v, Vec::new())
+        }
+        _ => return Err(unsupported()),
+    };
+    let (mut v, warnings) = decoded;
+    default(r, &mut v);
+    Ok((v, warnings))
+}
+
+fn typed(r: &Resource, body: &[u8], mode: schema_json::FieldValidation) -> Result<(Value, Vec<String>), ApiError> {
+    let d = schema_json::decode(body, r.ty, mode).map_err(|e| {
+        let prefix = format!("{} in version {:?} cannot be handled as a {}: ", r.kind, r.version, r.kind);
+        match e {
+            schema_json::Error::Syntax(s) if body.is_empty() || s.contains("unexpected end") => {
+                ApiError::bad_request(format!("{prefix}{s}"))
+            }
+            other => ApiError::bad_request(format!("{prefix}{other}")),
+        }
+    })?;
+    let mut v = d.object;
+    if !v.is_object() {
+        return Err(ApiError::bad_request("the object provided is unrecognized (must be of type ".to_owned() + &r.kind + "): it is no JSON object"));
+    }
+    if v.str_at(&["apiVersion"]).is_empty() {
+        v["apiVersion"] = json!(r.api_version());
+    }
+    if v.str_at(&["kind"]).is_empty() {
+        v["kind"] = json!(r.kind);
+    }
+    Ok((v, d.warnings))
+}
+
+/// Brings a value that was built here (by a patch) into normal form, with field validation.
+///
+/// # Errors
+/// 400.
+pub fn normalize(r: &Resource, v: &Value, validation: &str) -> Result<(Value, Vec<String>), ApiError> {
+    let mode = schema_json::FieldValidation::parse(validation).unwrap_or_default();
+    let d = schema_json::normalize(v, r.ty, mode).map_err(|e| match e {
+        schema_json::Error::Strict(_) => ApiError::new(400, "BadRequest", format!("error decoding patch: {e}").replace("error decoding patch: ", "")),
+        other => ApiError::bad_request(other.to_string()),
+    })?;
+    let mut v = d.object;
+    default(r, &mut v);
+    Ok((v, d.warnings))
+}
+
+/// Decodes a body of a kind that is no row (options, subresource bodies).
+///
+/// # Errors
+/// 400 or 415.
+pub fn decode_any(media: &str, body: &[u8], api_version: &str, kind: &str) -> Result<Value, ApiError> {
+    let bad = |e: &dyn std::fmt::Display| ApiError::bad_request(format!("{kind} cannot be read: {e}"));
+    let mut v: Value = match media {
+        "application/json" | "" => serde_json::from_slice(body).map_err(|e| bad(&e))?,
+        "application/yaml" | "text/yaml" => serde_json::from_slice(&yaml(body)?).map_err(|e| bad(&e))?,
+        "application/vnd.kubernetes.protobuf" => {
+            let e = proto::envelope(body).map_err(|e| bad(&e))?;
+            let ty = proto::type_of(api_version, kind).ok_or_else(|| bad(&"unknown kind"))?;
+            Value::Object(proto::decode(e.raw, ty).map_err(|e| bad(&e))?)
+        }
+        _ => return Err(unsupported()),
+    };
+    if !v.is_object() {
+        return Err(bad(&"no object"));
+    }
+    if v.str_at(&["apiVersion"]).is_empty() {
+        v["apiVersion"] = json!(api_version);
+    }
+    if v.str_at(&["kind"]).is_empty() {
+        v["kind"] = json!(kind);
+    }
+    Ok(v)
+}
+
+/// Fills in the defaults of a row's version.
+pub fn default(r: &Resource, v: &mut Value) {
+    if let Some(ty) = r.ty {
+        defaults::apply(v, ty);
+    }
+}
+
+/// A table for people.
+///
+/// # Errors
+/// 406 if the kind has none.
+pub fn table(r: &Resource, items: &[Value], include: &str, revision: &Value, single: bool) -> Result<Value, ApiError> {
+    let _ = single;
+    let mut rows = Vec::new();
+    for v in items {
+        let object = match include {
+            "None" => Value::Null,
+            "Object" => v.clone(),
+            _ => crate::serve::partial(v),
+        };
+        let mut row = json!({"cells": [v.name(), v.str_at(&["metadata", "creationTimestamp"])]});
+        if !object.is_null() {
+            row["object"] = object;
+        }
+        rows.push(row);
+    }
+    let _ = r;
+    Ok(json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": {"resourceVersion": revision},
+        "columnDefinitions": [
+            {"name": "Name", "type": "string", "format": "name", "description": "", "priority": 0},
+            {"name": "Created At", "type": "date", "format": "", "description": "", "priority": 0}],
+        "rows": rows}))
+}

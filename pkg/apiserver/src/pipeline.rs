@@ -1,0 +1,258 @@
+//! The one way of every request: authenticate, impersonate, authorize, limit, serve.
+
+use std::sync::{Arc, Mutex, atomic::Ordering};
+
+use http::{HeaderValue, Request, header};
+use knarr_registry::ApiError;
+use serde_json::json;
+
+use crate::{
+    auth::{self, UserInfo},
+    authz::{self, Attributes},
+    core::{Core, Ctx},
+    discovery, openapi,
+    request::{Info, Query},
+    respond::{self, Body, Format, Reply},
+    serve,
+};
+
+/// How a connection presents itself.
+#[derive(Clone, Debug)]
+pub enum Identity {
+    /// In process: that user, without a question.
+    Fixed(Arc<UserInfo>),
+    /// Over the network, with the user of the client certificate if there was one.
+    Network(Option<Arc<UserInfo>>),
+}
+
+fn authenticate(core: &Core, request: &Request<Body>, id: &Identity) -> Result<UserInfo, ApiError> {
+    let certified = match id {
+        Identity::Fixed(u) => return Ok(u.as_ref().clone()),
+        Identity::Network(u) => u,
+    };
+    if let Some(u) = certified {
+        return Ok(u.as_ref().clone());
+    }
+    let bearer = request
+        .headers()
+        .get(header::AUTHORIZATION)
+        .and_then(|v| v.to_str().ok())
+        .and_then(|v| v.split_once(' '))
+        .filter(|(k, _)| k.eq_ignore_ascii_case("bearer"))
+        .map(|(_, t)| t.trim());
+    match bearer {
+        Some(t) if !t.is_empty() => core.tokens.authenticate(t, &[]).map(|a| a.user).map_err(|why| {
+            tracing::debug!(why, "token refused");
+            ApiError::unauthorized()
+        }),
+        _ if core.settings.anonymous => Ok(UserInfo::anonymous()),
+        _ => Err(ApiError::unauthorized()),
+    }
+}
+
+fn impersonate(core: &Core, user: UserInfo, headers: &http::HeaderMap) -> Result<UserInfo, ApiError> {
+    let Some((other, checks)) = auth::wanted(headers)? else { return Ok(user) };
+    for (group, resource, sub, namespace, name) in checks {
+        let a = Attributes {
+            verb: "impersonate".into(),
+            resource_request: true,
+            group: group.into(),
+            resource: resource.into(),
+            subresource: sub,
+            namespace,
+            name,
+            path: String::new(),
+        };
+        core.authorizer.check(&user, &a)?;
+    }
+    Ok(other)
+}
+
+struct Running<'a>(&'a Core, Option<usize>);
+
+impl<'a> Running<'a> {
+    fn begin(core: &'a Core, info: &Info, user: &UserInfo) -> Result<Self, ApiError> {
+        if info.long_running() || user.is_in("system:masters") {
+            return Ok(Self(core, None));
+        }
+        let i = usize::from(!matches!(info.verb.as_str(), "get" | "list" | "head" | "options"));
+        let limit = if i == 0 { core.settings.max_in_flight.0 } else { core.settings.max_in_flight.1 };
+        let now = core.inflight[i].fetch_add(1, Ordering::Relaxed) + 1;
+        let this = Self(core, Some(i));
+        if limit > 0 && now > u64::from(limit) {
+            return Err(ApiError::new(429, "TooManyRequests", "Too many requests, please try again later.").retry_after(1));
+        }
+        Ok(this)
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        if let Some(i) = self.1 {
+            self.0.inflight[i].fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Answers a request; never fails.
+pub async fn handle(core: Arc<Core>, request: Request<Body>, id: Identity) -> Reply {
+    let query = Query::parse(request.uri().query());
+    let path = request.uri().path().to_owned();
+    let info = Info::parse(request.method(), &path, &query);
+    let is_resource = info.resource_request;
+    let format = respond::negotiate(request.headers(), query.get("pretty"), true);
+    let fallback = format.as_ref().ok().copied().unwrap_or_default();
+    let (verb, resource) = (info.verb.clone(), info.resource.clone());
+    let mut reply = match answer(&core, request, &id, info, query, format).await {
+        Ok(r) => r,
+        Err(e) => respond::error(&e, fallback),
+    };
+    let code = reply.status().as_u16();
+    if let Ok(mut m) = core.requests.lock() {
+        *m.entry((if is_resource { verb } else { "GET".into() }, resource, code)).or_default() += 1;
+    }
+    if let Ok(v) = HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()) {
+        reply.headers_mut().insert("audit-id", v);
+    }
+    reply
+}
+
+async fn answer(
+    core: &Arc<Core>,
+    request: Request<Body>,
+    id: &Identity,
+    info: Info,
+    query: Query,
+    format: Result<Format, ApiError>,
+) -> Result<Reply, ApiError> {
+    let user = authenticate(core, &request, id)?;
+    let user = impersonate(core, user, request.headers())?;
+    let attributes = Attributes::from(&info);
+    let (allowed, reason) = core.authorizer.allows(&user, &attributes);
+    if !allowed {
+        return Err(authz::denial(&user, &attributes, &reason));
+    }
+    let _running = Running::begin(core, &info, &user)?;
+    let table = core.table();
+    if !info.resource_request {
+        return special(core, &request, &info, &query, &table.catalog, format);
+    }
+    let Some(resource) = table.catalog.lookup(&info.group, &info.version, &info.resource).cloned() else {
+        return Err(ApiError::no_resource());
+    };
+    if resource.namespaced && info.namespace.is_empty() && !matches!(info.verb.as_str(), "list" | "watch" | "deletecollection") && !(info.verb == "create" && resource.key_prefix.is_empty()) {
+        return Err(if info.verb == "create" { ApiError::method_not_allowed() } else { ApiError::no_resource() });
+    }
+    let format = match format {
+        Ok(f) => f,
+        Err(_) if info.long_running() => Format::default(),
+        Err(e) => return Err(e),
+    };
+    let ctx = Arc::new(Ctx {
+        core: Arc::clone(core),
+        table,
+        headers: request.headers().clone(),
+        info,
+        query,
+        user,
+        resource,
+        format,
+        warnings: Mutex::new(Vec::new()),
+    });
+    let out = serve::resource(ctx, request).await;
+    out.map_err(|mut e| {
+        if e.code == 410 && e.details.is_none() {
+            e.reason = "Expired";
+        }
+        e
+    })
+}
+
+fn special(core: &Core, request: &Request<Body>, info: &Info, query: &Query, catalog: &knarr_schema::Catalog, format: Result<Format, ApiError>) -> Result<Reply, ApiError> {
+    let path = info.path.as_str();
+    let f = format.unwrap_or_default();
+    let host = request.headers().get(header::HOST).and_then(|v| v.to_str().ok()).map_or_else(|| core.settings.advertise.to_string(), str::to_owned);
+    if let Some(r) = discovery::serve(catalog, path, request.headers(), f, &host) {
+        return r;
+    }
+    if let Some(r) = openapi::serve(catalog, path, query, request.headers(), f) {
+        return r;
+    }
+    let (root, check) = path.trim_matches('/').split_once('/').unwrap_or((path.trim_matches('/'), ""));
+    match root {
+        "healthz" | "livez" | "readyz" => return health(core, root, check, query),
+        _ => {}
+    }
+    match path.trim_end_matches('/') {
+        "" => Ok(respond::object(200, &json!({"paths": ["/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"]}), f)),
+        "/version" => Ok(respond::object(200, &version(), f)),
+        "/metrics" => Ok(respond::bytes(200, "text/plain; version=0.0.4; charset=utf-8", metrics(core).into_bytes(), f.gzip)),
+        "/openid/v1/jwks" => {
+            let b = core.tokens.signer.jwks().to_string();
+            Ok(respond::bytes(200, "application/jwk-set+json", b.into_bytes(), false))
+        }
+        "/.well-known/openid-configuration" => {
+            let v = json!({"issuer": core.settings.issuer, "jwks_uri": format!("https://{}/openid/v1/jwks", core.settings.advertise),
+                "response_types_supported": ["id_token"], "subject_types_supported": ["public"], "id_token_signing_alg_values_supported": ["ES256"]});
+            Ok(respond::object(200, &v, Format::default()))
+        }
+        _ => Err(ApiError::no_resource()),
+    }
+}
+
+fn version() -> serde_json::Value {
+    json!({"major": "1", "minor": "37", "emulationMajor": "1", "emulationMinor": "37", "minCompatibilityMajor": "1", "minCompatibilityMinor": "36",
+        "gitVersion": "v1.37.2+knarr", "gitCommit": "", "gitTreeState": "clean", "buildDate": "2026-01-01T00:00:00Z",
+        "goVersion": "rust", "compiler": "rustc", "platform": "linux/amd64"})
+}
+
+fn health(core: &Core, root: &str, check: &str, query: &Query) -> Result<Reply, ApiError> {
+    let ready = core.ready.load(Ordering::Acquire);
+    let stopping = core.stop.is_cancelled();
+    let mut checks = vec![("ping", true), ("log", true), ("etcd", true), ("poststarthook/start-apiextensions-controllers", true), ("poststarthook/rbac/bootstrap-roles", ready), ("poststarthook/scheduling/bootstrap-system-priority-classes", ready), ("poststarthook/priority-and-fairness-config-producer", ready)];
+    if root == "readyz" {
+        checks.push(("informer-sync", ready));
+        checks.push(("shutdown", !stopping));
+    }
+    if !check.is_empty() {
+        return match checks.iter().find(|(n, _)| *n == check) {
+            Some((_, true)) => Ok(respond::text(200, "ok")),
+            Some(_) => Ok(respond::text(500, format!("internal server error: {check}: not finished\n"))),
+            None => Err(ApiError::no_resource()),
+        };
+    }
+    let excluded = query.all("exclude");
+    checks.retain(|(n, _)| !excluded.iter().any(|e| e == n));
+    let ok = checks.iter().all(|(_, ok)| *ok);
+    if ok && !query.has("verbose") {
+        return Ok(respond::text(200, "ok"));
+    }
+    let mut s = String::new();
+    for (n, ok) in checks {
+        s.push_str(&if ok { format!("[+]{n} ok\n") } else { format!("[-]{n} failed: reason withheld\n") });
+    }
+    s.push_str(&format!("{root} check {}\n", if ok { "passed" } else { "failed" }));
+    Ok(respond::text(if ok { 200 } else { 500 }, s))
+}
+
+fn metrics(core: &Core) -> String {
+    let mut s = String::from("# HELP apiserver_request_total Counter of apiserver requests broken out for each verb, resource and HTTP response code.\n# TYPE apiserver_request_total counter\n");
+    if let Ok(m) = core.requests.lock() {
+        let mut all: Vec<_> = m.iter().collect();
+        all.sort();
+        for ((verb, resource, code), n) in all {
+            s.push_str(&format!("apiserver_request_total{{code=\"{code}\",resource=\"{resource}\",verb=\"{}\"}} {n}\n", verb.to_uppercase()));
+        }
+    }
+    s.push_str("# HELP apiserver_current_inflight_requests Requests in flight.\n# TYPE apiserver_current_inflight_requests gauge\n");
+    for (i, kind) in ["readOnly", "mutating"].iter().enumerate() {
+        s.push_str(&format!("apiserver_current_inflight_requests{{request_kind=\"{kind}\"}} {}\n", core.inflight[i].load(Ordering::Relaxed)));
+    }
+    s.push_str("# HELP apiserver_storage_objects Number of stored objects.\n# TYPE apiserver_storage_objects gauge\n");
+    let mut kinds: Vec<_> = core.table().kinds.values().map(|k| (k.resource.clone(), k.group.clone(), k.cache.len())).collect();
+    kinds.sort();
+    for (resource, group, n) in kinds {
+        s.push_str(&format!("apiserver_storage_objects{{group=\"{group}\",resource=\"{resource}\"}} {n}\n"));
+    }
+    s
+}

@@ -1,0 +1,158 @@
+//! Get and list.
+
+use std::sync::Arc;
+
+use knarr_registry::{
+    ApiError,
+    list::{self, ListOptions, Page},
+    selector::{Filter, Selector},
+};
+use serde_json::{Value, json};
+
+use super::{finish, partial, show};
+use crate::{
+    bridge,
+    core::Ctx,
+    respond::{self, Encoding, Reply, View},
+};
+
+/// Reads the selectors of a request and refuses fields that cannot be selected.
+///
+/// # Errors
+/// 400.
+pub(super) fn filter(ctx: &Ctx) -> Result<Filter, ApiError> {
+    let labels = Selector::labels(ctx.query.get("labelSelector")).map_err(ApiError::bad_request)?;
+    let fields = Selector::fields(ctx.query.get("fieldSelector")).map_err(ApiError::bad_request)?;
+    for r in &fields.all {
+        let k = r.key();
+        let known = matches!(k, "metadata.name" | "metadata.namespace")
+            || ctx.resource.selectable_fields.iter().any(|f| f == k);
+        if !known {
+            return Err(ApiError::bad_request(if ctx.resource.is_custom() {
+                format!("field label not supported: {k}")
+            } else if ctx.resource.selectable_fields.is_empty() {
+                format!("Unable to find {:?} that match label selector {:?}, field selector {:?}: {k:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
+                    format!("{}, Resource={}", ctx.resource.api_version(), ctx.resource.plural), ctx.query.get("labelSelector"), ctx.query.get("fieldSelector"))
+            } else {
+                format!("field label not supported: {k}")
+            }));
+        }
+    }
+    Ok(Filter { labels, fields })
+}
+
+pub(super) async fn get(ctx: &Arc<Ctx>) -> Result<Reply, ApiError> {
+    let kind = ctx.kind()?;
+    let key = kind.key(&ctx.info.namespace_of(kind.namespaced), &ctx.info.name);
+    let missing = || ApiError::not_found(&ctx.resource.group, &ctx.resource.plural, &ctx.info.name);
+    match ctx.query.get("resourceVersion") {
+        "" => {
+            ctx.core.registry.current().await?;
+        }
+        "0" => {}
+        rv => {
+            ctx.core.registry.at_least(list::parse_version(rv)?).await?;
+        }
+    }
+    let entry = kind.cache.get(&key).ok_or_else(missing)?;
+    show(ctx, 200, &entry)
+}
+
+pub(super) async fn page(ctx: &Ctx) -> Result<Page, ApiError> {
+    let kind = ctx.kind()?;
+    let q = &ctx.query;
+    let limit: i64 = match q.get("limit") {
+        "" => 0,
+        l => l.parse().map_err(|_| ApiError::bad_request(format!("strconv.ParseInt: parsing {l:?}: invalid syntax")))?,
+    };
+    let version_match = q.get("resourceVersionMatch");
+    let bad = |field: &str, why: &str| {
+        Err(ApiError::invalid("meta.k8s.io", "ListOptions", "", &[knarr_registry::FieldError::forbidden(field, why)]))
+    };
+    if !version_match.is_empty() {
+        if q.get("resourceVersion").is_empty() {
+            return bad("resourceVersionMatch", "resourceVersionMatch is forbidden unless resourceVersion is provided");
+        }
+        if !q.get("continue").is_empty() {
+            return bad("resourceVersionMatch", "resourceVersionMatch is forbidden when continue is provided");
+        }
+        if version_match == "Exact" && q.get("resourceVersion") == "0" {
+            return bad("resourceVersionMatch", "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"");
+        }
+    }
+    let o = ListOptions {
+        namespace: ctx.info.namespace_of(kind.namespaced),
+        filter: filter(ctx)?,
+        limit: usize::try_from(limit).unwrap_or(0),
+        token: q.get("continue").into(),
+        resource_version: q.get("resourceVersion").into(),
+        version_match: version_match.into(),
+    };
+    list::list(&ctx.core.registry, kind, &o).await
+}
+
+fn meta(p: &Page) -> Value {
+    let mut m = json!({"resourceVersion": p.revision.to_string()});
+    if !p.token.is_empty() {
+        m["continue"] = json!(p.token);
+    }
+    if let Some(n) = p.remaining {
+        m["remainingItemCount"] = json!(n);
+    }
+    m
+}
+
+pub(super) async fn list(ctx: &Arc<Ctx>) -> Result<Reply, ApiError> {
+    let p = page(ctx).await?;
+    let f = ctx.format;
+    let r = &ctx.resource;
+    if f.view == View::Full && f.encoding == Encoding::Json && !f.pretty && bridge::same_version(r) {
+        let size: usize = p.items.iter().map(|e| e.json().len() + 1).sum();
+        let mut out = Vec::with_capacity(size + 256);
+        out.extend_from_slice(format!("{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{},\"items\":[", r.list_kind, r.api_version(), meta(&p)).as_bytes());
+        for (i, e) in p.items.iter().enumerate() {
+            if i > 0 {
+                out.push(b',');
+            }
+            if r.is_custom() {
+                out.extend_from_slice(e.json());
+            } else {
+                out.push(b'{');
+                out.extend_from_slice(e.tail());
+            }
+        }
+        out.extend_from_slice(b"]}\n");
+        return Ok(finish(ctx, respond::bytes(200, "application/json", out, f.gzip)));
+    }
+    let items: Vec<Value> = p.items.iter().map(|e| bridge::outward(e.value(), r)).collect();
+    let body = match f.view {
+        View::Table => {
+            let mut t = bridge::table(r, &items, ctx.query.get("includeObject"), &json!(p.revision.to_string()), false)?;
+            t["metadata"] = meta(&p);
+            t
+        }
+        View::Partial => json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": meta(&p),
+            "items": items.iter().map(partial).collect::<Vec<_>>()}),
+        View::Full => {
+            let mut items = items;
+            if !r.is_custom() {
+                for i in &mut items {
+                    if let Some(m) = i.as_object_mut() {
+                        m.remove("kind");
+                        m.remove("apiVersion");
+                    }
+                }
+            }
+            json!({"kind": r.list_kind, "apiVersion": r.api_version(), "metadata": meta(&p), "items": items})
+        }
+    };
+    Ok(finish(ctx, respond::object(200, &body, f)))
+}
+
+impl crate::request::Info {
+    /// The namespace as the storage key needs it: a cluster-scoped object has none.
+    #[must_use]
+    pub fn namespace_of(&self, namespaced: bool) -> String {
+        if namespaced { self.namespace.clone() } else { String::new() }
+    }
+}

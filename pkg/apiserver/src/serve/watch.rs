@@ -1,0 +1,277 @@
+//! Watch: initial state, every change once, bookmarks, an honest end.
+
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::stream;
+use http::{HeaderValue, Response, header};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use knarr_registry::{ApiError, Change, Entry, FieldError, Watcher, list::parse_version, selector::Filter};
+use serde_json::{Value, json};
+use tokio::time::Instant;
+
+use super::{partial, read::filter};
+use crate::{
+    bridge,
+    core::Ctx,
+    respond::{BodyError, Encoding, Reply, View},
+};
+
+const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
+
+struct Watching {
+    ctx: Arc<Ctx>,
+    watcher: Watcher,
+    filter: Filter,
+    scope: String,
+    bookmarks: bool,
+    deadline: Instant,
+    next_bookmark: Instant,
+    queue: VecDeque<Bytes>,
+    first_table: bool,
+    same: bool,
+    done: bool,
+}
+
+pub(super) async fn watch(ctx: &Arc<Ctx>) -> Result<Reply, ApiError> {
+    let kind = ctx.kind()?.clone();
+    let q = &ctx.query;
+    let filter = filter(ctx)?;
+    let bookmarks = q.flag("allowWatchBookmarks");
+    let initial = q.has("sendInitialEvents").then(|| q.flag("sendInitialEvents"));
+    let version_match = q.get("resourceVersionMatch");
+    let forbidden = |f: &str, why: &str| Err(ApiError::invalid("meta.k8s.io", "ListOptions", "", &[FieldError::forbidden(f, why)]));
+    match initial {
+        Some(_) if version_match != "NotOlderThan" => {
+            return forbidden("resourceVersionMatch", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
+        }
+        None if !version_match.is_empty() => {
+            return forbidden("resourceVersionMatch", "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided");
+        }
+        _ => {}
+    }
+    let seconds: u64 = q.get("timeoutSeconds").parse().unwrap_or(0);
+    let seconds = if seconds > 0 { seconds } else { 1800 + u64::from(uuid::Uuid::new_v4().as_bytes()[0]) * 7 };
+    let rv = q.get("resourceVersion");
+    let scope = kind.scope(&ctx.info.namespace_of(kind.namespaced));
+    let now = Instant::now();
+    let (mut state, mut failed) = (None, None);
+    let asked = parse_version(rv)?;
+    let send_state = initial.unwrap_or(rv.is_empty() || rv == "0");
+    let mut head = VecDeque::new();
+    let same = bridge::same_version(&ctx.resource);
+    let mut revision = 0;
+    let watcher = if send_state || (rv.is_empty() && initial == Some(false)) || rv == "0" {
+        if rv.is_empty() {
+            ctx.core.registry.current().await?;
+        } else if rv != "0" {
+            ctx.core.registry.at_least(asked).await?;
+        }
+        // The applied version is read before the snapshot, so it never promises too much.
+        revision = ctx.core.registry.applied();
+        let (snapshot, w) = kind.cache.snapshot_and_watch();
+        if send_state {
+            state = Some(snapshot);
+        }
+        Some(w)
+    } else {
+        match kind.cache.watch(asked) {
+            Ok(w) => Some(w),
+            Err(lag) => {
+                failed = Some(ApiError::expired(format!("too old resource version: {asked} ({})", lag.oldest)));
+                None
+            }
+        }
+    };
+    let mut w = match watcher {
+        Some(watcher) => Watching {
+            ctx: Arc::clone(ctx), watcher, filter, scope, bookmarks, same,
+            deadline: now + Duration::from_secs(seconds),
+            next_bookmark: now + BOOKMARK_EVERY,
+            queue: VecDeque::new(), first_table: true, done: false,
+        },
+        None => {
+            let e = failed.unwrap_or_else(ApiError::no_resource);
+            head.push_back(frame_bytes("ERROR", e.status().to_string().as_bytes()));
+            let body = StreamBody::new(stream::iter(head.into_iter().map(|b| Ok::<_, BodyError>(Frame::data(b)))));
+            return Ok(reply(body.boxed_unsync(), false));
+        }
+    };
+    if let Some(s) = state {
+        let scope = w.scope.clone();
+        for e in s.prefixed(&scope) {
+            if w.filter.passes(e) {
+                let b = w.event("ADDED", e);
+                w.queue.push_back(b);
+            }
+        }
+        if initial == Some(true) && bookmarks {
+            let b = w.bookmark(revision, true);
+            w.queue.push_back(b);
+        }
+    }
+    let proto = w.protobuf();
+    let body = StreamBody::new(stream::unfold(w, |mut w| async move {
+        w.next().await.map(|b| (Ok::<_, BodyError>(Frame::data(b)), w))
+    }));
+    Ok(reply(body.boxed_unsync(), proto))
+}
+
+fn reply(body: crate::respond::Body, proto: bool) -> Reply {
+    let mut r = Response::new(body);
+    let t = if proto { "application/vnd.kubernetes.protobuf;stream=watch" } else { "application/json" };
+    r.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(t));
+    r.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    r
+}
+
+fn frame_bytes(kind: &str, object: &[u8]) -> Bytes {
+    let mut out = Vec::with_capacity(object.len() + 40);
+    out.extend_from_slice(b"{\"type\":\"");
+    out.extend_from_slice(kind.as_bytes());
+    out.extend_from_slice(b"\",\"object\":");
+    out.extend_from_slice(object);
+    out.extend_from_slice(b"}\n");
+    Bytes::from(out)
+}
+
+impl Watching {
+    fn protobuf(&self) -> bool {
+        self.ctx.format.encoding == Encoding::Protobuf && self.ctx.format.view == View::Full && bridge::can_protobuf(&self.ctx.resource)
+    }
+
+    fn plain(&self) -> bool {
+        self.same && self.ctx.format.view == View::Full && !self.protobuf()
+    }
+
+    fn event(&mut self, kind: &'static str, e: &Entry) -> Bytes {
+        if self.plain() {
+            return frame_bytes(kind, e.json());
+        }
+        let v = bridge::outward(e.value(), &self.ctx.resource);
+        self.value_event(kind, &v)
+    }
+
+    fn value_event(&mut self, kind: &'static str, v: &Value) -> Bytes {
+        if self.protobuf() {
+            return bridge::protobuf_frame(kind, v).unwrap_or_default();
+        }
+        match self.ctx.format.view {
+            View::Table if kind != "BOOKMARK" => {
+                let first = std::mem::replace(&mut self.first_table, false);
+                let t = bridge::table(&self.ctx.resource, std::slice::from_ref(v), self.ctx.query.get("includeObject"), &v["metadata"]["resourceVersion"], true);
+                let mut t = t.unwrap_or_default();
+                if !first {
+                    t["columnDefinitions"] = json!(null);
+                }
+                frame_bytes(kind, t.to_string().as_bytes())
+            }
+            View::Partial => frame_bytes(kind, partial(v).to_string().as_bytes()),
+            _ => frame_bytes(kind, v.to_string().as_bytes()),
+        }
+    }
+
+    fn bookmark(&mut self, revision: u64, initial_end: bool) -> Bytes {
+        let mut meta = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
+        if initial_end {
+            meta["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        let r = &self.ctx.resource;
+        let mut v = json!({"kind": r.kind, "apiVersion": r.api_version(), "metadata": meta});
+        if let Some(m) = v["metadata"].as_object_mut() {
+            m.remove("creationTimestamp");
+        }
+        self.value_event("BOOKMARK", &v)
+    }
+
+    /// What a change means to this watcher, `None` if nothing.
+    fn translate(&mut self, c: &Change) -> Option<Bytes> {
+        if !c.entry.key.starts_with(&self.scope) {
+            return None;
+        }
+        let all = self.filter.is_empty();
+        let was = c.previous.as_ref().is_some_and(|p| all || self.filter.passes(p));
+        let is = !c.deleted && (all || self.filter.passes(&c.entry));
+        let kind = match (was, is) {
+            (false, true) => "ADDED",
+            (true, true) => "MODIFIED",
+            (true, false) => "DELETED",
+            (false, false) => return None,
+        };
+        if kind == "DELETED" && !c.deleted {
+            // It left the selection: shown as it was, with the version of the change.
+            let mut v = c.previous.as_ref()?.value();
+            v["metadata"]["resourceVersion"] = json!(c.revision.to_string());
+            let v = bridge::outward(v, &self.ctx.resource);
+            return Some(self.value_event(kind, &v));
+        }
+        let natural = if c.deleted { "DELETED" } else if c.previous.is_some() { "MODIFIED" } else { "ADDED" };
+        if natural == kind && self.plain() {
+            return Some(c.frame.get_or_init(|| frame_bytes(kind, c.entry.json())).clone());
+        }
+        Some(self.event(kind, &c.entry))
+    }
+
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if let Some(b) = self.queue.pop_front() {
+                // Many small frames at once cost less than one by one.
+                if self.queue.is_empty() || b.len() > 16 * 1024 {
+                    return Some(b);
+                }
+                let mut out = Vec::with_capacity(64 * 1024);
+                out.extend_from_slice(&b);
+                while out.len() < 64 * 1024 {
+                    let Some(b) = self.queue.pop_front() else { break };
+                    out.extend_from_slice(&b);
+                }
+                return Some(Bytes::from(out));
+            }
+            if self.done {
+                return None;
+            }
+            let wake = if self.bookmarks { self.deadline.min(self.next_bookmark) } else { self.deadline };
+            tokio::select! {
+                biased;
+                changes = self.watcher.next() => match changes {
+                    Ok(all) => {
+                        for c in all {
+                            if let Some(b) = self.translate(&c) {
+                                self.queue.push_back(b);
+                            }
+                        }
+                    }
+                    Err(lag) => {
+                        let e = ApiError::expired(format!("too old resource version: watcher fell behind ({})", lag.oldest));
+                        self.queue.push_back(frame_bytes("ERROR", e.status().to_string().as_bytes()));
+                        self.done = true;
+                    }
+                },
+                () = self.ctx.core.stop.cancelled() => self.done = true,
+                () = tokio::time::sleep_until(wake) => {
+                    let now = Instant::now();
+                    if now >= self.deadline {
+                        self.done = true;
+                    }
+                    if self.bookmarks {
+                        // Read first: every change up to it is in the ring already.
+                        let applied = self.ctx.core.registry.applied();
+                        for c in self.watcher.ready().unwrap_or_default() {
+                            if let Some(b) = self.translate(&c) {
+                                self.queue.push_back(b);
+                            }
+                        }
+                        let b = self.bookmark(applied, false);
+                        self.queue.push_back(b);
+                        self.next_bookmark = now + BOOKMARK_EVERY;
+                    }
+                }
+            }
+        }
+    }
+}

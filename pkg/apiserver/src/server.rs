@@ -1,0 +1,276 @@
+//! Starting, serving, stopping.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, RwLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use http::Request;
+use http_body_util::BodyExt;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use knarr_registry::{ApiError, Registry};
+use knarr_schema::Catalog;
+use rustls::{RootCertStore, server::WebPkiClientVerifier};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    alloc::Cidr,
+    auth::{Tokens, UserInfo, jwt},
+    authz::Authorizer,
+    bootstrap,
+    config::{Config, Settings},
+    core::{self, Core},
+    custom,
+    pipeline::{self, Identity},
+    respond::{Body, BodyError},
+    serve::connect::Kubelets,
+};
+
+/// Why the server cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The store cannot be read or written.
+    #[error("the store: {0}")]
+    Store(#[source] ApiError),
+    /// The address is taken or not ours.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// A certificate or key cannot be used.
+    #[error("{what}: {reason}")]
+    Key {
+        /// Which one.
+        what: &'static str,
+        /// Why.
+        reason: String,
+    },
+    /// A setting makes no sense.
+    #[error("{what} {value:?} is not valid")]
+    Setting {
+        /// Which one.
+        what: &'static str,
+        /// Its value.
+        value: String,
+    },
+}
+
+/// A running API server; dropping it stops it.
+pub struct ApiServer {
+    core: Arc<Core>,
+    address: SocketAddr,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+}
+
+fn tls(config: &Config) -> Result<TlsAcceptor, Error> {
+    let key_error = |what| move |e: &dyn std::fmt::Display| Error::Key { what, reason: e.to_string() };
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut roots = RootCertStore::empty();
+    for c in CertificateDer::pem_slice_iter(config.client_ca.as_bytes()) {
+        let c = c.map_err(|e| key_error("client authority")(&e))?;
+        roots.add(c).map_err(|e| key_error("client authority")(&e))?;
+    }
+    let builder = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(|e| key_error("TLS")(&e))?;
+    let builder = if roots.is_empty() {
+        builder.with_no_client_auth()
+    } else {
+        let v = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+            .allow_unauthenticated()
+            .build()
+            .map_err(|e| key_error("client authority")(&e))?;
+        builder.with_client_cert_verifier(v)
+    };
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(config.tls_certificate.as_bytes())
+        .collect::<Result<_, _>>()
+        .map_err(|e| key_error("serving certificate")(&e))?;
+    let key = PrivateKeyDer::from_pem_slice(config.tls_key.as_bytes()).map_err(|e| key_error("serving key")(&e))?;
+    let mut c = builder.with_single_cert(chain, key).map_err(|e| key_error("serving certificate")(&e))?;
+    c.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(TlsAcceptor::from(Arc::new(c)))
+}
+
+impl ApiServer {
+    /// Loads the store, makes what every cluster has, and serves.
+    ///
+    /// # Errors
+    /// [`Error`]; nothing is left running then.
+    pub async fn start(config: Config) -> Result<Self, Error> {
+        let acceptor = tls(&config)?;
+        let service_cidr = Cidr::parse(&config.service_cidr)
+            .ok_or_else(|| Error::Setting { what: "service network", value: config.service_cidr.clone() })?;
+        let signer = jwt::Signer::new(&config.service_account_key)
+            .map_err(|e| Error::Key { what: "service-account key", reason: e.to_string() })?;
+        let kubelets = Kubelets::new(config.kubelet_client.as_ref(), config.kubelet_ca.as_deref())
+            .map_err(|reason| Error::Key { what: "kubelet client certificate", reason })?;
+        let listener = TcpListener::bind(config.listen)
+            .await
+            .map_err(|source| Error::Listen { address: config.listen, source })?;
+        let address = listener
+            .local_addr()
+            .map_err(|source| Error::Listen { address: config.listen, source })?;
+        let catalog = Arc::clone(Catalog::builtin());
+        let caches = core::codecs(&catalog).into_iter().map(|(p, c, _)| (p, c)).collect();
+        let registry = Registry::open(Arc::clone(&config.store), caches).await.map_err(Error::Store)?;
+        let audiences = if config.audiences.is_empty() { vec![config.issuer.clone()] } else { config.audiences.clone() };
+        let table = core::table(catalog, &registry);
+        let core = Arc::new(Core {
+            settings: Settings {
+                service_cidr,
+                node_ports: (i64::from(config.node_ports.0), i64::from(config.node_ports.1)),
+                advertise: SocketAddr::new(config.advertise_address, address.port()),
+                anonymous: config.anonymous,
+                event_ttl: i64::try_from(config.event_ttl.as_secs()).unwrap_or(3600),
+                max_in_flight: config.max_in_flight,
+                issuer: config.issuer.clone(),
+                client_ca: config.client_ca.clone(),
+                requestheader_ca: config.requestheader_ca.clone(),
+            },
+            authorizer: Authorizer::new(Arc::clone(&registry)),
+            tokens: Tokens { signer, issuer: config.issuer, audiences, fixed: config.tokens, registry: Arc::clone(&registry) },
+            registry,
+            table: RwLock::new(Arc::new(table)),
+            allocating: Arc::new(tokio::sync::Mutex::new(())),
+            ready: AtomicBool::new(false),
+            requests: Mutex::new(HashMap::new()),
+            inflight: [AtomicU64::new(0), AtomicU64::new(0)],
+            stop: CancellationToken::new(),
+            kubelets,
+        });
+        custom::refresh(&core).await.map_err(Error::Store)?;
+        bootstrap::run(&core).await.map_err(Error::Store)?;
+        core.ready.store(true, Ordering::Release);
+        let tasks = vec![
+            tokio::spawn(accept(Arc::clone(&core), listener, acceptor)),
+            tokio::spawn(custom::follow(Arc::clone(&core))),
+            tokio::spawn(compact(Arc::clone(&core))),
+        ];
+        Ok(Self { core, address, tasks })
+    }
+
+    /// Where the server listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// A client over the server's own service: no socket, no TLS, the same pipeline, as `user`.
+    #[must_use]
+    pub fn client(&self, user: UserInfo) -> kube::Client {
+        let core = Arc::clone(&self.core);
+        let id = Identity::Fixed(Arc::new(user));
+        let service = tower::service_fn(move |request: Request<kube::client::Body>| {
+            let (core, id) = (Arc::clone(&core), id.clone());
+            async move {
+                let request = request.map(|b| b.map_err(|e| BodyError(e.to_string())).boxed_unsync());
+                Ok::<_, BodyError>(pipeline::handle(core, request, id).await)
+            }
+        });
+        kube::Client::new(service, "default")
+    }
+
+    /// Ends all watches, stops listening and lets running requests finish for a moment.
+    pub async fn shutdown(mut self) {
+        self.core.stop.cancel();
+        for t in std::mem::take(&mut self.tasks) {
+            let _ = tokio::time::timeout(Duration::from_secs(2), t).await;
+        }
+        self.core.registry.close();
+    }
+}
+
+impl Drop for ApiServer {
+    fn drop(&mut self) {
+        self.core.stop.cancel();
+    }
+}
+
+async fn accept(core: Arc<Core>, listener: TcpListener, acceptor: TlsAcceptor) {
+    loop {
+        let tcp = tokio::select! {
+            r = listener.accept() => match r {
+                Ok((tcp, _)) => tcp,
+                Err(error) => {
+                    tracing::warn!(%error, "a connection cannot be accepted");
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    continue;
+                }
+            },
+            () = core.stop.cancelled() => return,
+        };
+        let _ = tcp.set_nodelay(true);
+        let (core, acceptor) = (Arc::clone(&core), acceptor.clone());
+        tokio::spawn(async move {
+            let handshake = tokio::time::timeout(Duration::from_secs(10), acceptor.accept(tcp)).await;
+            let Ok(Ok(stream)) = handshake else {
+                tracing::debug!("a TLS handshake failed");
+                return;
+            };
+            let user = stream.get_ref().1.peer_certificates().and_then(|c| c.first()).and_then(|c| {
+                UserInfo::of_certificate(c)
+                    .inspect_err(|error| tracing::debug!(error, "client certificate refused"))
+                    .ok()
+            });
+            let id = Identity::Network(user.map(Arc::new));
+            let stop = core.stop.clone();
+            let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
+                let (core, id) = (Arc::clone(&core), id.clone());
+                async move {
+                    let request = request.map(|b| -> Body { b.map_err(|e| BodyError(e.to_string())).boxed_unsync() });
+                    Ok::<_, std::convert::Infallible>(pipeline::handle(core, request, id).await)
+                }
+            });
+            let mut builder = auto::Builder::new(TokioExecutor::new());
+            builder.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(30));
+            builder
+                .http2()
+                .timer(TokioTimer::new())
+                .max_concurrent_streams(1000)
+                .keep_alive_interval(Some(Duration::from_secs(30)));
+            let io = TokioIo::new(stream);
+            let conn = builder.serve_connection_with_upgrades(io, service);
+            tokio::pin!(conn);
+            tokio::select! {
+                r = conn.as_mut() => if let Err(error) = r {
+                    tracing::debug!(error, "connection ended");
+                },
+                () = stop.cancelled() => {
+                    conn.as_mut().graceful_shutdown();
+                    let _ = tokio::time::timeout(Duration::from_secs(2), conn).await;
+                }
+            }
+        });
+    }
+}
+
+/// Every five minutes the history of before the last five is forgotten.
+async fn compact(core: Arc<Core>) {
+    let every = Duration::from_secs(300);
+    let mut before = None;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(every) => {}
+            () = core.stop.cancelled() => return,
+        }
+        if let Some(r) = before.replace(core.registry.applied())
+            && let Err(error) = core.registry.store().compact(r).await
+        {
+            tracing::warn!(%error, "history cannot be compacted");
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! A server on memory storage, with certificates of its own.
+
+use knarr_apiserver::{ApiServer, Config};
+use knarr_pki::{Leaf, Pki};
+
+/// A server, the folder of its keys, and a kubeconfig of an administrator.
+pub struct Harness {
+    pub server: ApiServer,
+    pub dir: tempfile::TempDir,
+    pub kubeconfig: String,
+    pub ca: String,
+    pub admin: knarr_pki::Pair,
+}
+
+pub async fn start() -> Harness {
+    let dir = tempfile::tempdir().expect("a folder");
+    let pki = Pki::open(dir.path()).expect("pki");
+    let ca = pki.authority("ca", "kubernetes").expect("ca");
+    let serving = pki
+        .leaf(&ca, &Leaf {
+            file: "apiserver".into(),
+            common_name: "kube-apiserver".into(),
+            dns_names: vec!["localhost".into(), "kubernetes.default.svc".into()],
+            addresses: vec!["127.0.0.1".parse().expect("ip"), "10.96.0.1".parse().expect("ip")],
+            server: true,
+            ..Leaf::default()
+        })
+        .expect("leaf");
+    let admin = pki
+        .leaf(&ca, &Leaf {
+            file: "admin".into(),
+            common_name: "kubernetes-admin".into(),
+            organizations: vec!["system:masters".into()],
+            client: true,
+            ..Leaf::default()
+        })
+        .expect("leaf");
+    let store = knarr_storage::open_memory().expect("store");
+    let mut config = Config::new(store);
+    config.listen = std::env::var("KNARR_TEST_LISTEN").ok().and_then(|s| s.parse().ok()).unwrap_or(config.listen);
+    config.tls_certificate = serving.certificate;
+    config.tls_key = serving.key;
+    config.client_ca = ca.certificate().to_owned();
+    config.service_account_key = pki.service_account_key().expect("key");
+    config.advertise_address = "192.0.2.10".parse().expect("ip");
+    let begin = std::time::Instant::now();
+    let server = ApiServer::start(config).await.expect("it starts");
+    println!("ready after {:?}", begin.elapsed());
+    let url = format!("https://127.0.0.1:{}", server.address().port());
+    let kubeconfig = knarr_pki::kubeconfig("knarr", &url, ca.certificate(), "admin", &admin);
+    std::fs::write(dir.path().join("kubeconfig"), &kubeconfig).expect("written");
+    Harness { server, ca: ca.certificate().to_owned(), dir, kubeconfig, admin }
+}
