@@ -1,0 +1,309 @@
+//! Schemas of types, with the `x-kubernetes` extensions.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use serde_json::{Map, Value, json};
+
+use super::Dialect;
+use crate::{
+    catalog::Resource,
+    types::{Field, Merge, Shape, Type, types},
+};
+
+const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.";
+const EXTENSIONS: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.";
+
+/// Collects the schemas that a document refers to.
+pub(super) struct Writer {
+    pub(super) dialect: Dialect,
+    schemas: BTreeMap<String, Value>,
+    kinds: HashMap<&'static str, BTreeSet<(String, String, String)>>,
+    #[cfg(feature = "descriptions")]
+    descriptions: super::descriptions::Descriptions,
+}
+
+impl Writer {
+    pub(super) fn new(dialect: Dialect) -> Self {
+        let mut kinds: HashMap<_, BTreeSet<_>> = HashMap::new();
+        for (group, version, kind, ty) in types().kinds() {
+            let gvk = (group.to_owned(), version.to_owned(), kind.to_owned());
+            kinds.entry(ty.name).or_default().insert(gvk);
+        }
+        Writer {
+            dialect,
+            schemas: BTreeMap::new(),
+            kinds,
+            #[cfg(feature = "descriptions")]
+            descriptions: super::descriptions::Descriptions::load(),
+        }
+    }
+
+    pub(super) fn finish(self) -> Value {
+        Value::Object(self.schemas.into_iter().collect())
+    }
+
+    /// A reference to the schema of that name; its schema is added if it is a type of the table.
+    pub(super) fn reference(&mut self, name: &str) -> Value {
+        if !self.schemas.contains_key(name) {
+            if let Some(ty) = types().named(name) {
+                self.add(ty);
+            } else if let Some(schema) = self.special(name) {
+                self.schemas.insert(name.to_owned(), schema);
+            }
+        }
+        json!({ "$ref": format!("{}{name}", self.dialect.root()) })
+    }
+
+    /// A reference to a type of apimachinery's `meta/v1`.
+    pub(super) fn meta(&mut self, name: &str) -> Value {
+        self.reference(&format!("{META}{name}"))
+    }
+
+    /// A reference to the schema of a resource's objects.
+    pub(super) fn object(&mut self, row: &Resource) -> Value {
+        let Some(ty) = row.ty else {
+            let name = custom_name(row);
+            if !self.schemas.contains_key(&name) {
+                let schema = custom(row, self);
+                self.schemas.insert(name.clone(), schema);
+            }
+            return json!({ "$ref": format!("{}{name}", self.dialect.root()) });
+        };
+        self.reference(ty.name)
+    }
+
+    /// A reference to the schema of a list of a resource's objects.
+    pub(super) fn list(&mut self, row: &Resource) -> Value {
+        if let Some(ty) = types().kind(&row.group, &row.version, &row.list_kind) {
+            return self.reference(ty.name);
+        }
+        let name = format!("{}List", custom_name(row));
+        if !self.schemas.contains_key(&name) {
+            let item = self.object(row);
+            let meta = self.meta("ListMeta");
+            let schema = json!({
+                "type": "object",
+                "required": ["items"],
+                "properties": {
+                    "apiVersion": { "type": "string" },
+                    "kind": { "type": "string" },
+                    "metadata": meta,
+                    "items": { "type": "array", "items": item },
+                },
+                "x-kubernetes-group-version-kind": [
+                    { "group": row.group, "version": row.version, "kind": row.list_kind },
+                ],
+            });
+            self.schemas.insert(name.clone(), schema);
+        }
+        json!({ "$ref": format!("{}{name}", self.dialect.root()) })
+    }
+
+    fn add(&mut self, ty: &'static Type) {
+        // The name stands first: types refer to themselves.
+        self.schemas.insert(ty.name.to_owned(), Value::Null);
+        let mut properties = Map::new();
+        let mut required = Vec::new();
+        ty.each_field(&mut |field| {
+            if field.required {
+                required.push(Value::from(field.name));
+            }
+            properties.insert(field.name.to_owned(), Value::Null);
+        });
+        let names: Vec<String> = properties.keys().cloned().collect();
+        for name in names {
+            if let Some(field) = ty.field(&name) {
+                let schema = self.property(ty, field);
+                properties.insert(name, schema);
+            }
+        }
+        let mut schema = Map::from_iter([("type".to_owned(), json!("object"))]);
+        self.describe(&mut schema, ty.name, None);
+        if !properties.is_empty() {
+            schema.insert("properties".into(), Value::Object(properties));
+        }
+        if !required.is_empty() {
+            required.sort_by(|a, b| a.as_str().cmp(&b.as_str()));
+            schema.insert("required".into(), Value::Array(required));
+        }
+        if ty.atomic {
+            schema.insert("x-kubernetes-map-type".into(), "atomic".into());
+        }
+        if let Some(unions) = ty.unions.and_then(|u| serde_json::from_str::<Value>(u).ok()) {
+            schema.insert("x-kubernetes-unions".into(), unions);
+        }
+        if let Some(kinds) = self.kinds.get(ty.name) {
+            let list = kinds.iter().map(|(g, v, k)| json!({ "group": g, "version": v, "kind": k }));
+            schema.insert("x-kubernetes-group-version-kind".into(), list.collect());
+        }
+        self.schemas.insert(ty.name.to_owned(), Value::Object(schema));
+    }
+
+    #[cfg_attr(not(feature = "descriptions"), allow(unused_variables, clippy::unused_self))]
+    fn describe(&self, schema: &mut Map<String, Value>, ty: &str, field: Option<&str>) {
+        #[cfg(feature = "descriptions")]
+        if let Some(text) = self.descriptions.find(ty, field) {
+            schema.insert("description".into(), text.into());
+        }
+    }
+
+    fn property(&mut self, ty: &Type, field: &Field) -> Value {
+        let mut schema = self.shape(&field.shape);
+        let default = field.default.and_then(|d| serde_json::from_str::<Value>(d).ok());
+        let Some(map) = schema.as_object_mut() else { return schema };
+        // Beside a `$ref` version 3 allows nothing, so the reference moves one down.
+        if self.dialect == Dialect::V3
+            && let Some(reference) = map.remove("$ref")
+        {
+            map.insert("allOf".into(), json!([{ "$ref": reference }]));
+        }
+        self.describe(map, ty.name, Some(field.name));
+        if let Some(default) = default {
+            map.insert("default".into(), default);
+        }
+        if !field.enumeration.is_empty() {
+            map.insert("enum".into(), json!(field.enumeration));
+        }
+        let merge = |m: Merge, map_word: &str| match m {
+            Merge::Unset => None,
+            Merge::Atomic => Some("atomic".to_owned()),
+            Merge::Set => Some("set".to_owned()),
+            Merge::Map => Some(map_word.to_owned()),
+        };
+        if let Some(word) = merge(field.list_type, "map") {
+            map.insert("x-kubernetes-list-type".into(), word.into());
+        }
+        if !field.list_keys.is_empty() {
+            map.insert("x-kubernetes-list-map-keys".into(), json!(field.list_keys));
+        }
+        if let Some(word) = merge(field.map_type, "granular") {
+            map.insert("x-kubernetes-map-type".into(), word.into());
+        }
+        let strategies: Vec<_> = [
+            (field.patch_merge, "merge"),
+            (field.patch_replace, "replace"),
+            (field.patch_retain_keys, "retainKeys"),
+        ]
+        .into_iter()
+        .filter_map(|(on, word)| on.then_some(word))
+        .collect();
+        if !strategies.is_empty() {
+            map.insert("x-kubernetes-patch-strategy".into(), strategies.join(",").into());
+        }
+        if !field.patch_merge_key.is_empty() {
+            map.insert("x-kubernetes-patch-merge-key".into(), field.patch_merge_key.into());
+        }
+        schema
+    }
+
+    fn shape(&mut self, shape: &Shape) -> Value {
+        match shape {
+            Shape::String | Shape::Duration => json!({ "type": "string" }),
+            Shape::Bool => json!({ "type": "boolean" }),
+            Shape::Int32 => json!({ "type": "integer", "format": "int32" }),
+            Shape::Int64 => json!({ "type": "integer", "format": "int64" }),
+            Shape::Uint(8) => json!({ "type": "integer", "format": "byte" }),
+            Shape::Uint(64) => json!({ "type": "integer", "format": "int64" }),
+            Shape::Uint(_) => json!({ "type": "integer", "format": "int32" }),
+            Shape::Float64 => json!({ "type": "number", "format": "double" }),
+            Shape::Bytes => json!({ "type": "string", "format": "byte" }),
+            Shape::Quantity => self.reference("io.k8s.apimachinery.pkg.api.resource.Quantity"),
+            Shape::Time => self.meta("Time"),
+            Shape::MicroTime => self.meta("MicroTime"),
+            Shape::FieldsV1 => self.meta("FieldsV1"),
+            Shape::IntOrString => self.reference("io.k8s.apimachinery.pkg.util.intstr.IntOrString"),
+            Shape::RawExtension => self.reference("io.k8s.apimachinery.pkg.runtime.RawExtension"),
+            Shape::Json => self.reference(&format!("{EXTENSIONS}JSON")),
+            Shape::SchemaOrBool => self.reference(&format!("{EXTENSIONS}JSONSchemaPropsOrBool")),
+            Shape::SchemaOrArray => self.reference(&format!("{EXTENSIONS}JSONSchemaPropsOrArray")),
+            Shape::SchemaOrStrings => {
+                self.reference(&format!("{EXTENSIONS}JSONSchemaPropsOrStringArray"))
+            }
+            Shape::Strings => json!({ "type": "array", "items": { "type": "string" } }),
+            Shape::Struct(id) => self.reference(id.get().name),
+            Shape::List(element) => {
+                let items = self.element(element);
+                json!({ "type": "array", "items": items })
+            }
+            Shape::Map(element) => {
+                let items = self.element(element);
+                json!({ "type": "object", "additionalProperties": items })
+            }
+        }
+    }
+
+    /// The schema of an element of a list or map; version 3 gives it its zero value as default.
+    fn element(&mut self, shape: &Shape) -> Value {
+        let mut schema = self.shape(shape);
+        if self.dialect == Dialect::V2 {
+            return schema;
+        }
+        let zero = match shape {
+            Shape::String => json!(""),
+            Shape::Struct(_) => json!({}),
+            _ => return schema,
+        };
+        if let Some(map) = schema.as_object_mut() {
+            if let Some(reference) = map.remove("$ref") {
+                map.insert("allOf".into(), json!([{ "$ref": reference }]));
+            }
+            map.insert("default".into(), zero);
+        }
+        schema
+    }
+
+    /// Types whose JSON form is not a struct's.
+    fn special(&self, name: &str) -> Option<Value> {
+        let v3 = self.dialect == Dialect::V3;
+        let mut schema = match name.rsplit('.').next()? {
+            "Quantity" if v3 => json!({ "oneOf": [{ "type": "string" }, { "type": "number" }] }),
+            "Quantity" => json!({ "type": "string" }),
+            "Time" | "MicroTime" => json!({ "type": "string", "format": "date-time" }),
+            "IntOrString" if v3 => json!({
+                "format": "int-or-string",
+                "oneOf": [{ "type": "integer" }, { "type": "string" }],
+            }),
+            "IntOrString" => json!({ "type": "string", "format": "int-or-string" }),
+            "RawExtension" | "FieldsV1" | "Patch" => json!({ "type": "object" }),
+            "JSON" | "JSONSchemaPropsOrBool" | "JSONSchemaPropsOrArray"
+            | "JSONSchemaPropsOrStringArray" => json!({}),
+            _ => return None,
+        };
+        if let Some(map) = schema.as_object_mut() {
+            self.describe(map, name, None);
+        }
+        Some(schema)
+    }
+}
+
+/// The name of a custom resource's schema: its group's labels in reverse, version and kind.
+fn custom_name(row: &Resource) -> String {
+    let mut labels: Vec<&str> = row.group.split('.').collect();
+    labels.reverse();
+    format!("{}.{}.{}", labels.join("."), row.version, row.kind)
+}
+
+/// The schema of a custom resource, as its definition gives it, with the parts that every
+/// object has.
+fn custom(row: &Resource, writer: &mut Writer) -> Value {
+    let mut schema = row
+        .schema
+        .as_deref()
+        .cloned()
+        .unwrap_or_else(|| json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true }));
+    let meta = writer.meta("ObjectMeta");
+    if let Some(map) = schema.as_object_mut() {
+        let properties = map.entry("properties").or_insert_with(|| json!({}));
+        if let Some(properties) = properties.as_object_mut() {
+            properties.insert("apiVersion".into(), json!({ "type": "string" }));
+            properties.insert("kind".into(), json!({ "type": "string" }));
+            let meta = if writer.dialect == Dialect::V3 { json!({ "allOf": [meta] }) } else { meta };
+            properties.insert("metadata".into(), meta);
+        }
+        map.insert(
+            "x-kubernetes-group-version-kind".into(),
+            json!([{ "group": row.group, "version": row.version, "kind": row.kind }]),
+        );
+    }
+    schema
+}
