@@ -269,11 +269,10 @@ impl View<'_> {
 
     fn fill_resources(&self, c: &Container, i: Option<&Ctr>, s: &mut ContainerStatus) {
         let applied = i.and_then(|i| self.local.applied.get(&i.id));
-        if let Some(r) = applied.or(c.resources.as_ref())
-            && i.is_some()
-        {
+        if i.is_some() {
+            let r = applied.or(c.resources.as_ref()).cloned().unwrap_or_default();
             s.allocated_resources = r.requests.clone();
-            s.resources = Some(r.clone());
+            s.resources = Some(r);
         }
         let mounts: Vec<_> = c
             .volume_mounts

@@ -163,6 +163,8 @@ pub struct Worker {
     pulls: Arc<Mutex<HashMap<String, start::PullState>>>,
     trace: VecDeque<Trace>,
     waiters: Vec<(String, oneshot::Sender<()>)>,
+    /// Resources of the container that is being started.
+    starting_with: k8s_openapi::api::core::v1::ResourceRequirements,
     ended: bool,
 }
 
@@ -196,6 +198,7 @@ pub fn spawn(
         pulls: Arc::default(),
         trace: VecDeque::new(),
         waiters: Vec::new(),
+        starting_with: Default::default(),
         ended: false,
     };
     tokio::spawn(async move {
@@ -699,6 +702,14 @@ impl Worker {
             let Some((_, c)) = spec::find(&self.pod, &name) else {
                 continue;
             };
+            if !self.local.applied.contains_key(&id) {
+                let now = if self.local.starting.as_ref() == Some(&name) {
+                    self.starting_with.clone()
+                } else {
+                    c.resources.clone().unwrap_or_default()
+                };
+                self.local.applied.insert(id.clone(), now);
+            }
             let (startup, readiness, liveness) = spec::probes(&c);
             // a postStart hook belongs to the start that is still under way
             let hook = self.local.starting.as_ref() == Some(&name)

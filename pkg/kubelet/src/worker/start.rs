@@ -141,6 +141,7 @@ impl Worker {
             self.local.starting = None;
             return;
         };
+        self.starting_with = container.resources.clone().unwrap_or_default();
         let target = spec::ephemerals(&self.pod)
             .iter()
             .find(|e| e.name == name)
