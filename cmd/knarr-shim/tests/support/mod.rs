@@ -23,15 +23,20 @@ pub struct Options {
 
 /// A container whose traces are removed when it goes out of scope.
 pub struct Bench {
-    pub folder: tempfile::TempDir,
+    _folder: tempfile::TempDir,
     pub launch: Launch,
     cgroup: String,
 }
 
+/// The built-in runtime and those that are installed and can work here.
 pub fn runtimes() -> Vec<Option<PathBuf>> {
     let mut all = vec![None];
-    for path in ["/usr/sbin/runc", "/usr/bin/runc", "/usr/bin/crun"] {
-        if Path::new(path).exists() {
+    for path in ["/usr/sbin/runc", "/usr/bin/crun"] {
+        if !Path::new(path).exists() {
+            eprintln!("skipped: no {path}");
+        } else if path.ends_with("crun") && Path::new("/sys/fs/cgroup/unified").exists() {
+            eprintln!("skipped: crun refuses machines with both versions of cgroups");
+        } else {
             all.push(Some(PathBuf::from(path)));
         }
     }
@@ -143,7 +148,7 @@ impl Bench {
             stdin_once: options.stdin_once,
         };
         Bench {
-            folder,
+            _folder: folder,
             launch,
             cgroup,
         }
