@@ -3,6 +3,7 @@
 
 mod claim;
 pub mod discovery;
+pub mod disruption;
 pub mod endpoints;
 pub mod gc;
 pub mod namespace;
@@ -83,6 +84,10 @@ pub async fn run(client: kube::Client, cfg: Config, shutdown: CancellationToken)
     s.add(workloads::replicas::Replicas::<ReplicationController>::new(&i), 2);
     s.add(workloads::daemonset::DaemonSets::new(&i), 2);
     s.add(workloads::statefulset::StatefulSets::new(&i), 2);
+    s.add(workloads::job::Jobs::new(&i), 2);
+    s.add(workloads::job::TtlAfterFinished::new(&i), 1);
+    s.add(workloads::cronjob::CronJobs::new(&i), 1);
+    s.add(disruption::Disruption::new(&i), 1);
     s.add(serviceaccounts::default_account(&i), 2);
     if !cfg.cluster_ca_pem.is_empty() {
         s.add(serviceaccounts::root_ca(&i, &cfg.cluster_ca_pem), 2);
