@@ -9,46 +9,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use knarr_registry::{ApiError, Codec, Object};
-use knarr_schema::{Resource, defaults, json as schema_json, proto, selector};
+use knarr_schema::{Resource, defaults, json as schema_json, proto, selector, table};
 use serde_json::{Value, json};
 
 pub use patch::{Patch, track};
 pub use version::{inward, outward, same_version};
-
-/// Turns what the schema says went wrong into an answer.
-pub fn status(s: knarr_schema::Status) -> ApiError {
-    let reason: &'static str = match s.reason.as_str() {
-        "BadRequest" => "BadRequest",
-        "NotFound" => "NotFound",
-        "Conflict" => "Conflict",
-        "Invalid" => "Invalid",
-        "Forbidden" => "Forbidden",
-        "AlreadyExists" => "AlreadyExists",
-        "Expired" => "Expired",
-        "NotAcceptable" => "NotAcceptable",
-        "UnsupportedMediaType" => "UnsupportedMediaType",
-        "RequestEntityTooLarge" => "RequestEntityTooLarge",
-        "MethodNotAllowed" => "MethodNotAllowed",
-        _ => "InternalError",
-    };
-    let mut e = ApiError::new(s.code, reason, s.message);
-    let d = knarr_registry::error::Details {
-        name: s.name,
-        group: s.group,
-        kind: s.kind,
-        uid: s.uid,
-        causes: s
-            .causes
-            .into_iter()
-            .map(|c| knarr_registry::error::Cause { reason: c.reason, message: c.message, field: c.field })
-            .collect(),
-        retry_after: s.retry_after,
-    };
-    if s.with_details || d != knarr_registry::error::Details::default() {
-        e.details = Some(Box::new(d));
-    }
-    e
-}
 
 /// Stored bytes of one resource.
 pub struct ObjectCodec {
@@ -230,29 +195,12 @@ pub fn default(r: &Resource, v: &mut Value) {
     }
 }
 
-/// A table for people.
+/// A table for people; `meta` is the list's metadata, `headers` is false after a watch's first event.
 ///
 /// # Errors
-/// 406 if the kind has none.
-pub fn table(r: &Resource, items: &[Value], include: &str, revision: &Value, single: bool) -> Result<Value, ApiError> {
-    let _ = single;
-    let mut rows = Vec::new();
-    for v in items {
-        let object = match include {
-            "None" => Value::Null,
-            "Object" => v.clone(),
-            _ => crate::serve::partial(v),
-        };
-        let mut row = json!({"cells": [v.name(), v.str_at(&["metadata", "creationTimestamp"])]});
-        if !object.is_null() {
-            row["object"] = object;
-        }
-        rows.push(row);
-    }
-    let _ = r;
-    Ok(json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": {"resourceVersion": revision},
-        "columnDefinitions": [
-            {"name": "Name", "type": "string", "format": "name", "description": "", "priority": 0},
-            {"name": "Created At", "type": "date", "format": "", "description": "", "priority": 0}],
-        "rows": rows}))
+/// 400 for an unknown `includeObject`.
+pub fn table(r: &Resource, items: &[&Value], include: &str, meta: Value, headers: bool) -> Result<Value, ApiError> {
+    let include = table::IncludeObject::parse(include)
+        .ok_or_else(|| ApiError::bad_request(format!("unrecognized includeObject value: {include:?}")))?;
+    Ok(table::table(r, items, meta, include, headers, knarr_schema::time::now()))
 }

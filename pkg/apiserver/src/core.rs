@@ -27,6 +27,8 @@ pub struct Table {
     pub catalog: Arc<Catalog>,
     /// Stored kinds by key prefix (`pods`, `apps…`), shared by all versions of a resource.
     pub kinds: HashMap<String, Kind>,
+    /// Another one for every table.
+    pub generation: u64,
 }
 
 impl Table {
@@ -134,7 +136,8 @@ pub fn table(catalog: Arc<Catalog>, registry: &Registry) -> Table {
             },
         );
     }
-    Table { catalog, kinds }
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    Table { catalog, kinds, generation: NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed) }
 }
 
 /// One request inside the pipeline.

@@ -135,7 +135,7 @@ async fn answer(
     let _running = Running::begin(core, &info, &user)?;
     let table = core.table();
     if !info.resource_request {
-        return special(core, &request, &info, &query, &table.catalog, format);
+        return special(core, &request, &info, &query, &table, format);
     }
     let Some(resource) = table.catalog.lookup(&info.group, &info.version, &info.resource).cloned() else {
         return Err(ApiError::no_resource());
@@ -168,14 +168,14 @@ async fn answer(
     })
 }
 
-fn special(core: &Core, request: &Request<Body>, info: &Info, query: &Query, catalog: &knarr_schema::Catalog, format: Result<Format, ApiError>) -> Result<Reply, ApiError> {
+fn special(core: &Core, request: &Request<Body>, info: &Info, query: &Query, table: &crate::core::Table, format: Result<Format, ApiError>) -> Result<Reply, ApiError> {
     let path = info.path.as_str();
     let f = format.unwrap_or_default();
     let host = request.headers().get(header::HOST).and_then(|v| v.to_str().ok()).map_or_else(|| core.settings.advertise.to_string(), str::to_owned);
-    if let Some(r) = discovery::serve(catalog, path, request.headers(), f, &host) {
+    if let Some(r) = discovery::serve(&table.catalog, path, request.headers(), f, &host) {
         return r;
     }
-    if let Some(r) = openapi::serve(catalog, path, query, request.headers(), f) {
+    if let Some(r) = openapi::serve(table, path, request.headers(), f) {
         return r;
     }
     let (root, check) = path.trim_matches('/').split_once('/').unwrap_or((path.trim_matches('/'), ""));

@@ -167,14 +167,14 @@ async fn deployments_scale_and_keep_status_apart() {
         "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}}));
     let d = api.create(&PostParams::default(), &d).await.expect("made");
     assert_eq!(d.metadata.generation, Some(1));
-    assert_eq!(d.spec.as_ref().and_then(|s| s.revision_history_limit), Some(10));
+    assert_eq!(d.spec.revision_history_limit, Some(10));
     let s = api.get_scale("d").await.expect("scale");
     assert_eq!(s.status.and_then(|s| s.selector).as_deref(), Some("a=b"));
     api.patch_scale("d", &PatchParams::default(), &Patch::Merge(json!({"spec": {"replicas": 3}}))).await.expect("scaled");
     let d = api.get("d").await.expect("get");
-    assert_eq!((d.spec.and_then(|s| s.replicas), d.metadata.generation), (Some(3), Some(2)));
+    assert_eq!((d.spec.replicas, d.metadata.generation), (Some(3), Some(2)));
     let d = api.patch_status("d", &PatchParams::default(), &Patch::Merge(json!({"spec": {"replicas": 9}, "status": {"replicas": 2}}))).await.expect("status");
-    assert_eq!((d.spec.and_then(|s| s.replicas), d.status.and_then(|s| s.replicas)), (Some(3), Some(2)));
+    assert_eq!((d.spec.replicas, d.status.and_then(|s| s.replicas)), (Some(3), Some(2)));
     let e = api.patch("d", &PatchParams::default(), &Patch::Merge(json!({"spec": {"selector": {"matchLabels": {"x": "y"}}, "template": {"metadata": {"labels": {"x": "y"}}}}}))).await.expect_err("immutable");
     assert!(e.to_string().contains("field is immutable"), "{e}");
 }

@@ -6,6 +6,7 @@ use std::{
 };
 
 use knarr_registry::{Object, Registry};
+use knarr_schema::selector::LabelSelector;
 use serde_json::{Value, json};
 
 use super::Attributes;
@@ -167,13 +168,23 @@ impl Rbac {
 
     fn build(&self, stamp: [u64; 4]) -> Index {
         let mut x = Index { stamp, ..Index::default() };
+        let mut aggregated: Vec<(String, Vec<LabelSelector>)> = Vec::new();
+        let mut labelled: Vec<(String, Value)> = Vec::new();
         for (i, p) in PREFIXES.iter().enumerate() {
             let Some(c) = self.registry.cache(p) else { continue };
             let snapshot = c.snapshot();
             for e in snapshot.range("") {
                 let v = e.value();
                 if i < 2 {
-                    let rules = v.list_at(&["rules"]).iter().map(Rule::read).collect();
+                    let rules: Vec<Rule> = v.list_at(&["rules"]).iter().map(Rule::read).collect();
+                    let selectors = v.list_at(&["aggregationRule", "clusterRoleSelectors"]);
+                    if i == 0 && !selectors.is_empty() {
+                        let selectors: Vec<_> = selectors.iter().filter_map(|s| LabelSelector::from_value(s).ok()).collect();
+                        aggregated.push((e.name.to_string(), selectors));
+                    }
+                    if i == 0 {
+                        labelled.push((e.name.to_string(), v));
+                    }
                     x.roles.insert((e.namespace.to_string(), e.name.to_string()), Arc::new(rules));
                 } else {
                     x.bindings.push(Binding {
@@ -187,6 +198,28 @@ impl Rbac {
                         role: (v.str_at(&["roleRef", "kind"]).into(), v.str_at(&["roleRef", "name"]).into()),
                     });
                 }
+            }
+        }
+        // Roles gather the rules of others, which may themselves gather: until nothing changes.
+        loop {
+            let mut changed = false;
+            for (name, selectors) in &aggregated {
+                let mut all: Vec<Rule> = Vec::new();
+                for (other, v) in labelled.iter().filter(|(o, _)| o != name) {
+                    if selectors.iter().any(|s| s.matches_object(v))
+                        && let Some(rules) = x.roles.get(&(String::new(), other.clone()))
+                    {
+                        all.extend(rules.iter().filter(|r| !all.contains(r)).cloned().collect::<Vec<_>>());
+                    }
+                }
+                let key = (String::new(), name.clone());
+                if x.roles.get(&key).is_none_or(|have| **have != all) {
+                    x.roles.insert(key, Arc::new(all));
+                    changed = true;
+                }
+            }
+            if !changed {
+                break;
             }
         }
         x

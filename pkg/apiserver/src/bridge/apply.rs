@@ -16,7 +16,10 @@ pub(super) fn strategic(r: &Resource, v: &mut Value, p: &Value) -> Result<(), Ap
 pub(super) fn apply(r: &Resource, old: Option<&Value>, v: &Value, manager: &str, force: bool, sub: &str, validation: &str) -> Result<(Value, Vec<String>), ApiError> {
     let _ = (manager, force, sub);
     let mut out = old.cloned().unwrap_or_else(|| json!({}));
-    knarr_schema::patch::merge(&mut out, v);
+    match r.ty {
+        Some(ty) => knarr_schema::patch::strategic(&mut out, v.clone(), ty).map_err(|e| super::patch::error(&e))?,
+        None => knarr_schema::patch::merge(&mut out, v),
+    }
     normalize(r, &out, validation)
 }
 

@@ -9,7 +9,6 @@ mod write;
 
 use std::sync::Arc;
 
-use http::HeaderValue;
 use knarr_registry::{ApiError, Entry};
 use serde_json::{Value, json};
 
@@ -100,7 +99,10 @@ pub fn show(ctx: &Ctx, code: u16, entry: &Entry) -> Result<Reply, ApiError> {
 pub fn show_value(ctx: &Ctx, code: u16, v: &Value) -> Result<Reply, ApiError> {
     let r = match ctx.format.view {
         View::Full => respond::object(code, v, ctx.format),
-        View::Table => respond::object(code, &bridge::table(&ctx.resource, std::slice::from_ref(v), ctx.query.get("includeObject"), &v["metadata"]["resourceVersion"], true)?, ctx.format),
+        View::Table => {
+            let meta = json!({"resourceVersion": v["metadata"]["resourceVersion"]});
+            respond::object(code, &bridge::table(&ctx.resource, &[v], ctx.query.get("includeObject"), meta, true)?, ctx.format)
+        }
         View::Partial => respond::object(code, &partial(v), ctx.format),
     };
     Ok(finish(ctx, r))
@@ -117,7 +119,5 @@ fn finish(ctx: &Ctx, mut r: Reply) -> Reply {
     if let Ok(w) = ctx.warnings.lock() {
         respond::warn(&mut r, &w);
     }
-    r.headers_mut().entry("x-kubernetes-pf-flowschema-uid").or_insert(HeaderValue::from_static(""));
-    r.headers_mut().remove("x-kubernetes-pf-flowschema-uid");
     r
 }

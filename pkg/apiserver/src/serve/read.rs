@@ -127,9 +127,8 @@ pub(super) async fn list(ctx: &Arc<Ctx>) -> Result<Reply, ApiError> {
     let items: Vec<Value> = p.items.iter().map(|e| bridge::outward(e.value(), r)).collect();
     let body = match f.view {
         View::Table => {
-            let mut t = bridge::table(r, &items, ctx.query.get("includeObject"), &json!(p.revision.to_string()), false)?;
-            t["metadata"] = meta(&p);
-            t
+            let refs: Vec<&Value> = items.iter().collect();
+            bridge::table(r, &refs, ctx.query.get("includeObject"), meta(&p), true)?
         }
         View::Partial => json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": meta(&p),
             "items": items.iter().map(partial).collect::<Vec<_>>()}),

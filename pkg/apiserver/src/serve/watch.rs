@@ -164,11 +164,8 @@ impl Watching {
         match self.ctx.format.view {
             View::Table if kind != "BOOKMARK" => {
                 let first = std::mem::replace(&mut self.first_table, false);
-                let t = bridge::table(&self.ctx.resource, std::slice::from_ref(v), self.ctx.query.get("includeObject"), &v["metadata"]["resourceVersion"], true);
-                let mut t = t.unwrap_or_default();
-                if !first {
-                    t["columnDefinitions"] = json!(null);
-                }
+                let meta = json!({"resourceVersion": v["metadata"]["resourceVersion"]});
+                let t = bridge::table(&self.ctx.resource, &[v], self.ctx.query.get("includeObject"), meta, first).unwrap_or_default();
                 frame_bytes(kind, t.to_string().as_bytes())
             }
             View::Partial => frame_bytes(kind, partial(v).to_string().as_bytes()),
