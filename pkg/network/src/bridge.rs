@@ -28,6 +28,8 @@ pub struct Bridge {
     mtu: u32,
     index: u32,
     state: Mutex<State>,
+    /// Of its own, for what takes the kernel long.
+    deleter: Mutex<Socket>,
 }
 
 #[derive(Debug)]
@@ -148,7 +150,8 @@ impl Bridge {
         rules::setup(&cfg.table, &cfg.bridge, pod_cidr, cluster, leases.iter())
             .commit(&mut netfilter, "set up the pod network's table")?;
         let state = Mutex::new(State { route, netfilter, leases });
-        Ok(Self { cfg, pod_cidr, gateway, mtu, index, state })
+        let deleter = Mutex::new(Socket::route()?);
+        Ok(Self { cfg, pod_cidr, gateway, mtu, index, state, deleter })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -332,7 +335,13 @@ impl Bridge {
         if closed.commit(&mut state.netfilter, "close host ports").is_err() {
             self.clear_rules(&mut state, l.ip, &l.host_ports);
         }
-        state.route.delete_link(&l.host_interface)?;
+        drop(state);
+        // The kernel takes tens of milliseconds; others attach meanwhile. The lease still holds.
+        let mut deleter = self.deleter.lock().unwrap_or_else(PoisonError::into_inner);
+        let deleted = deleter.delete_link(&l.host_interface);
+        drop(deleter);
+        let mut state = self.lock();
+        deleted?;
         if l.host_ports.iter().any(|p| p.protocol == Protocol::Udp) {
             forget_udp(&mut state, &l.host_ports, |backend| backend == IpAddr::V4(l.ip));
         }

@@ -99,6 +99,7 @@ impl Leases {
         self.by_id.values()
     }
 
+    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.by_id.len()
     }

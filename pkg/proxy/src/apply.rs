@@ -1,16 +1,14 @@
 //! Carries the table's changes into the kernel.
 
 use crate::model::{self, Net, Node};
-use crate::plan::{Plan, UdpFront, plan};
+use crate::plan::{Plan, plan};
 use crate::table::Table;
+use crate::udp::Forgetter;
 use crate::{Config, Error};
 use k8s_openapi::api::core::v1::Service;
 use k8s_openapi::api::discovery::v1::EndpointSlice;
 use knarr_network::netlink::Socket;
 use knarr_network::nft::Batch;
-use knarr_network::{Protocol, conntrack};
-use std::collections::HashSet;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 /// One service as it is now; `None` when it is gone.
@@ -26,7 +24,7 @@ pub(crate) struct Applier {
     table: Table,
     node: Node,
     cluster: Vec<Net>,
-    node_ips: HashSet<IpAddr>,
+    udp: Forgetter,
     /// Whether the kernel is known to have what `table` says.
     whole: bool,
 }
@@ -45,7 +43,7 @@ impl Applier {
             table: Table::new(&cfg.table, cluster.clone()),
             node: Node { name: cfg.node_name.clone(), zone: cfg.zone.clone() },
             cluster,
-            node_ips: cfg.node_ips.iter().copied().collect(),
+            udp: Forgetter::start(cfg.node_ips.iter().copied().collect())?,
             whole: false,
         })
     }
@@ -71,29 +69,14 @@ impl Applier {
             self.whole = true;
             tracing::debug!(services = self.table.len(), "service table made");
         }
-        if !stale.is_empty() {
-            self.forget(&stale);
-        }
+        self.udp.forget(stale);
         Ok(())
     }
 
-    /// Forgets UDP flows to these frontends that lead elsewhere than to their backends.
-    fn forget(&mut self, fronts: &[UdpFront]) {
-        let here = &self.node_ips;
-        let gone = conntrack::forget(&mut self.socket, Protocol::Udp, |flow| {
-            let (to, port) = (flow.original.dst, flow.original.dst_port);
-            let backend = std::net::SocketAddr::new(flow.reply.src, flow.reply.src_port);
-            fronts.iter().any(|f| {
-                let address = f.port == port && f.addresses.contains(&to);
-                let node = f.node_port == Some(port) && (here.contains(&to) || to.is_loopback());
-                (address || node) && !f.backends.contains(&backend)
-            })
-        });
-        match gone {
-            Ok(0) => {}
-            Ok(flows) => tracing::debug!(flows, "forgot UDP flows to former backends"),
-            Err(error) => tracing::warn!(%error, "UDP flows may go to former backends for a while"),
-        }
+    /// Waits until stale UDP flows are forgotten.
+    #[cfg(test)]
+    pub fn settle(&self) {
+        self.udp.settle();
     }
 }
 

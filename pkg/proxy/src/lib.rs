@@ -11,6 +11,7 @@ mod model;
 mod plan;
 mod run;
 mod table;
+mod udp;
 
 pub use apply::remove;
 pub use run::{run, run_with};

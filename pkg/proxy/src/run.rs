@@ -158,3 +158,6 @@ impl State {
         keys.into_iter().map(change).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

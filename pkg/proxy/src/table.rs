@@ -2,6 +2,7 @@
 
 use crate::model::Net;
 use crate::plan::{MARK, Map, Place, Plan, UdpFront};
+use knarr_network::Protocol;
 use knarr_network::nft::{
     Batch, ChainType, Expr, Hook, IpFamily, R0, Rule, SetSpec, Verdict, Write,
 };
@@ -58,7 +59,9 @@ impl Table {
             }
         }
         b.add_chain("reject");
-        b.add_rule("reject", &Rule::any().with(Expr::Reject));
+        let tcp = Rule::any().protocol(Protocol::Tcp).with(Expr::Reject { reset: true });
+        b.add_rule("reject", &tcp);
+        b.add_rule("reject", &Rule::any().with(Expr::Reject { reset: false }));
 
         b.add_chain("services");
         for f in FAMILIES {
@@ -110,6 +113,14 @@ impl Table {
             ("filter-output", Hook::Output, -90),
         ] {
             b.add_base_chain(name, ChainType::Filter, hook, priority);
+            if hook == Hook::Forward {
+                // A pod's answer that cannot be rewritten back would make its client hang up.
+                for (net, prefix) in &self.cluster {
+                    let f = IpFamily::of(*net);
+                    let lost = Rule::family(f).ct_invalid().saddr_in(*net, *prefix, true);
+                    b.add_rule(name, &lost.verdict(Verdict::Drop));
+                }
+            }
             b.add_rule(name, &Rule::any().ct_new().jump("dead"));
         }
         b

@@ -95,8 +95,9 @@ pub enum Expr {
     Dnat { family: IpFamily, addr: u32, port: Option<u32> },
     /// Rewrites the source to that of the outgoing interface, with random ports.
     Masquerade,
-    /// Answers that the port is unreachable.
-    Reject,
+    /// Answers that the port is unreachable: to TCP (only) by a reset, which the kernel does not
+    /// limit in rate as it does ICMP.
+    Reject { reset: bool },
 }
 
 impl Expr {
@@ -114,7 +115,7 @@ impl Expr {
             Self::FibType { .. } => "fib",
             Self::Dnat { .. } => "nat",
             Self::Masquerade => "masq",
-            Self::Reject => "reject",
+            Self::Reject { .. } => "reject",
         }
     }
 
@@ -208,7 +209,11 @@ impl Expr {
                 }
             }
             Self::Masquerade => b.be32(1, 1 << 4),
-            Self::Reject => {
+            Self::Reject { reset: true } => {
+                b.be32(1, 1);
+                b.attr(2, &[0]);
+            }
+            Self::Reject { reset: false } => {
                 b.be32(1, 2);
                 b.attr(2, &[1]);
             }
@@ -273,6 +278,13 @@ impl Rule {
     #[must_use]
     pub fn load_daddr(self, f: IpFamily, dreg: u32) -> Self {
         self.with(Expr::Payload { base: 1, offset: f.daddr(), len: f.len(), dreg })
+    }
+
+    /// Only packets of this protocol.
+    #[must_use]
+    pub fn protocol(self, p: crate::Protocol) -> Self {
+        self.with(Expr::Meta { key: META_L4PROTO, dreg: R0 })
+            .with(Expr::Cmp { sreg: R0, equal: true, data: vec![p.number()] })
     }
 
     /// Loads protocol and destination port into two registers.
@@ -348,6 +360,12 @@ impl Rule {
     #[must_use]
     pub fn ct_new(self) -> Self {
         self.ct(CT_STATE, 8, true)
+    }
+
+    /// Only packets that fit no connection.
+    #[must_use]
+    pub fn ct_invalid(self) -> Self {
+        self.ct(CT_STATE, 1, true)
     }
 
     /// Only packets of no known connection.

@@ -6,7 +6,7 @@ use knarr_network::{AddRequest, Bandwidth, Bridge};
 use serde_json::json;
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -116,8 +116,11 @@ impl Node2 {
         let a = self.applier.clone();
         self.host.run(move || {
             let t = Instant::now();
-            a.lock().unwrap().apply(&changes).unwrap();
-            t.elapsed()
+            let mut a = a.lock().unwrap();
+            a.apply(&changes).unwrap();
+            let took = t.elapsed();
+            a.settle();
+            took
         })
     }
 
