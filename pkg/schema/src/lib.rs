@@ -3,6 +3,7 @@
 //! Everything derives from the tables under `api/`: [`Catalog`] is the list of served
 //! resources, [`types`] the shape of every body. Objects in memory are [`serde_json::Value`].
 
+pub mod apply;
 pub mod catalog;
 pub mod defaults;
 pub mod discovery;

@@ -46,6 +46,7 @@ pub(super) fn of_root(ty: &'static Type, object: &mut Object) {
     match ty.name {
         "io.k8s.api.core.v1.Pod" => pod(object),
         "io.k8s.api.core.v1.Namespace" => namespace(object),
+        "io.k8s.api.core.v1.Secret" => secret(object),
         "io.k8s.api.core.v1.Service" => service(object),
         "io.k8s.api.core.v1.ReplicationController" => replication_controller(object),
         "io.k8s.api.core.v1.PersistentVolume" => {
@@ -238,6 +239,18 @@ fn pod_status(status: &mut Object) {
         None if ip.is_empty() => {}
         _ => {
             status.insert("podIPs".into(), json!([{"ip": ip}]));
+        }
+    }
+}
+
+/// `stringData` is write-only: it becomes `data`.
+fn secret(secret: &mut Object) {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    let Some(Value::Object(given)) = secret.remove("stringData") else { return };
+    set(secret, "data", || json!({}));
+    if let Some(data) = child(secret, "data") {
+        for (key, value) in given {
+            data.insert(key, STANDARD.encode(value.as_str().unwrap_or_default()).into());
         }
     }
 }

@@ -17,6 +17,11 @@ fn defaults_are_upstreams() {
         // The moment of defaulting is in the result.
         for value in [&mut got, &mut want] {
             forget(value, "timeAdded");
+            // Upstream merges stringData one step later, in its conversion.
+            if row.kind == "Secret" {
+                forget(value, "stringData");
+                forget(value, "data");
+            }
         }
         if let Some(d) = difference("", &got, &want) {
             failures.insert(format!("{}/{}", row.group, row.kind), d);

@@ -1,0 +1,171 @@
+//! Sets of field paths, in the form of `fieldsV1`.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Node {
+    member: bool,
+    children: Set,
+}
+
+/// A set of paths. Each element is written as in `fieldsV1`: `f:name`, `k:{…}`, `v:…`, `i:n`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Set {
+    nodes: BTreeMap<String, Node>,
+}
+
+impl Set {
+    /// Whether it has no path.
+    pub fn is_empty(&self) -> bool {
+        self.nodes.is_empty()
+    }
+
+    /// Reads `fieldsV1`.
+    pub fn parse(fields: &Value) -> Self {
+        let mut set = Self::default();
+        for (key, value) in fields.as_object().into_iter().flatten() {
+            if key == "." {
+                continue;
+            }
+            let children = Self::parse(value);
+            let object = value.as_object();
+            let member = object.is_none_or(|o| o.is_empty() || o.contains_key("."));
+            set.nodes.insert(key.clone(), Node { member, children });
+        }
+        set
+    }
+
+    /// Writes `fieldsV1`.
+    pub fn to_value(&self) -> Value {
+        let mut map = Map::new();
+        for (key, node) in &self.nodes {
+            let mut value = node.children.to_value();
+            if let Value::Object(object) = &mut value
+                && node.member
+                && !object.is_empty()
+            {
+                object.insert(".".into(), Value::Object(Map::new()));
+            }
+            map.insert(key.clone(), value);
+        }
+        Value::Object(map)
+    }
+
+    pub(super) fn insert(&mut self, path: &[String]) {
+        match path {
+            [] => {}
+            [last] => self.nodes.entry(last.clone()).or_default().member = true,
+            [first, rest @ ..] => self.nodes.entry(first.clone()).or_default().children.insert(rest),
+        }
+    }
+
+    pub(super) fn child(&self, key: &str) -> Option<&Set> {
+        self.nodes.get(key).map(|n| &n.children)
+    }
+
+    pub(super) fn has(&self, key: &str) -> bool {
+        self.nodes.contains_key(key)
+    }
+
+    pub(super) fn is_member(&self, key: &str) -> bool {
+        self.nodes.get(key).is_some_and(|n| n.member)
+    }
+
+    pub(super) fn keys(&self) -> impl Iterator<Item = &String> {
+        self.nodes.keys()
+    }
+
+    /// Takes one path out, not those below it.
+    pub(super) fn remove(&mut self, path: &[&str]) {
+        self.take(path, false);
+    }
+
+    /// Takes a path and all below it out.
+    pub(super) fn remove_tree(&mut self, path: &[&str]) {
+        self.take(path, true);
+    }
+
+    fn take(&mut self, path: &[&str], tree: bool) {
+        let Some((first, rest)) = path.split_first() else { return };
+        let Some(node) = self.nodes.get_mut(*first) else { return };
+        if rest.is_empty() {
+            node.member = false;
+            if tree {
+                node.children = Self::default();
+            }
+        } else {
+            node.children.take(rest, tree);
+        }
+        if !node.member && node.children.is_empty() {
+            self.nodes.remove(*first);
+        }
+    }
+
+    /// Paths in either.
+    pub fn union(&self, other: &Self) -> Self {
+        let mut out = self.clone();
+        for (key, node) in &other.nodes {
+            let mine = out.nodes.entry(key.clone()).or_default();
+            mine.member |= node.member;
+            mine.children = mine.children.union(&node.children);
+        }
+        out
+    }
+
+    /// Paths in this one and not in the other.
+    pub fn difference(&self, other: &Self) -> Self {
+        self.combine(other, |mine, theirs| mine && !theirs, true)
+    }
+
+    /// Paths in both.
+    pub fn intersection(&self, other: &Self) -> Self {
+        self.combine(other, |mine, theirs| mine && theirs, false)
+    }
+
+    fn combine(&self, other: &Self, keep: fn(bool, bool) -> bool, alone: bool) -> Self {
+        let mut out = Self::default();
+        for (key, node) in &self.nodes {
+            let node = match other.nodes.get(key) {
+                Some(theirs) => Node { member: keep(node.member, theirs.member), children: node.children.combine(&theirs.children, keep, alone) },
+                None if alone => node.clone(),
+                None => continue,
+            };
+            if node.member || !node.children.is_empty() {
+                out.nodes.insert(key.clone(), node);
+            }
+        }
+        out
+    }
+
+    /// Every path as error messages show it, e.g. `.spec.containers[name="c"].image`.
+    pub fn paths(&self) -> Vec<String> {
+        let mut out = Vec::new();
+        self.collect("", &mut out);
+        out
+    }
+
+    fn collect(&self, prefix: &str, out: &mut Vec<String>) {
+        for (key, node) in &self.nodes {
+            let path = format!("{prefix}{}", element(key));
+            if node.member {
+                out.push(path.clone());
+            }
+            node.children.collect(&path, out);
+        }
+    }
+}
+
+fn element(key: &str) -> String {
+    let (kind, rest) = key.split_once(':').unwrap_or(("f", key));
+    match kind {
+        "k" => match serde_json::from_str::<Map<String, Value>>(rest) {
+            Ok(keys) => format!("[{}]", keys.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(",")),
+            Err(_) => format!("[{rest}]"),
+        },
+        "v" => format!("[={rest}]"),
+        "i" => format!("[{rest}]"),
+        _ => format!(".{rest}"),
+    }
+}

@@ -1,0 +1,85 @@
+use serde_json::json;
+
+use super::*;
+use crate::types::types;
+
+fn writer<'w>(manager: &'w str) -> Writer<'w> {
+    Writer { manager, api_version: "apps/v1", subresource: "", reset: &["status"], now: Instant { seconds: 1_700_000_000, nanos: 0 } }
+}
+
+fn deployment() -> Option<&'static Type> {
+    types().kind("apps", "v1", "Deployment")
+}
+
+fn base(replicas: i64, image: &str) -> Value {
+    json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d", "labels": {"a": "1"}},
+        "spec": {"replicas": replicas, "template": {"spec": {"containers": [{"name": "c", "image": image, "ports": [{"containerPort": 80}]}]}}}})
+}
+
+#[test]
+fn an_applier_owns_its_configuration() {
+    let got = apply(None, &base(1, "i"), deployment(), &writer("me"), false).unwrap();
+    assert_eq!(
+        got["metadata"]["managedFields"],
+        json!([{"manager": "me", "operation": "Apply", "apiVersion": "apps/v1", "time": "2023-11-14T22:13:20Z", "fieldsType": "FieldsV1", "fieldsV1": {
+            "f:metadata": {"f:labels": {"f:a": {}}},
+            "f:spec": {"f:replicas": {}, "f:template": {"f:spec": {"f:containers": {"k:{\"name\":\"c\"}": {
+                ".": {}, "f:name": {}, "f:image": {}, "f:ports": {"k:{\"containerPort\":80,\"protocol\":\"TCP\"}": {".": {}, "f:containerPort": {}}}
+            }}}}}
+        }}])
+    );
+}
+
+#[test]
+fn others_conflict_unless_forced() {
+    let live = apply(None, &base(1, "i"), deployment(), &writer("one"), false).unwrap();
+    let Err(Error::Conflict(status)) = apply(Some(&live), &base(2, "i"), deployment(), &writer("two"), false) else { panic!("no conflict") };
+    assert_eq!(status.message, "Apply failed with 1 conflict: conflict with \"one\": .spec.replicas");
+    assert_eq!(status.code, 409);
+    let forced = apply(Some(&live), &base(2, "i"), deployment(), &writer("two"), true).unwrap();
+    assert_eq!(forced["spec"]["replicas"], 2);
+    let one = &forced["metadata"]["managedFields"][0];
+    assert_eq!(one["manager"], "one");
+    assert!(one["fieldsV1"]["f:spec"].get("f:replicas").is_none());
+    // Sharing the same value is no conflict.
+    assert!(apply(Some(&live), &base(1, "i"), deployment(), &writer("two"), false).is_ok());
+}
+
+#[test]
+fn what_is_left_out_goes_away() {
+    let live = apply(None, &base(1, "i"), deployment(), &writer("me"), false).unwrap();
+    let mut next = base(1, "i");
+    next["metadata"] = json!({"name": "d"});
+    next["spec"]["template"]["spec"]["containers"] = json!([{"name": "x", "image": "j"}]);
+    let got = apply(Some(&live), &next, deployment(), &writer("me"), false).unwrap();
+    assert!(got["metadata"].get("labels").is_none());
+    assert_eq!(got["spec"]["template"]["spec"]["containers"], json!([{"name": "x", "image": "j"}]));
+}
+
+#[test]
+fn updates_take_fields_over() {
+    let live = apply(None, &base(1, "i"), deployment(), &writer("me"), false).unwrap();
+    let mut new = live.clone();
+    new["spec"]["replicas"] = 5.into();
+    new["metadata"]["annotations"] = json!({"k": "v"});
+    new["status"] = json!({"replicas": 1});
+    track(Some(&live), &mut new, deployment(), &writer("kubectl-edit"));
+    let entries = new["metadata"]["managedFields"].as_array().unwrap();
+    assert_eq!(entries.len(), 2);
+    assert_eq!(entries[1]["fieldsV1"], json!({"f:metadata": {"f:annotations": {".": {}, "f:k": {}}}, "f:spec": {"f:replicas": {}}}));
+    assert!(entries[0]["fieldsV1"]["f:spec"].get("f:replicas").is_none());
+    let Err(Error::Conflict(status)) = apply(Some(&new), &base(1, "i"), deployment(), &writer("me"), false) else { panic!("no conflict") };
+    assert_eq!(status.message, "Apply failed with 1 conflict: conflict with \"kubectl-edit\" using apps/v1: .spec.replicas");
+    // An update without a change changes nobody.
+    let mut again = new.clone();
+    track(Some(&new), &mut again, deployment(), &Writer { now: Instant { seconds: 1_800_000_000, nanos: 0 }, ..writer("kubectl-edit") });
+    assert_eq!(again, new);
+}
+
+#[test]
+fn unknown_fields_are_refused() {
+    let mut config = base(1, "i");
+    config["spec"]["foo"] = 1.into();
+    let error = apply(None, &config, deployment(), &writer("me"), false).unwrap_err();
+    assert_eq!(error.to_string(), "failed to create typed patch object (/d; apps/v1, Kind=Deployment): .spec.foo: field not declared in schema");
+}

@@ -1,0 +1,312 @@
+//! Walking values by their kind: field sets, comparison, merge and pruning.
+
+use serde_json::{Map, Value};
+
+use super::Set;
+use crate::types::{Field, Merge, Shape, Type};
+
+/// How a value merges.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Kind {
+    /// One value.
+    Leaf,
+    /// A struct of the table.
+    Struct(&'static Type),
+    /// A granular map.
+    Map(&'static Shape),
+    /// A list of distinct scalars.
+    SetOf,
+    /// A list keyed by fields of its structs.
+    Keyed(&'static Type, &'static [&'static str]),
+    /// No schema: objects are granular, lists are atomic.
+    Open,
+}
+
+impl Kind {
+    pub fn root(ty: Option<&'static Type>) -> Self {
+        ty.map_or(Self::Open, Self::Struct)
+    }
+
+    fn of_field(field: &'static Field) -> Self {
+        match field.shape {
+            Shape::Struct(id) if field.map_type != Merge::Atomic && !id.get().atomic => Self::Struct(id.get()),
+            Shape::Map(element) if field.map_type != Merge::Atomic => Self::Map(element),
+            Shape::List(_) if field.list_type == Merge::Set => Self::SetOf,
+            Shape::List(Shape::Struct(id)) if field.list_type == Merge::Map && !field.list_keys.is_empty() => Self::Keyed(id.get(), &field.list_keys),
+            Shape::RawExtension => Self::Open,
+            _ => Self::Leaf,
+        }
+    }
+
+    fn of_shape(shape: &'static Shape) -> Self {
+        match shape {
+            Shape::Struct(id) if !id.get().atomic => Self::Struct(id.get()),
+            Shape::Map(element) => Self::Map(element),
+            _ => Self::Leaf,
+        }
+    }
+
+    /// The kind of a member; `None` when the schema does not know it.
+    fn member(self, key: &str) -> Option<Self> {
+        match self {
+            Self::Struct(ty) => ty.field(key).map(Self::of_field),
+            Self::Map(element) => Some(Self::of_shape(element)),
+            _ => Some(Self::Open),
+        }
+    }
+
+    /// The kind that a value really has: without a schema its form decides.
+    fn of(self, value: &Value) -> Self {
+        match (self, value) {
+            (Self::Open, Value::Object(_)) => Self::Open,
+            (Self::Open, _) => Self::Leaf,
+            (kind, _) => kind,
+        }
+    }
+}
+
+/// The path element of a list's item.
+fn item_key(kind: Kind, item: &Value) -> Option<String> {
+    match kind {
+        Kind::SetOf => Some(format!("v:{item}")),
+        Kind::Keyed(ty, keys) => {
+            let mut found = Map::new();
+            for key in keys {
+                match item.get(*key).filter(|v| !v.is_null()) {
+                    Some(value) => found.insert((*key).to_owned(), value.clone()),
+                    None => match ty.field(key).and_then(|f| f.default).and_then(|d| serde_json::from_str(d).ok()) {
+                        Some(value) => found.insert((*key).to_owned(), value),
+                        None => None,
+                    },
+                };
+            }
+            if found.is_empty() {
+                return None;
+            }
+            Some(format!("k:{}", Value::Object(found)))
+        }
+        _ => None,
+    }
+}
+
+fn element_kind(kind: Kind) -> Kind {
+    match kind {
+        Kind::Keyed(ty, _) => Kind::Struct(ty),
+        _ => Kind::Leaf,
+    }
+}
+
+/// The paths of a configuration.
+pub(super) fn fields(value: &Value, kind: Kind) -> Result<Set, String> {
+    let mut set = Set::default();
+    collect(value, kind, &mut Vec::new(), &mut set)?;
+    Ok(set)
+}
+
+fn shown(path: &[String]) -> String {
+    let mut set = Set::default();
+    set.insert(path);
+    set.paths().pop().unwrap_or_default()
+}
+
+fn collect(value: &Value, kind: Kind, path: &mut Vec<String>, set: &mut Set) -> Result<(), String> {
+    match (kind.of(value), value) {
+        (Kind::Struct(_) | Kind::Map(_) | Kind::Open, Value::Object(map)) => {
+            for (key, member) in map {
+                path.push(format!("f:{key}"));
+                let Some(inner) = kind.member(key) else {
+                    return Err(format!("{}: field not declared in schema", shown(path)));
+                };
+                collect(member, inner, path, set)?;
+                let empty = member.is_null() || member.as_object().is_some_and(Map::is_empty);
+                if empty || !matches!(kind, Kind::Struct(_)) {
+                    set.insert(path);
+                }
+                path.pop();
+            }
+            Ok(())
+        }
+        (Kind::SetOf | Kind::Keyed(..), Value::Array(items)) => {
+            for (i, item) in items.iter().enumerate() {
+                let Some(key) = item_key(kind, item) else {
+                    return Err(format!("{}: element {i}: associative list with keys has an element that omits key field {}", shown(path), missing(kind, item)));
+                };
+                path.push(key);
+                collect(item, element_kind(kind), path, set)?;
+                set.insert(path);
+                path.pop();
+            }
+            Ok(())
+        }
+        (Kind::Leaf, _) => {
+            set.insert(path);
+            Ok(())
+        }
+        (_, Value::Null) => Ok(()),
+        (Kind::Struct(_) | Kind::Map(_) | Kind::Open, other) => Err(format!("{}: expected map, got &{{{other}}}", shown(path))),
+        (_, other) => Err(format!("{}: expected list, got &{{{other}}}", shown(path))),
+    }
+}
+
+fn missing(kind: Kind, item: &Value) -> String {
+    match kind {
+        Kind::Keyed(_, keys) => crate::json::quote(keys.iter().find(|k| item.get(**k).is_none()).copied().unwrap_or_default()),
+        _ => String::new(),
+    }
+}
+
+/// What differs between two objects.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    pub added: Set,
+    pub modified: Set,
+    pub removed: Set,
+}
+
+pub(super) fn compare(old: &Value, new: &Value, kind: Kind) -> Changes {
+    let mut changes = Changes::default();
+    differ(Some(old), Some(new), kind, &mut Vec::new(), &mut changes);
+    changes
+}
+
+fn leaf(old: Option<&Value>, new: Option<&Value>, path: &[String], changes: &mut Changes) {
+    match (old, new) {
+        (None, Some(_)) => changes.added.insert(path),
+        (Some(_), None) => changes.removed.insert(path),
+        (a, b) if a != b => changes.modified.insert(path),
+        _ => {}
+    }
+}
+
+fn blank(value: Option<&Value>) -> bool {
+    value.is_none_or(|v| v.is_null() || v.as_object().is_some_and(Map::is_empty) || v.as_array().is_some_and(Vec::is_empty))
+}
+
+fn differ(old: Option<&Value>, new: Option<&Value>, kind: Kind, path: &mut Vec<String>, changes: &mut Changes) {
+    if old.is_none() && new.is_none() {
+        return;
+    }
+    let form = kind.of(new.or(old).unwrap_or(&Value::Null));
+    if matches!(form, Kind::Leaf) || (blank(old) && blank(new)) {
+        return leaf(old, new, path, changes);
+    }
+    match form {
+        Kind::Struct(_) | Kind::Map(_) | Kind::Open => {
+            if kind_differs(old, new, Value::is_object) {
+                return leaf(old, new, path, changes);
+            }
+            let none = Map::new();
+            let (a, b) = (old.and_then(Value::as_object).unwrap_or(&none), new.and_then(Value::as_object).unwrap_or(&none));
+            for key in a.keys().chain(b.keys().filter(|k| !a.contains_key(*k))) {
+                path.push(format!("f:{key}"));
+                differ(a.get(key), b.get(key), form.member(key).unwrap_or(Kind::Leaf), path, changes);
+                path.pop();
+            }
+        }
+        Kind::SetOf | Kind::Keyed(..) => {
+            let list = |v: Option<&Value>| -> Vec<(String, Value)> {
+                let items = v.and_then(Value::as_array).into_iter().flatten();
+                let mut out: Vec<(String, Value)> = Vec::new();
+                for item in items {
+                    if let Some(key) = item_key(form, item)
+                        && !out.iter().any(|(k, _)| *k == key)
+                    {
+                        out.push((key, item.clone()));
+                    }
+                }
+                out
+            };
+            let (a, b) = (list(old), list(new));
+            let find = |l: &[(String, Value)], key: &str| l.iter().find(|(k, _)| k == key).map(|(_, v)| v.clone());
+            for (key, _) in a.iter().chain(b.iter().filter(|(k, _)| !a.iter().any(|(o, _)| o == k))) {
+                path.push(key.clone());
+                differ(find(&a, key).as_ref(), find(&b, key).as_ref(), element_kind(form), path, changes);
+                path.pop();
+            }
+        }
+        Kind::Leaf => {}
+    }
+    match (old, new) {
+        (None, Some(_)) => changes.added.insert(path),
+        (Some(_), None) => changes.removed.insert(path),
+        _ => {}
+    }
+}
+
+fn kind_differs(old: Option<&Value>, new: Option<&Value>, is: fn(&Value) -> bool) -> bool {
+    let odd = |v: Option<&Value>| v.is_some_and(|v| !v.is_null() && !is(v));
+    odd(old) || odd(new)
+}
+
+/// Lays a configuration over an object.
+pub(super) fn merge(live: &Value, config: &Value, kind: Kind) -> Value {
+    match (kind.of(config), live, config) {
+        (form @ (Kind::Struct(_) | Kind::Map(_) | Kind::Open), Value::Object(a), Value::Object(b)) => {
+            let mut out = a.clone();
+            for (key, value) in b {
+                let inner = form.member(key).unwrap_or(Kind::Leaf);
+                let merged = match a.get(key) {
+                    Some(current) => merge(current, value, inner),
+                    None => value.clone(),
+                };
+                out.insert(key.clone(), merged);
+            }
+            Value::Object(out)
+        }
+        (form @ (Kind::SetOf | Kind::Keyed(..)), Value::Array(a), Value::Array(b)) => {
+            let keys = |l: &[Value]| l.iter().map(|i| item_key(form, i)).collect::<Vec<_>>();
+            let (left, right) = (keys(a), keys(b));
+            let mut out = Vec::with_capacity(a.len() + b.len());
+            let mut next = 0;
+            let take = |out: &mut Vec<Value>, r: usize| {
+                let current = left.iter().position(|k| *k == right[r] && k.is_some()).map(|l| &a[l]);
+                out.push(current.map_or_else(|| b[r].clone(), |c| merge(c, &b[r], element_kind(form))));
+            };
+            for (l, key) in left.iter().enumerate() {
+                match right.iter().position(|r| r == key && key.is_some()) {
+                    None => out.push(a[l].clone()),
+                    // The configuration's order holds among its own items.
+                    Some(r) => {
+                        while next <= r {
+                            take(&mut out, next);
+                            next += 1;
+                        }
+                    }
+                }
+            }
+            for r in next..b.len() {
+                take(&mut out, r);
+            }
+            Value::Array(out)
+        }
+        _ => config.clone(),
+    }
+}
+
+/// Removes what the applier owned before (`last`) and nobody owns now.
+pub(super) fn prune(value: &mut Value, last: &Set, owned: &Set, kind: Kind) {
+    let none = Set::default();
+    match (kind.of(value), value) {
+        (form @ (Kind::Struct(_) | Kind::Map(_) | Kind::Open), Value::Object(map)) => {
+            for key in last.keys() {
+                let Some(name) = key.strip_prefix("f:") else { continue };
+                if !owned.has(key) {
+                    map.remove(name);
+                } else if let Some(inner) = map.get_mut(name) {
+                    prune(inner, last.child(key).unwrap_or(&none), owned.child(key).unwrap_or(&none), form.member(name).unwrap_or(Kind::Leaf));
+                }
+            }
+        }
+        (form @ (Kind::SetOf | Kind::Keyed(..)), Value::Array(items)) => {
+            items.retain_mut(|item| {
+                let Some(key) = item_key(form, item).filter(|k| last.has(k)) else { return true };
+                if !owned.has(&key) && last.is_member(&key) {
+                    return false;
+                }
+                prune(item, last.child(&key).unwrap_or(&none), owned.child(&key).unwrap_or(&none), element_kind(form));
+                true
+            });
+        }
+        _ => {}
+    }
+}
