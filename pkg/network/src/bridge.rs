@@ -139,7 +139,12 @@ impl Bridge {
             })?;
         }
         let mut ledger = Ledger::open(cfg.data_dir.join("sysctl.json"));
-        ledger.set(Path::new("/proc/sys/net/ipv4/ip_forward"), "1")?;
+        let forward = Path::new("/proc/sys/net/ipv4/ip_forward");
+        if !std::fs::read_to_string(forward).is_ok_and(|v| v.trim() == "1") {
+            // The kernel changes this one along with forwarding.
+            ledger.note(&sysctl("all", "accept_redirects"))?;
+        }
+        ledger.set(forward, "1")?;
         // A redirect would teach a pod a way to its peer that passes by the host.
         ledger.set(&sysctl("all", "send_redirects"), "0")?;
         // These two leave with the bridge.

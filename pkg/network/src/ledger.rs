@@ -26,20 +26,27 @@ impl Ledger {
         if now == value {
             return Ok(());
         }
-        if !self.before.contains_key(file) {
-            self.before.insert(file.to_owned(), now.to_owned());
-            let bytes = serde_json::to_vec_pretty(&self.before)
-                .map_err(|e| io("encode ledger", &self.path)(std::io::Error::other(e)))?;
-            let tmp = self.path.with_extension("tmp");
-            std::fs::write(&tmp, bytes).map_err(io("write", &tmp))?;
-            std::fs::rename(&tmp, &self.path).map_err(io("write", &self.path))?;
-        }
+        self.note(file)?;
         std::fs::write(file, value).map_err(io("write", file))
     }
 
-    /// Puts every value back.
+    /// Records a host-wide value that is about to change along with another.
+    pub fn note(&mut self, file: &Path) -> Result<(), Error> {
+        if self.before.contains_key(file) {
+            return Ok(());
+        }
+        let now = std::fs::read_to_string(file).map_err(io("read", file))?;
+        self.before.insert(file.to_owned(), now.trim().to_owned());
+        let bytes = serde_json::to_vec_pretty(&self.before)
+            .map_err(|e| io("encode ledger", &self.path)(std::io::Error::other(e)))?;
+        let tmp = self.path.with_extension("tmp");
+        std::fs::write(&tmp, bytes).map_err(io("write", &tmp))?;
+        std::fs::rename(&tmp, &self.path).map_err(io("write", &self.path))
+    }
+
+    /// Puts every value back: `ip_forward`, which moves others, before those below `conf`.
     pub fn restore(&self) -> Result<(), Error> {
-        for (file, value) in &self.before {
+        for (file, value) in self.before.iter().rev() {
             match std::fs::write(file, value) {
                 Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
                     return Err(io("write", file)(e));

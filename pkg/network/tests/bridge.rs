@@ -118,6 +118,99 @@ fn outside(host: &Netns) -> Option<Netns> {
     Some(other)
 }
 
+/// What the host has: links, routes, settings.
+fn picture(host: &Netns) -> String {
+    host.run(|| {
+        let mut s = Socket::route().unwrap();
+        let mut out = format!("{:?}\n{:?}\n", s.links().unwrap(), s.routes().unwrap());
+        let mut files = vec!["/proc/sys/net/ipv4/ip_forward".into()];
+        for which in ["all", "default", "lo"] {
+            let dir = format!("/proc/sys/net/ipv4/conf/{which}");
+            files.extend(std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()));
+        }
+        files.sort();
+        for f in files {
+            out += &format!("{} {}", f.display(), std::fs::read_to_string(&f).unwrap_or_default());
+        }
+        out
+    })
+}
+
+#[test]
+fn nothing_stays_behind() {
+    let (Some(host), Some(a)) = (Netns::new(), Netns::new()) else { return };
+    let world = outside(&host).unwrap();
+    host.run(|| std::fs::write("/proc/sys/net/ipv4/conf/all/accept_redirects", "0").unwrap());
+    let before = picture(&host);
+    let dir = tempfile::tempdir().unwrap();
+    let cfg = config(dir.path());
+    for _ in 0..2 {
+        let c = cfg.clone();
+        let bridge = Arc::new(host.run(move || Bridge::open(c).unwrap()));
+        add(&host, &bridge, "a", &a, vec![port(None, 80, 80, Protocol::Tcp)]);
+        host.run(move || {
+            let peer = |c: &str, ip: [u8; 4]| knarr_network::Peer {
+                pod_cidr: c.into(),
+                node_ip: ip.into(),
+            };
+            let gateways = || {
+                let all = Socket::route().unwrap().routes().unwrap();
+                all.into_iter().filter_map(|(r, _)| Some((r.dst, r.gateway?))).collect::<Vec<_>>()
+            };
+            let there = [192, 168, 9, 2];
+            bridge.set_peers(&[peer("10.244.0.0/24", [192, 168, 9, 1]), peer("10.244.7.0/24", there)])
+                .unwrap();
+            assert_eq!(gateways(), [([10, 244, 7, 0].into(), there.into())]);
+            bridge.set_peers(&[peer("10.244.8.0/24", there)]).unwrap();
+            assert_eq!(gateways(), [([10, 244, 8, 0].into(), there.into())]);
+        });
+        assert_ne!(before, picture(&host));
+    }
+    host.run(move || Bridge::remove_all(&cfg).unwrap());
+    assert_eq!(before, picture(&host));
+    assert!(!dir.path().exists());
+    drop(world);
+}
+
+#[test]
+fn many_at_once_are_quick_and_apart() {
+    const PODS: usize = 30;
+    let Some(host) = Netns::new() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let c = config(dir.path());
+    let bridge = Arc::new(host.run(move || Bridge::open(c).unwrap()));
+    let pods: Vec<Netns> = (0..PODS).map(|_| Netns::new().unwrap()).collect();
+    let paths: Vec<_> = pods.iter().map(|p| p.path().to_owned()).collect();
+    let br = bridge.clone();
+    let (ips, adding, deleting) = host.run(move || {
+        let start = Instant::now();
+        let ips: HashSet<IpAddr> = std::thread::scope(|s| {
+            let one = |(i, netns): (usize, &std::path::PathBuf)| {
+                let (br, netns) = (br.clone(), netns.clone());
+                s.spawn(move || {
+                    let id = format!("s{i}");
+                    let (sandbox_id, namespace, name) = (id.as_str(), "d", "n");
+                    let (host_ports, bandwidth) = (vec![], Bandwidth::default());
+                    let netns = netns.as_path();
+                    br.add(AddRequest { sandbox_id, netns, namespace, name, host_ports, bandwidth })
+                        .unwrap()
+                        .ips[0]
+                })
+            };
+            let all: Vec<_> = paths.iter().enumerate().map(one).collect();
+            all.into_iter().map(|t| t.join().unwrap()).collect()
+        });
+        let adding = start.elapsed();
+        let start = Instant::now();
+        br.gc(&HashSet::new()).unwrap();
+        (ips, adding, start.elapsed())
+    });
+    eprintln!("{PODS} added in {adding:?}, deleted in {deleting:?}");
+    assert_eq!(ips.len(), PODS);
+    let status = { let b = bridge.clone(); host.run(move || b.status()) };
+    assert!(status.leases.is_empty());
+}
+
 #[test]
 fn pods_reach_each_other_the_host_and_the_world() {
     let (Some(host), Some(a), Some(b)) = (Netns::new(), Netns::new(), Netns::new()) else {
