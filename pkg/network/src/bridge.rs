@@ -30,6 +30,8 @@ pub struct Bridge {
     state: Mutex<State>,
     /// Of its own, for what takes the kernel long.
     deleter: Mutex<Socket>,
+    /// Interfaces to be deleted with the next batch.
+    waiting: Mutex<Vec<String>>,
 }
 
 #[derive(Debug)]
@@ -156,7 +158,7 @@ impl Bridge {
             .commit(&mut netfilter, "set up the pod network's table")?;
         let state = Mutex::new(State { route, netfilter, leases });
         let deleter = Mutex::new(Socket::route()?);
-        Ok(Self { cfg, pod_cidr, gateway, mtu, index, state, deleter })
+        Ok(Self { cfg, pod_cidr, gateway, mtu, index, state, deleter, waiting: Mutex::default() })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -334,23 +336,45 @@ impl Bridge {
     /// # Errors
     /// The kernel's; the address stays taken then.
     pub fn del(&self, sandbox_id: &str) -> Result<(), Error> {
+        self.detach(&[sandbox_id.to_owned()])
+    }
+
+    fn detach(&self, ids: &[String]) -> Result<(), Error> {
         let mut state = self.lock();
-        let Some(l) = state.leases.get(sandbox_id).cloned() else { return Ok(()) };
-        let closed = rules::pod(&self.cfg.table, &l, false);
-        if closed.commit(&mut state.netfilter, "close host ports").is_err() {
-            self.clear_rules(&mut state, l.ip, &l.host_ports);
+        let leases: Vec<Lease> =
+            ids.iter().filter_map(|id| state.leases.get(id).cloned()).collect();
+        for l in &leases {
+            let closed = rules::pod(&self.cfg.table, l, false);
+            if closed.commit(&mut state.netfilter, "close host ports").is_err() {
+                self.clear_rules(&mut state, l.ip, &l.host_ports);
+            }
         }
         drop(state);
-        // The kernel takes tens of milliseconds; others attach meanwhile. The lease still holds.
-        let mut deleter = self.deleter.lock().unwrap_or_else(PoisonError::into_inner);
-        let deleted = deleter.delete_link(&l.host_interface);
-        drop(deleter);
+        // The kernel takes tens of milliseconds; others attach meanwhile. The leases still hold.
+        self.delete_links(leases.iter().map(|l| l.host_interface.clone()).collect())?;
         let mut state = self.lock();
-        deleted?;
-        if l.host_ports.iter().any(|p| p.protocol == Protocol::Udp) {
-            forget_udp(&mut state, &l.host_ports, |backend| backend == IpAddr::V4(l.ip));
+        for l in &leases {
+            if l.host_ports.iter().any(|p| p.protocol == Protocol::Udp) {
+                forget_udp(&mut state, &l.host_ports, |backend| backend == IpAddr::V4(l.ip));
+            }
+            state.leases.remove(&l.sandbox_id)?;
         }
-        state.leases.remove(sandbox_id)
+        Ok(())
+    }
+
+    /// Deletes interfaces together with those that other threads ask for meanwhile.
+    fn delete_links(&self, names: Vec<String>) -> Result<(), Error> {
+        let waiting = || self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting().extend(names.iter().cloned());
+        let mut deleter = self.deleter.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = std::mem::take(&mut *waiting());
+        // Taken along by another thread, unless that failed.
+        for name in names {
+            if !all.contains(&name) && deleter.link(&name)?.is_some() {
+                all.push(name);
+            }
+        }
+        if all.is_empty() { Ok(()) } else { deleter.delete_links(&all) }
     }
 
     /// Detaches every sandbox not named, and removes interfaces of ours that no lease names.
@@ -363,10 +387,7 @@ impl Bridge {
             let ids = state.leases.iter().map(|l| l.sandbox_id.clone());
             ids.filter(|id| !alive.contains(id)).collect()
         };
-        let mut first = Ok(());
-        for id in dead {
-            first = first.and(self.del(&id));
-        }
+        let mut first = self.detach(&dead);
         let mut state = self.lock();
         let known: HashSet<String> =
             state.leases.iter().map(|l| l.host_interface.clone()).collect();

@@ -202,8 +202,16 @@ fn many_at_once_are_quick_and_apart() {
         });
         let adding = start.elapsed();
         let start = Instant::now();
-        br.gc(&HashSet::new()).unwrap();
-        (ips, adding, start.elapsed())
+        std::thread::scope(|s| {
+            for i in 0..PODS {
+                let br = &br;
+                s.spawn(move || br.del(&format!("s{i}")).unwrap());
+            }
+        });
+        let deleting = start.elapsed();
+        let links = Socket::route().unwrap().links().unwrap();
+        assert!(links.iter().all(|l| l.kind != "veth"));
+        (ips, adding, deleting)
     });
     eprintln!("{PODS} added in {adding:?}, deleted in {deleting:?}");
     assert_eq!(ips.len(), PODS);
