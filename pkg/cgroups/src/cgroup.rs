@@ -183,7 +183,8 @@ impl Cgroup {
             if dir.controllers.split(',').any(|c| c == "cpuset") {
                 fill_cpuset(&dir.mount, &dir.path)?;
             }
-            if dir.is_v2() {
+            // In a hybrid the controllers are version 1's; the version 2 tree stays bare.
+            if dir.is_v2() && self.mode() == Mode::V2 {
                 delegate(&dir.mount, &dir.path);
             }
         }
