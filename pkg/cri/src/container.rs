@@ -608,7 +608,7 @@ pub(crate) fn start_error(message: String, time: i64) -> Exit {
 fn stop_signal(asked: i32, image: &str) -> Result<i32, Error> {
     let name = match Signal::try_from(asked) {
         Ok(Signal::RuntimeDefault) => image,
-        Ok(signal) => signal.as_str_name(),
+        Ok(signal) => signal.as_str_name().trim_start_matches("SIGNAL_"),
         Err(_) => return Err(Error::Invalid(format!("unknown stop signal {asked}"))),
     };
     if name.is_empty() {

@@ -115,15 +115,3 @@ async fn collect(from: Option<impl AsyncRead + Unpin>) -> Bytes {
         }
     }
 }
-
-impl Cri {
-    pub(crate) async fn exec_url(&self, _: knarr_cri_api::v1::ExecRequest) -> Result<String, Error> {
-        Err(Error::Unsupported("exec".to_owned()))
-    }
-    pub(crate) async fn attach_url(&self, _: knarr_cri_api::v1::AttachRequest) -> Result<String, Error> {
-        Err(Error::Unsupported("attach".to_owned()))
-    }
-    pub(crate) async fn port_forward_url(&self, _: knarr_cri_api::v1::PortForwardRequest) -> Result<String, Error> {
-        Err(Error::Unsupported("port-forward".to_owned()))
-    }
-}

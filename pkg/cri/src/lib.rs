@@ -36,6 +36,7 @@ mod service;
 mod spec;
 mod stats;
 mod status;
+mod streams;
 
 pub use error::Error;
 pub use network::{BridgeNetwork, HostPort, Network, NetworkRequest, NoNetwork};
@@ -97,6 +98,7 @@ pub struct Cri {
     containers: RwLock<BTreeMap<String, Arc<Container>>>,
     events: broadcast::Sender<knarr_cri_api::v1::ContainerEventResponse>,
     flights: Flights,
+    streaming: std::sync::OnceLock<knarr_streaming::Server>,
 }
 
 impl std::fmt::Debug for Cri {
@@ -127,7 +129,9 @@ impl Cri {
             containers: RwLock::default(),
             events: broadcast::channel(1024).0,
             flights: Flights::default(),
+            streaming: std::sync::OnceLock::new(),
         });
+        cri.serve_streams().await?;
         cri.prepare()?;
         cri.recover().await?;
         Ok(cri)

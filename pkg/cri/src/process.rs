@@ -30,9 +30,10 @@ impl Process {
         if start_time(pid)? != start {
             return None;
         }
-        AsyncFd::register_with_interest(fd, Interest::READABLE)
-            .ok()
-            .map(Self)
+        // The other constructor is for types that may swap their descriptor; this one cannot.
+        #[allow(deprecated)]
+        let watched = AsyncFd::with_interest(fd, Interest::READABLE);
+        watched.ok().map(Self)
     }
 
     /// Resolves when it has ended. Cancellation-safe.

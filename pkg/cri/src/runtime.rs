@@ -19,6 +19,7 @@ impl Runtime {
         let output = Command::new(&self.program)
             .arg("--root")
             .arg(&self.root)
+            .args(["--log-format", "json"])
             .args(args)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -29,11 +30,9 @@ impl Runtime {
         if output.status.success() {
             return Ok(());
         }
-        let text = String::from_utf8_lossy(&output.stderr);
-        let last = text.lines().rfind(|l| !l.trim().is_empty()).unwrap_or("no reason given");
         Err(Error::Runtime {
             what,
-            message: last.to_owned(),
+            message: last_message(&String::from_utf8_lossy(&output.stderr)),
         })
     }
 
@@ -60,7 +59,7 @@ impl Runtime {
         if !output.success() {
             return Err(Error::Runtime {
                 what: "OCI runtime create failed",
-                message: last_message(&log),
+                message: last_message(&std::fs::read_to_string(&log).unwrap_or_default()),
             });
         }
         let text = std::fs::read_to_string(&pid_file).map_err(Error::io("read", &pid_file))?;
@@ -85,8 +84,7 @@ impl Runtime {
 }
 
 /// The last error of a runtime's log.
-fn last_message(log: &Path) -> String {
-    let text = std::fs::read_to_string(log).unwrap_or_default();
+fn last_message(text: &str) -> String {
     let message = |line: &str| -> Option<String> {
         let value: serde_json::Value = serde_json::from_str(line).ok()?;
         Some(value.get("msg")?.as_str()?.to_owned())

@@ -201,5 +201,5 @@ fn named_signal(number: i32) -> v1::Signal {
             .find(|(known, _)| *known == n)
             .map_or_else(String::new, |(_, name)| (*name).to_owned()),
     };
-    v1::Signal::from_str_name(&name).unwrap_or(v1::Signal::RuntimeDefault)
+    v1::Signal::from_str_name(&format!("SIGNAL_{name}")).unwrap_or(v1::Signal::RuntimeDefault)
 }
