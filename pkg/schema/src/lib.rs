@@ -15,6 +15,7 @@ pub mod proto;
 pub mod quantity;
 pub mod selector;
 pub mod status;
+pub mod structural;
 pub mod table;
 pub mod time;
 pub mod types;
