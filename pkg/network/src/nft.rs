@@ -58,7 +58,7 @@ impl IpFamily {
         }
     }
     /// Bytes of an address.
-    pub fn len(self) -> u32 {
+    pub fn addr_len(self) -> u32 {
         match self {
             Self::V4 => 4,
             Self::V6 => 16,
@@ -66,7 +66,7 @@ impl IpFamily {
     }
     /// 32-bit registers of an address.
     pub fn regs(self) -> u32 {
-        self.len() / 4
+        self.addr_len() / 4
     }
     /// The datatype of an address.
     pub fn datatype(self) -> u32 {

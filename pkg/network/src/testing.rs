@@ -1,5 +1,10 @@
 //! Network namespaces for tests: each with a thread inside that runs what it is given.
 
+use crate::Error;
+use crate::netlink::Socket;
+use crate::netlink::route::{Link, Veth};
+use std::net::Ipv4Addr;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 
@@ -54,5 +59,38 @@ impl Netns {
             Ok(Err(panic)) => std::panic::resume_unwind(panic),
             Err(_) => panic!("the namespace's thread died"),
         }
+    }
+
+    /// A machine beside this one, at the far end of a network of their own: this one is
+    /// 192.168.9.1, the other 192.168.9.2.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn neighbour(&self) -> Result<Self, Error> {
+        let nothing = || crate::netlink::failed("look up interface", "", knarr_sys::Errno::NOENT);
+        let other = Self::new().ok_or_else(nothing)?;
+        let up = move |name: &str, last: u8| -> Result<(Socket, Link), Error> {
+            let mut s = Socket::route()?;
+            let link = s.link(name)?.ok_or_else(nothing)?;
+            s.configure_link(link.index, None, 0)?;
+            s.add_address(link.index, Ipv4Addr::new(192, 168, 9, last), 24)?;
+            Ok((s, link))
+        };
+        let path = other.path.clone();
+        self.run(move || {
+            Socket::route()?.add_bridge("ext0", [2, 0, 0, 0, 0, 1], 1500)?;
+            let (mut s, link) = up("ext0", 1)?;
+            let ns = std::fs::File::open(&path).map_err(crate::lease::io("open", &path))?;
+            s.add_veth(&Veth {
+                name: "ext1",
+                master: link.index,
+                peer_netns: ns.as_fd(),
+                peer_name: "eth0",
+                peer_mac: [2, 0, 0, 0, 0, 2],
+                mtu: 1500,
+            })
+        })?;
+        other.run(move || up("eth0", 2).map(|_| ()))?;
+        Ok(other)
     }
 }

@@ -2,13 +2,11 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use knarr_network::netlink::Socket;
-use knarr_network::netlink::route::Veth;
 use knarr_network::testing::Netns;
 use knarr_network::{AddRequest, Attachment, Bandwidth, Bridge, Config, HostPort, Protocol};
 use std::collections::HashSet;
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
-use std::os::fd::AsFd;
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -89,35 +87,6 @@ fn links(ns: &Netns) -> Vec<String> {
     ns.run(|| Socket::route().unwrap().links().unwrap().into_iter().map(|l| l.name).collect())
 }
 
-/// A network beside the host's: the host is 192.168.9.1, the other 192.168.9.2.
-fn outside(host: &Netns) -> Option<Netns> {
-    let other = Netns::new()?;
-    let path = other.path().to_owned();
-    host.run(move || {
-        let mut s = Socket::route().unwrap();
-        s.add_bridge("ext0", [2, 0, 0, 0, 0, 1], 1500).unwrap();
-        let index = s.link("ext0").unwrap().unwrap().index;
-        s.add_address(index, Ipv4Addr::new(192, 168, 9, 1), 24).unwrap();
-        let ns = std::fs::File::open(path).unwrap();
-        s.add_veth(&Veth {
-            name: "ext1",
-            master: index,
-            peer_netns: ns.as_fd(),
-            peer_name: "eth0",
-            peer_mac: [2, 0, 0, 0, 0, 2],
-            mtu: 1500,
-        })
-        .unwrap();
-    });
-    other.run(|| {
-        let mut s = Socket::route().unwrap();
-        let index = s.link("eth0").unwrap().unwrap().index;
-        s.configure_link(index, None, 0).unwrap();
-        s.add_address(index, Ipv4Addr::new(192, 168, 9, 2), 24).unwrap();
-    });
-    Some(other)
-}
-
 /// What the host has: links, routes, settings.
 fn picture(host: &Netns) -> String {
     host.run(|| {
@@ -139,7 +108,7 @@ fn picture(host: &Netns) -> String {
 #[test]
 fn nothing_stays_behind() {
     let (Some(host), Some(a)) = (Netns::new(), Netns::new()) else { return };
-    let world = outside(&host).unwrap();
+    let world = host.neighbour().unwrap();
     host.run(|| std::fs::write("/proc/sys/net/ipv4/conf/all/accept_redirects", "0").unwrap());
     let before = picture(&host);
     let dir = tempfile::tempdir().unwrap();
@@ -224,7 +193,7 @@ fn pods_reach_each_other_the_host_and_the_world() {
     let (Some(host), Some(a), Some(b)) = (Netns::new(), Netns::new(), Netns::new()) else {
         return;
     };
-    let world = outside(&host).unwrap();
+    let world = host.neighbour().unwrap();
     let dir = tempfile::tempdir().unwrap();
     let cfg = config(dir.path());
     let c = cfg.clone();
@@ -300,7 +269,7 @@ fn host_ports_lead_to_pods() {
     let (Some(host), Some(a), Some(b)) = (Netns::new(), Netns::new(), Netns::new()) else {
         return;
     };
-    let world = outside(&host).unwrap();
+    let world = host.neighbour().unwrap();
     let dir = tempfile::tempdir().unwrap();
     let c = config(dir.path());
     let bridge = Arc::new(host.run(move || Bridge::open(c).unwrap()));

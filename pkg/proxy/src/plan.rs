@@ -58,13 +58,13 @@ impl Map {
         let ip = f.datatype();
         let (parts, key_len, data) = match self {
             Map::Services | Map::Dead => {
-                (vec![ip, datatype::PROTO, datatype::PORT], f.len() + 8, verdict)
+                (vec![ip, datatype::PROTO, datatype::PORT], f.addr_len() + 8, verdict)
             }
             Map::NodePorts | Map::DeadNodePorts => {
                 (vec![datatype::PROTO, datatype::PORT], 8, verdict)
             }
-            Map::ClusterIps => (vec![ip], f.len(), None),
-            Map::Hairpin => (vec![ip, ip], f.len() * 2, None),
+            Map::ClusterIps => (vec![ip], f.addr_len(), None),
+            Map::Hairpin => (vec![ip, ip], f.addr_len() * 2, None),
         };
         let key_type = datatype::concat(&parts);
         SetSpec { name: self.name(f), key_type, key_len, data, timeout: None }
@@ -127,7 +127,7 @@ fn spread(f: IpFamily, to: &BTreeSet<SocketAddr>) -> Rule {
         key_type: datatype::INTEGER,
         key_len: 4,
         data_type: datatype::concat(&[f.datatype(), datatype::PORT]),
-        data_len: f.len() + 4,
+        data_len: f.addr_len() + 4,
         elements,
     };
     pick(to.len())
@@ -164,7 +164,7 @@ impl Plan {
                 SetSpec {
                     name: set.clone(),
                     key_type: f.datatype(),
-                    key_len: f.len(),
+                    key_len: f.addr_len(),
                     data: None,
                     timeout: Some(seconds),
                 },

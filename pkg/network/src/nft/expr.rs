@@ -271,13 +271,13 @@ impl Rule {
     /// Loads the source address.
     #[must_use]
     pub fn load_saddr(self, f: IpFamily, dreg: u32) -> Self {
-        self.with(Expr::Payload { base: 1, offset: f.saddr(), len: f.len(), dreg })
+        self.with(Expr::Payload { base: 1, offset: f.saddr(), len: f.addr_len(), dreg })
     }
 
     /// Loads the destination address.
     #[must_use]
     pub fn load_daddr(self, f: IpFamily, dreg: u32) -> Self {
-        self.with(Expr::Payload { base: 1, offset: f.daddr(), len: f.len(), dreg })
+        self.with(Expr::Payload { base: 1, offset: f.daddr(), len: f.addr_len(), dreg })
     }
 
     /// Only packets of this protocol.
@@ -312,7 +312,7 @@ impl Rule {
             })
             .collect();
         let data: Vec<u8> = bytes.iter().zip(&mask).map(|(a, m)| a & m).collect();
-        let n = f.len() as usize;
+        let n = f.addr_len() as usize;
         self.with(Expr::Bitwise { sreg: R0, dreg: R0, mask, xor: vec![0; n] })
             .with(Expr::Cmp { sreg: R0, equal, data })
     }

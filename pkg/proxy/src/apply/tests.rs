@@ -237,6 +237,25 @@ fn policies_keep_to_the_node() {
 }
 
 #[test]
+fn node_ports_answer_the_world() {
+    let Some(n) = node("world", 2) else { return };
+    let world = n.host.neighbour().unwrap();
+    let dial_in = || world.run(|| dial("192.168.9.1:30080"));
+    n.set(web(json!({"type": "NodePort"})), n.on(&[0]));
+    assert_eq!(dial_in().unwrap(), "0 10.244.0.1", "by way of this node and back");
+    let local = json!({"type": "NodePort", "externalTrafficPolicy": "Local"});
+    n.set(web(local.clone()), n.on(&[0]));
+    assert_eq!(dial_in().unwrap(), "0 192.168.9.2", "the client's address is kept");
+    n.set(web(local), slice(&[(n.pods[0].1, "other", json!({}))]));
+    assert_eq!(kind(dial_in()), Err(ErrorKind::TimedOut), "not by way of us");
+    n.set(web(json!({"type": "NodePort"})), vec![]);
+    assert_eq!(kind(dial_in()), Err(ErrorKind::ConnectionRefused));
+    // A pod's own port is no service of the world's.
+    n.set(None, vec![]);
+    assert_eq!(kind(dial_in()), Err(ErrorKind::ConnectionRefused));
+}
+
+#[test]
 fn external_addresses_answer() {
     let Some(n) = node("external", 2) else { return };
     let spec = json!({"externalIPs": ["192.0.2.50"]});
