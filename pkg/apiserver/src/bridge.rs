@@ -15,6 +15,30 @@ use serde_json::{Value, json};
 pub use patch::{Patch, track};
 pub use version::{inward, outward, same_version};
 
+/// Turns what the schema says went wrong into an answer.
+fn status(s: knarr_schema::Status) -> ApiError {
+    let reason: &'static str = match s.reason.as_str() {
+        "BadRequest" => "BadRequest",
+        "Conflict" => "Conflict",
+        "Invalid" => "Invalid",
+        _ => "InternalError",
+    };
+    let mut e = ApiError::new(s.code, reason, s.message);
+    e.details = Some(Box::new(knarr_registry::error::Details {
+        name: s.name,
+        group: s.group,
+        kind: s.kind,
+        uid: s.uid,
+        causes: s
+            .causes
+            .into_iter()
+            .map(|c| knarr_registry::error::Cause { reason: c.reason, message: c.message, field: c.field })
+            .collect(),
+        retry_after: s.retry_after,
+    }));
+    e
+}
+
 /// Stored bytes of one resource.
 pub struct ObjectCodec {
     row: Arc<Resource>,
@@ -158,6 +182,16 @@ pub fn normalize(r: &Resource, v: &Value, validation: &str) -> Result<(Value, Ve
     let mut v = d.object;
     default(r, &mut v);
     Ok((v, d.warnings))
+}
+
+/// Checks the fields of a configuration without filling anything in.
+///
+/// # Errors
+/// 400.
+pub fn checked(r: &Resource, v: &Value, validation: &str) -> Result<(Value, Vec<String>), ApiError> {
+    let mode = schema_json::FieldValidation::parse(validation).unwrap_or_default();
+    let d = schema_json::normalize(v, r.ty, mode).map_err(|e| ApiError::bad_request(e.to_string()))?;
+    Ok((d.object, d.warnings))
 }
 
 /// Decodes a body of a kind that is no row (options, subresource bodies).

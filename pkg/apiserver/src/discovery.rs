@@ -25,7 +25,7 @@ pub fn serve(c: &Catalog, path: &str, headers: &HeaderMap, f: Format, host: &str
         let etag = format!("\"{tag}\"");
         let known = headers.get(http::header::IF_NONE_MATCH).and_then(|h| h.to_str().ok()) == Some(&etag);
         let mut r = if known {
-            respond::bytes(304, "application/json", Vec::new(), false)
+            respond::unchanged()
         } else {
             respond::bytes(200, "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList", bytes, f.gzip)
         };

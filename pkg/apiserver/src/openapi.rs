@@ -23,7 +23,7 @@ pub fn serve(table: &Table, path: &str, headers: &HeaderMap, f: Format) -> Optio
         return Some(Err(ApiError::new(406, "NotAcceptable", "only the following media types are accepted: application/json")));
     }
     if headers.get(header::IF_NONE_MATCH).and_then(|h| h.to_str().ok()) == Some(&etag) {
-        return Some(Ok(tagged(respond::bytes(304, "application/json", Vec::new(), false), &etag)));
+        return Some(Ok(tagged(respond::unchanged(), &etag)));
     }
     let catalog = &table.catalog;
     let v = match rest {

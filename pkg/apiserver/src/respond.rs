@@ -154,6 +154,14 @@ pub fn bytes(code: u16, content_type: &'static str, bytes: impl Into<Bytes>, gzi
     r
 }
 
+/// 304, without headers that would replace those the client has kept.
+#[must_use]
+pub fn unchanged() -> Reply {
+    let mut r = Response::new(Body::default());
+    *r.status_mut() = StatusCode::NOT_MODIFIED;
+    r
+}
+
 /// An answer of plain text.
 #[must_use]
 pub fn text(code: u16, s: impl Into<String>) -> Reply {

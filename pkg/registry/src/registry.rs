@@ -37,6 +37,8 @@ pub struct Registry {
     /// Held while events are applied and while a cache is loaded.
     gate: Mutex<()>,
     task: std::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,
+    /// The lease that objects with a lifetime share: lifetime, when it was granted, its id.
+    lease: Mutex<Option<(i64, std::time::Instant, i64)>>,
 }
 
 impl Drop for Registry {
@@ -68,6 +70,7 @@ impl Registry {
             applied: watch::Sender::new(0),
             gate: Mutex::new(()),
             task: std::sync::Mutex::new(None),
+            lease: Mutex::new(None),
         });
         let from = this.reload().await?;
         let watch = this.store.watch(ROOT, from + 1).await?;
@@ -286,7 +289,7 @@ impl Registry {
     ) -> Result<Write, ApiError> {
         let bytes = cache.codec().encode(obj).map_err(ApiError::internal)?;
         let lease = match ttl {
-            Some(t) => self.store.lease(t).await?,
+            Some(t) => self.shared_lease(t).await?,
             None => 0,
         };
         match self.store.put(key, bytes, expected, lease).await? {
@@ -296,6 +299,22 @@ impl Registry {
             }
             Swap::Conflict(kv) => Ok(Write::Conflict(kv.and_then(|kv| cache.decode(&kv)))),
         }
+    }
+
+    /// A lease of at least `ttl` seconds; one is shared for a minute, so that many short-lived
+    /// objects do not need a lease each.
+    async fn shared_lease(&self, ttl: i64) -> Result<i64, ApiError> {
+        const SHARED: Duration = Duration::from_secs(60);
+        let mut lease = self.lease.lock().await;
+        if let Some((t, since, id)) = *lease
+            && t == ttl
+            && since.elapsed() < SHARED
+        {
+            return Ok(id);
+        }
+        let id = self.store.lease(ttl + 60).await?;
+        *lease = Some((ttl, std::time::Instant::now(), id));
+        Ok(id)
     }
 
     /// Deletes an object if its version is `expected`.

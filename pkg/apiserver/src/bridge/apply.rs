@@ -1,29 +1,45 @@
 //! Strategic merge, server-side apply and field ownership, by the schema.
 
 use knarr_registry::ApiError;
-use knarr_schema::Resource;
-use serde_json::{Value, json};
+use knarr_schema::{Resource, apply as ssa};
+use serde_json::Value;
 
 use super::normalize;
 
 /// Strategic merge.
 pub(super) fn strategic(r: &Resource, v: &mut Value, p: &Value) -> Result<(), ApiError> {
-    let Some(ty) = r.ty else { return Err(ApiError::new(415, "UnsupportedMediaType", "strategic merge patch is not supported for custom resources")) };
+    let Some(ty) = r.ty else {
+        return Err(ApiError::new(415, "UnsupportedMediaType", "strategic merge patch is not supported for custom resources"));
+    };
     knarr_schema::patch::strategic(v, p.clone(), ty).map_err(|e| super::patch::error(&e))
+}
+
+/// Fields that a write through this endpoint does not own.
+fn reset(r: &Resource, sub: &str) -> &'static [&'static str] {
+    match sub {
+        "status" => &["spec"],
+        "" if r.subresource("status").is_some() => &["status"],
+        _ => &[],
+    }
 }
 
 /// Server-side apply.
 pub(super) fn apply(r: &Resource, old: Option<&Value>, v: &Value, manager: &str, force: bool, sub: &str, validation: &str) -> Result<(Value, Vec<String>), ApiError> {
-    let _ = (manager, force, sub);
-    let mut out = old.cloned().unwrap_or_else(|| json!({}));
-    match r.ty {
-        Some(ty) => knarr_schema::patch::strategic(&mut out, v.clone(), ty).map_err(|e| super::patch::error(&e))?,
-        None => knarr_schema::patch::merge(&mut out, v),
-    }
-    normalize(r, &out, validation)
+    let api_version = r.api_version();
+    // What the client writes is checked before it is merged.
+    let (_, warnings) = super::checked(r, v, validation)?;
+    let writer = ssa::Writer { manager, api_version: &api_version, subresource: sub, reset: reset(r, sub), now: knarr_schema::time::now() };
+    let merged = ssa::apply(old, v, r.ty, &writer, force).map_err(|e| match e {
+        ssa::Error::Conflict(s) => super::status(*s),
+        ssa::Error::Invalid(m) => ApiError::bad_request(m),
+    })?;
+    let (out, _) = normalize(r, &merged, "Ignore")?;
+    Ok((out, warnings))
 }
 
 /// Field ownership.
 pub(super) fn track(r: &Resource, obj: &mut Value, old: Option<&Value>, manager: &str, sub: &str) {
-    let _ = (r, obj, old, manager, sub);
+    let api_version = r.api_version();
+    let writer = ssa::Writer { manager, api_version: &api_version, subresource: sub, reset: reset(r, sub), now: knarr_schema::time::now() };
+    ssa::track(old, obj, r.ty, &writer);
 }

@@ -59,11 +59,12 @@ impl<'a> Hooked<'a> {
 impl Hooks for Hooked<'_> {
     async fn mutate(&self, obj: &mut Value, old: Option<&Value>) -> Result<(), ApiError> {
         let attrs = self.attrs(Some(obj), old);
-        admission::mutate(&attrs, obj, old).await?;
+        admission::mutate(&attrs, obj, old).await
+    }
+    fn own(&self, obj: &mut Value, old: Option<&Value>) {
         if let Some(m) = &self.manager {
             bridge::track(&self.ctx.resource, obj, old, m, self.subresource);
         }
-        Ok(())
     }
     async fn allocate(&self, obj: &mut Value, old: Option<&Value>) -> Result<(), ApiError> {
         if self.ctx.resource.group.is_empty() && self.ctx.resource.plural == "services" && self.subresource.is_empty() {

@@ -71,6 +71,8 @@ impl Kind {
 pub trait Hooks: Send + Sync {
     /// Mutating admission and what follows it (defaults, field ownership).
     async fn mutate(&self, obj: &mut Value, old: Option<&Value>) -> Result<(), ApiError>;
+    /// Records who owns the fields that the write changes, once the object has its final form.
+    fn own(&self, _obj: &mut Value, _old: Option<&Value>) {}
     /// What must be reserved right before the object is stored (addresses, ports).
     async fn allocate(&self, obj: &mut Value, old: Option<&Value>) -> Result<(), ApiError>;
     /// Validating admission.
@@ -127,6 +129,7 @@ pub async fn create(
     }
     hooks.mutate(&mut obj, None).await?;
     kind.strategy.prepare_create(&mut obj);
+    hooks.own(&mut obj, None);
     let mut errors = names::metadata(&obj, kind.namespaced, kind.strategy.names());
     errors.extend(kind.strategy.validate(&obj));
     kind.invalid(obj.name(), &errors)?;
@@ -339,6 +342,7 @@ where
     } else {
         kind.strategy.prepare_subresource(&options.subresource, &mut obj, &old);
     }
+    hooks.own(&mut obj, Some(&old));
     let mut errors = names::metadata(&obj, kind.namespaced, crate::names::NameRule::PathSegment);
     errors.extend(names::metadata_update(&obj, &old));
     if options.subresource.is_empty() {
