@@ -27,6 +27,8 @@ pub(crate) struct Applier {
     udp: Forgetter,
     /// Whether the kernel is known to have what `table` says.
     whole: bool,
+    #[cfg(test)]
+    rebuilds: usize,
 }
 
 impl Applier {
@@ -45,6 +47,8 @@ impl Applier {
             cluster,
             udp: Forgetter::start(cfg.node_ips.iter().copied().collect())?,
             whole: false,
+            #[cfg(test)]
+            rebuilds: 0,
         })
     }
 
@@ -58,15 +62,19 @@ impl Applier {
     pub fn apply(&mut self, changes: &[Change]) -> Result<(), Error> {
         let plans = changes.iter().map(|c| (c.key.clone(), self.plan(c))).collect();
         let (batch, stale) = self.table.update(plans);
-        if self.whole {
-            if let Err(error) = batch.commit(&mut self.socket, "change services") {
-                tracing::warn!(%error, "the service table is made anew");
-                self.whole = false;
-            }
+        if self.whole
+            && let Err(error) = batch.commit(&mut self.socket, "change services")
+        {
+            tracing::warn!(%error, "the service table is made anew");
+            self.whole = false;
         }
         if !self.whole {
             self.table.rebuild().commit(&mut self.socket, "make the service table")?;
             self.whole = true;
+            #[cfg(test)]
+            {
+                self.rebuilds += 1;
+            }
             tracing::debug!(services = self.table.len(), "service table made");
         }
         self.udp.forget(stale);

@@ -136,12 +136,13 @@ impl State {
             }
             self.dirty.insert(key);
         }
-        if !matches!(e, Event::Deleted(_)) {
-            if let Some(key) = service_of(new) {
-                let set = self.slices.entry(key.clone()).or_default();
-                set.insert(name.to_owned(), new.clone());
-                self.dirty.insert(key);
-            }
+        if matches!(e, Event::Deleted(_)) {
+            return;
+        }
+        if let Some(key) = service_of(new) {
+            let set = self.slices.entry(key.clone()).or_default();
+            set.insert(name.to_owned(), new.clone());
+            self.dirty.insert(key);
         }
     }
 

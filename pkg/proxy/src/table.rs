@@ -246,7 +246,8 @@ fn push_elements<'a>(
     add: bool,
     elements: impl Iterator<Item = (&'a Place, Option<Verdict>)>,
 ) {
-    let mut by_map: BTreeMap<(Map, IpFamily), Vec<(&[u8], Option<Write>)>> = BTreeMap::new();
+    type List<'a> = Vec<(&'a [u8], Option<Write>)>;
+    let mut by_map: BTreeMap<(Map, IpFamily), List<'a>> = BTreeMap::new();
     for ((map, f, key), v) in elements {
         by_map.entry((*map, *f)).or_default().push((key, v.map(Write::Verdict)));
     }

@@ -119,6 +119,7 @@ impl Node2 {
             let mut a = a.lock().unwrap();
             a.apply(&changes).unwrap();
             let took = t.elapsed();
+            assert_eq!(a.rebuilds, 1, "only the first change makes the table anew");
             a.settle();
             took
         })
@@ -253,6 +254,31 @@ fn node_ports_answer_the_world() {
     // A pod's own port is no service of the world's.
     n.set(None, vec![]);
     assert_eq!(kind(dial_in()), Err(ErrorKind::ConnectionRefused));
+}
+
+#[test]
+fn the_kernel_takes_rules_of_both_families() {
+    let Some(n) = node("dual", 1) else { return };
+    let spec = json!({"type": "LoadBalancer", "clusterIP": "10.96.0.7",
+        "clusterIPs": ["10.96.0.7", "fd00:96::7"], "sessionAffinity": "ClientIP",
+        "externalTrafficPolicy": "Local", "externalIPs": ["fd00:9::1", "192.0.2.50"],
+        "loadBalancerSourceRanges": ["fd00::/8", "10.0.0.0/8"]});
+    let Some(svc) = web(spec) else { return };
+    let mut svc = Service::clone(&svc);
+    let ingress = json!({"loadBalancer": {"ingress": [{"ip": "fd00:9::2"}, {"ip": "192.0.2.51"}]}});
+    svc.status = serde_json::from_value(ingress).unwrap();
+    let six = json!({"metadata": {"namespace": "ns", "name": "web-6"}, "addressType": "IPv6",
+        "endpoints": [{"addresses": ["fd00:244::2"], "nodeName": "me"},
+            {"addresses": ["fd00:244::3"], "nodeName": "other"}],
+        "ports": [{"name": "http", "port": 80}, {"name": "dns", "port": 53, "protocol": "UDP"}]});
+    let mut slices = n.on(&[0]);
+    slices.push(Arc::new(serde_json::from_value(six).unwrap()));
+    n.set(None, vec![]);
+    n.set(Some(Arc::new(svc.clone())), slices.clone());
+    slices.pop();
+    n.set(Some(Arc::new(svc)), slices);
+    assert!(n.from_pod(0, "192.0.2.51:8080").is_ok());
+    n.set(None, vec![]);
 }
 
 #[test]
