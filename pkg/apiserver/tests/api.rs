@@ -219,3 +219,99 @@ async fn users_may_do_what_roles_say() {
     let other: Api<ConfigMap> = Api::namespaced(nobody, "kube-system");
     other.list(&ListParams::default()).await.expect_err("only in its namespace");
 }
+
+async fn raw(c: &Client, method: &str, path: &str, body: &str) -> (u16, serde_json::Value) {
+    let r = http::Request::builder().method(method).uri(path).header("content-type", "application/json").body(kube::client::Body::from(body.as_bytes().to_vec())).expect("request");
+    let r = c.send(r).await.expect("an answer");
+    let code = r.status().as_u16();
+    let bytes = r.into_body().collect_bytes().await.expect("body");
+    (code, serde_json::from_slice(&bytes).unwrap_or(serde_json::Value::String(String::from_utf8_lossy(&bytes).into_owned())))
+}
+
+#[tokio::test]
+async fn wrong_requests_are_told_so_and_harm_nothing() {
+    let h = common::start().await;
+    let c = admin(&h);
+    let maps = "/api/v1/namespaces/default/configmaps";
+    for (method, path, body, code, reason) in [
+        ("POST", maps, "{bad", 400, "BadRequest"),
+        ("POST", maps, "[]", 400, "BadRequest"),
+        ("POST", maps, "", 400, "BadRequest"),
+        ("POST", maps, r#"{"kind":"Secret","apiVersion":"v1","metadata":{"name":"a"}}"#, 400, "BadRequest"),
+        ("POST", maps, r#"{"metadata":{"name":"a","namespace":"other"}}"#, 400, "BadRequest"),
+        ("POST", maps, r#"{"metadata":{}}"#, 422, "Invalid"),
+        ("POST", maps, r#"{"metadata":[]}"#, 400, "BadRequest"),
+        ("POST", "/api/v1/namespaces/nowhere/configmaps", r#"{"metadata":{"name":"a"}}"#, 404, "NotFound"),
+        ("GET", "/api/v1/nonsense", "", 404, "NotFound"),
+        ("GET", "/apis/none.example/v1/x", "", 404, "NotFound"),
+        ("DELETE", "/api/v1/namespaces", "", 405, "MethodNotAllowed"),
+        ("DELETE", "/api/v1/namespaces/kube-system", "", 403, "Forbidden"),
+        ("GET", "/api/v1/pods?continue=!!", "", 400, "BadRequest"),
+        ("GET", "/api/v1/pods?resourceVersion=x", "", 400, "BadRequest"),
+        ("GET", "/api/v1/pods?labelSelector=%3D%3D", "", 400, "BadRequest"),
+        ("PATCH", "/api/v1/namespaces/default", "{}", 415, "UnsupportedMediaType"),
+    ] {
+        let (got, v) = raw(&c, method, path, body).await;
+        assert_eq!((got, v["reason"].as_str()), (code, Some(reason)), "{method} {path} {body}: {v}");
+    }
+    let big = format!(r#"{{"metadata":{{"name":"a"}},"data":{{"k":"{}"}}}}"#, "x".repeat(4 << 20));
+    assert_eq!(raw(&c, "POST", maps, &big).await.0, 413);
+    assert_eq!(raw(&c, "GET", "/readyz", "").await.0, 200);
+}
+
+#[tokio::test]
+async fn tokens_of_service_accounts_name_them_until_they_are_gone() {
+    let h = common::start().await;
+    let c = admin(&h);
+    account(&c).await;
+    let (code, t) = raw(&c, "POST", "/api/v1/namespaces/default/serviceaccounts/default/token", r#"{"spec":{"audiences":["a"]}}"#).await;
+    assert_eq!(code, 201);
+    let token = t["status"]["token"].as_str().expect("token");
+    let review = |aud: &str| json!({"spec": {"token": token, "audiences": [aud]}}).to_string();
+    let path = "/apis/authentication.k8s.io/v1/tokenreviews";
+    let (_, r) = raw(&c, "POST", path, &review("a")).await;
+    assert_eq!(r["status"]["user"]["username"], "system:serviceaccount:default:default", "{r}");
+    let groups = r["status"]["user"]["groups"].to_string();
+    assert!(groups.contains("system:serviceaccounts:default") && groups.contains("system:authenticated"), "{groups}");
+    let (_, r) = raw(&c, "POST", path, &review("b")).await;
+    assert_ne!(r["status"]["authenticated"], true, "another audience");
+    let api: Api<ServiceAccount> = Api::namespaced(c.clone(), "default");
+    api.delete("default", &DeleteParams::default()).await.expect("deleted");
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    let (_, r) = raw(&c, "POST", path, &review("a")).await;
+    assert_ne!(r["status"]["authenticated"], true, "the account is gone");
+}
+
+#[tokio::test]
+async fn a_pod_is_reached_through_its_proxy() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    let h = common::start().await;
+    let c = admin(&h);
+    account(&c).await;
+    let l = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("port");
+    let port = l.local_addr().expect("address").port();
+    tokio::spawn(async move {
+        let (mut s, _) = l.accept().await.expect("a caller");
+        let mut buf = [0; 4096];
+        let n = s.read(&mut buf).await.expect("request");
+        let line = String::from_utf8_lossy(&buf[..n]).lines().next().unwrap_or("").to_owned();
+        let _ = s.write_all(format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{line}", line.len()).as_bytes()).await;
+    });
+    let api: Api<Pod> = Api::namespaced(c.clone(), "default");
+    api.create(&PostParams::default(), &pod("p")).await.expect("made");
+    api.patch_status("p", &PatchParams::default(), &Patch::Merge(json!({"status": {"podIP": "127.0.0.1"}}))).await.expect("status");
+    let (code, v) = raw(&c, "GET", &format!("/api/v1/namespaces/default/pods/p:{port}/proxy/hello?x=1"), "").await;
+    assert_eq!((code, v.as_str()), (200, Some("GET /hello?x=1 HTTP/1.1")));
+}
+
+#[tokio::test]
+async fn applied_fields_have_owners() {
+    let h = common::start().await;
+    let api: Api<ConfigMap> = Api::namespaced(admin(&h), "default");
+    let cm = |v: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"k": v}});
+    api.patch("a", &PatchParams::apply("one"), &Patch::Apply(cm("1"))).await.expect("created");
+    let e = api.patch("a", &PatchParams::apply("two"), &Patch::Apply(cm("2"))).await.expect_err("owned");
+    assert!(e.to_string().contains("conflict with \"one\": .data.k"), "{e}");
+    let o = api.patch("a", &PatchParams::apply("two").force(), &Patch::Apply(cm("2"))).await.expect("forced");
+    assert_eq!(o.metadata.managed_fields.map(|m| m.len()), Some(1));
+}
