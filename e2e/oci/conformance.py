@@ -427,6 +427,32 @@ def terminal(b):
     assert "istty" in r.stdout and "character" in r.stdout, r.stdout + r.stderr
 
 
+@case
+def the_runtime_binary_cannot_be_overwritten(b):
+    b.sh("true").save()
+    subprocess.run([b.runtime, "--root", b.root, "create", "-b", b.bundle, b.id], check=True,
+                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
+    held = os.open(f"/proc/{b.state()['pid']}/exe", os.O_RDONLY)
+    try:
+        first = os.pread(held, 1, 0)
+        b.close()
+        time.sleep(0.2)
+        try:
+            fd = os.open(f"/proc/self/fd/{held}", os.O_WRONLY)
+        except OSError:
+            return
+        try:
+            # The same byte: no harm where it succeeds.
+            os.pwrite(fd, first, 0)
+        except OSError:
+            return
+        finally:
+            os.close(fd)
+        raise AssertionError("the runtime's binary could be written through /proc/PID/exe")
+    finally:
+        os.close(held)
+
+
 def main():
     args = [a for a in sys.argv[1:] if not a.startswith("--")]
     only = args.pop() if "--only" in sys.argv else None

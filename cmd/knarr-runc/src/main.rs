@@ -99,6 +99,10 @@ fn dispatch(arguments: &[String], log: &mut Log) -> Done {
     let root = global
         .value("root")
         .map_or_else(default_root, str::to_string);
+    if matches!(*name, "create" | "run" | "exec") {
+        // These make processes that a container can look at.
+        knarr_oci::protect_binary()?;
+    }
     let call = Call {
         runtime: Runtime::new(&root),
         root,

@@ -19,6 +19,7 @@ mod exec;
 mod hooks;
 mod init;
 pub mod plan;
+mod protect;
 pub mod protocol;
 mod runtime;
 pub mod seccomp;
@@ -35,4 +36,5 @@ pub use api::{
 };
 pub use error::Error;
 pub use exec::ExecOptions;
+pub use protect::protect_binary;
 pub use knarr_cgroups::Stats;

@@ -352,17 +352,30 @@ impl ArgList {
     pub fn new<S: AsRef<str>>(texts: &[S]) -> Result<Self> {
         let strings = texts
             .iter()
-            .map(|t| CString::new(t.as_ref()).map_err(|_| Errno::INVAL))
-            .collect::<Result<Vec<_>>>()?;
+            .map(|t| CString::new(t.as_ref()).map_err(|_| Errno::INVAL));
+        Ok(Self::from_strings(strings.collect::<Result<_>>()?))
+    }
+
+    /// From texts of any bytes.
+    ///
+    /// # Errors
+    /// `EINVAL` when one holds a NUL byte.
+    pub fn from_os(texts: impl Iterator<Item = std::ffi::OsString>) -> Result<Self> {
+        use std::os::unix::ffi::OsStringExt;
+        let strings = texts.map(|t| CString::new(t.into_vec()).map_err(|_| Errno::INVAL));
+        Ok(Self::from_strings(strings.collect::<Result<_>>()?))
+    }
+
+    fn from_strings(strings: Vec<CString>) -> Self {
         let pointers = strings
             .iter()
             .map(|s| s.as_ptr())
             .chain(std::iter::once(std::ptr::null()))
             .collect();
-        Ok(Self {
+        Self {
             pointers,
             _strings: strings,
-        })
+        }
     }
 }
 
