@@ -382,6 +382,19 @@ def user_namespace(b):
 
 
 @case
+def idmapped_mounts(b):
+    # Debian's runc 1.1 does not know them yet.
+    source = os.path.join(b.bundle, "owned")
+    os.mkdir(source)
+    open(source + "/f", "w").close()
+    os.chown(source + "/f", 5, 6)
+    m = [{"containerID": 5, "hostID": 1005, "size": 10}]
+    b.c["mounts"].append({"destination": "/mnt", "type": "bind", "source": source, "options": ["bind"],
+                          "uidMappings": m, "gidMappings": m})
+    eq(b.sh("stat -c %u:%g /mnt/f").output(), "1005:1006\n")
+
+
+@case
 def namespaces_by_path(b):
     pid = b.sh("sleep 30").start()
     c = Box(b.runtime, b.bundle, "second")

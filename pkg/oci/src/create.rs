@@ -190,6 +190,8 @@ impl Runtime {
             cgroup: unified.as_ref().map(AsFd::as_fd),
         };
         let streams = streams(req.stdio)?;
+        let premade = init::attach::id_mapped_sources(plan, &record.bundle)
+            .map_err(|(target, e)| Error::os(format!("id-mapped mount at {target:?}"), e))?;
         let (mut pid, mut pidfd) = match process::clone_process(&args).map_err(os("clone"))? {
             Cloned::Child => {
                 drop(channel);
@@ -200,6 +202,7 @@ impl Runtime {
                     listener,
                     join,
                     streams,
+                    premade,
                     preserve: req.preserve_fds,
                     no_pivot: req.no_pivot,
                     no_new_keyring: req.no_new_keyring,
@@ -211,7 +214,7 @@ impl Runtime {
             Cloned::Parent { pid, pidfd } => (pid, pidfd),
         };
         rollback.pids.push(pid);
-        drop((theirs, listener, join, unified, streams));
+        drop((theirs, listener, join, unified, streams, premade));
         if plan.namespaces.needs_usher() {
             let real = match next(&channel)? {
                 (Message::Usher(real), _) => real,

@@ -109,6 +109,8 @@ pub struct Context<'a> {
     pub streams: Streams,
     /// Descriptors to hand on, from 3.
     pub preserve: Vec<OwnedFd>,
+    /// Mount sources that the parent has opened.
+    pub premade: Vec<Option<OwnedFd>>,
     /// Do not use `pivot_root`.
     pub no_pivot: bool,
     /// Keep the session keyring.
@@ -232,7 +234,7 @@ fn set_up(c: &mut Context<'_>) -> Result<Never, Failure> {
     let own_mounts = spaces.new & ns::MOUNT != 0;
     // The host's procfs, which no container can have tampered with.
     let proc = fs::open("/proc", fs::O_PATH | fs::O_DIRECTORY).during("open /proc")?;
-    let mut tree = rootfs::Rootfs::new(plan, c.bundle, proc);
+    let mut tree = rootfs::Rootfs::new(plan, c.bundle, proc, std::mem::take(&mut c.premade));
     if own_mounts {
         // Sources are opened while we still have the caller's user id.
         tree.prepare()?;

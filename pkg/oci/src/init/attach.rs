@@ -9,7 +9,7 @@ use knarr_sys::{Errno, fs};
 
 use crate::config::IdMapping;
 use crate::init::root::{Root, fd_path};
-use crate::plan::Plan;
+use crate::plan::{MountSource, Plan, Step};
 
 /// A detached copy of the mount at a path of the host.
 ///
@@ -23,11 +23,36 @@ pub fn open_source(path: &Path, recursive: bool, nofollow: bool) -> Result<Owned
     m::clone_tree(fs::CWD, path, recursive)
 }
 
+/// The sources of id-mapped binds, by the mounts' places among the steps. Made by the parent:
+/// mapping takes privilege over the file system, which a new user namespace does not have.
+///
+/// # Errors
+/// The mount's target and the error.
+pub fn id_mapped_sources(
+    plan: &Plan,
+    bundle: &Path,
+) -> Result<Vec<Option<OwnedFd>>, (std::path::PathBuf, Errno)> {
+    let mounts = plan.outside.iter().filter_map(|s| match s {
+        Step::Mount(m) => Some(m),
+        _ => None,
+    });
+    mounts
+        .map(|m| match (&m.source, &m.id_map) {
+            (MountSource::Bind { path, recursive }, Some(map)) => {
+                open_source(&bundle.join(path), *recursive, m.source_nofollow)
+                    .and_then(|tree| id_map(&tree, map, plan).map(|()| Some(tree)))
+                    .map_err(|e| (m.target.clone(), e))
+            }
+            _ => Ok(None),
+        })
+        .collect()
+}
+
 /// Makes a detached mount map ids; with empty lists, as the container's user namespace does.
 ///
 /// # Errors
 /// `EPERM` and `EINVAL` where the file system or the caller cannot.
-pub fn id_map(
+fn id_map(
     tree: &OwnedFd,
     map: &(Vec<IdMapping>, Vec<IdMapping>, bool),
     plan: &Plan,

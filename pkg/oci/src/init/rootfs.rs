@@ -21,18 +21,26 @@ pub struct Rootfs<'a> {
     root: Option<Root>,
     /// Detached copies of bind sources, by the mounts' places among the steps.
     sources: Vec<Option<OwnedFd>>,
+    /// Those that the parent has opened.
+    premade: Vec<Option<OwnedFd>>,
     next_mount: usize,
 }
 
 impl<'a> Rootfs<'a> {
     /// Touches nothing yet.
-    pub fn new(plan: &'a Plan, bundle: &'a Path, proc: OwnedFd) -> Self {
+    pub fn new(
+        plan: &'a Plan,
+        bundle: &'a Path,
+        proc: OwnedFd,
+        premade: Vec<Option<OwnedFd>>,
+    ) -> Self {
         Self {
             plan,
             bundle,
             proc,
             root: None,
             sources: Vec::new(),
+            premade,
             next_mount: 0,
         }
     }
@@ -74,7 +82,10 @@ impl<'a> Rootfs<'a> {
         self.root = Some(Root(fd));
         for step in &self.plan.outside {
             if let Step::Mount(mount) = step {
+                let place = self.sources.len();
+                let premade = self.premade.get_mut(place).and_then(Option::take);
                 let source = match &mount.source {
+                    MountSource::Bind { .. } if premade.is_some() => premade,
                     MountSource::Bind { path, recursive } => Some(
                         open_source(&self.bundle.join(path), *recursive, mount.source_nofollow)
                             .during(step.name())?,
@@ -161,9 +172,6 @@ impl<'a> Rootfs<'a> {
             MountSource::Bind { .. } => {
                 let tree = source.ok_or(Errno::INVAL).during(name)?;
                 apply_attrs(&tree, plan).during(name)?;
-                if let Some(map) = &plan.id_map {
-                    crate::init::attach::id_map(&tree, map, self.plan).during(name)?;
-                }
                 let is_dir = fs::fstat(tree.as_fd()).during(name)?.is_dir();
                 let target = if is_dir {
                     root.make_dir(&plan.target)
