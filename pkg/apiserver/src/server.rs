@@ -172,11 +172,13 @@ impl ApiServer {
     /// A client over the server's own service: no socket, no TLS, the same pipeline, as `user`.
     #[must_use]
     pub fn client(&self, user: UserInfo) -> kube::Client {
-        let core = Arc::clone(&self.core);
+        // A client that is kept must not keep the store open after the server has ended.
+        let core = Arc::downgrade(&self.core);
         let id = Identity::Fixed(Arc::new(user));
         let service = tower::service_fn(move |request: Request<kube::client::Body>| {
-            let (core, id) = (Arc::clone(&core), id.clone());
+            let (core, id) = (core.clone(), id.clone());
             async move {
+                let core = core.upgrade().ok_or_else(|| BodyError("the API server has ended".into()))?;
                 let request = request.map(|b| b.map_err(|e| BodyError(e.to_string())).boxed_unsync());
                 Ok::<_, BodyError>(pipeline::handle(core, request, id).await)
             }

@@ -315,3 +315,17 @@ async fn applied_fields_have_owners() {
     let o = api.patch("a", &PatchParams::apply("two").force(), &Patch::Apply(cm("2"))).await.expect("forced");
     assert_eq!(o.metadata.managed_fields.map(|m| m.len()), Some(1));
 }
+
+#[tokio::test]
+async fn a_second_start_over_the_same_store_changes_nothing() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let mut versions = Vec::new();
+    for _ in 0..2 {
+        let store = knarr_storage::open_embedded(dir.path()).await.expect("store");
+        let h = common::start_over(store).await;
+        let api: Api<Namespace> = Api::all(admin(&h));
+        versions.push(api.list(&ListParams::default()).await.expect("list").items.into_iter().map(|n| (n.metadata.uid, n.metadata.resource_version)).collect::<Vec<_>>());
+        h.server.shutdown().await;
+    }
+    assert_eq!(versions[0], versions[1]);
+}

@@ -1,4 +1,6 @@
 //! A server on memory storage, with certificates of its own.
+// Each test program uses its part of this.
+#![allow(dead_code)]
 
 use knarr_apiserver::{ApiServer, Config};
 use knarr_pki::{Leaf, Pki};
@@ -13,6 +15,10 @@ pub struct Harness {
 }
 
 pub async fn start() -> Harness {
+    start_over(knarr_storage::open_memory().expect("store")).await
+}
+
+pub async fn start_over(store: knarr_storage::SharedStore) -> Harness {
     let dir = tempfile::tempdir().expect("a folder");
     let pki = Pki::open(dir.path()).expect("pki");
     let ca = pki.authority("ca", "kubernetes").expect("ca");
@@ -35,7 +41,6 @@ pub async fn start() -> Harness {
             ..Leaf::default()
         })
         .expect("leaf");
-    let store = knarr_storage::open_memory().expect("store");
     let mut config = Config::new(store);
     config.listen = std::env::var("KNARR_TEST_LISTEN").ok().and_then(|s| s.parse().ok()).unwrap_or(config.listen);
     config.tls_certificate = serving.certificate;
