@@ -395,6 +395,34 @@ def idmapped_mounts(b):
 
 
 @case
+def user_namespace_by_path(b):
+    # As the containers of a pod with its own users do.
+    maps = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+    p = b.rootfs
+    while p != "/":
+        os.chmod(p, os.stat(p).st_mode | 0o011)
+        p = os.path.dirname(p)
+    os.chown(b.rootfs, 100000, 100000)
+    b.c["linux"].update(uidMappings=maps, gidMappings=maps)
+    b.c["linux"]["namespaces"].append({"type": "user"})
+    pid = b.sh("sleep 30").start()
+    c = Box(b.runtime, b.bundle, "second")
+    c.root = b.root
+    try:
+        os.chown(c.rootfs, 100000, 100000)
+        c.c["linux"].update(uidMappings=maps, gidMappings=maps)
+        c.c["linux"]["namespaces"] = [
+            {"type": "mount"}, {"type": "pid"}, {"type": "user", "path": f"/proc/{pid}/ns/user"},
+            {"type": "network", "path": f"/proc/{pid}/ns/net"}, {"type": "ipc", "path": f"/proc/{pid}/ns/ipc"},
+            {"type": "uts", "path": f"/proc/{pid}/ns/uts"}]
+        del c.c["hostname"]
+        out = c.sh("id -u; echo $$; readlink /proc/self/ns/user; hostname").output().split()
+        eq(out, ["0", "1", os.readlink(f"/proc/{pid}/ns/user"), "box"])
+    finally:
+        c.close()
+
+
+@case
 def namespaces_by_path(b):
     pid = b.sh("sleep 30").start()
     c = Box(b.runtime, b.bundle, "second")

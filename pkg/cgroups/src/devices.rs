@@ -168,3 +168,6 @@ pub(crate) fn compile(rules: &[DeviceRule]) -> Vec<EbpfInsn> {
     out.push(insn(0x95, 0, 0, 0, 0));
     out
 }
+
+#[cfg(test)]
+mod tests;

@@ -76,3 +76,6 @@ pub enum Error {
         cause: String,
     },
 }
+
+#[cfg(test)]
+mod tests;
