@@ -49,6 +49,14 @@ pub fn runtimes() -> Vec<Option<PathBuf>> {
     all
 }
 
+/// The shim under test: `KNARR_TEST_SHIM`, to measure another build, or this one.
+fn shim() -> PathBuf {
+    let this = || env!("CARGO_BIN_EXE_knarr-shim").into();
+    std::env::var_os("KNARR_TEST_SHIM")
+        .unwrap_or_else(this)
+        .into()
+}
+
 pub fn is_root() -> bool {
     let root =
         std::fs::metadata("/proc/self").is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0);
@@ -132,11 +140,11 @@ impl Bench {
         for name in ["bin", "sbin", "lib", "lib64"] {
             symlink(format!("usr/{name}"), rootfs.join(name)).unwrap();
         }
-        let cgroup = format!("/knarr-shim-test/{id}");
+        let cgroup = format!("/knarr-shim-test-{id}");
         let config = config(&rootfs, &cgroup, script, &options);
         std::fs::write(path.join("bundle/config.json"), config.to_string()).unwrap();
         let launch = Launch {
-            shim: PathBuf::from(env!("CARGO_BIN_EXE_knarr-shim")),
+            shim: shim(),
             id,
             bundle: path.join("bundle"),
             dir: path.join("run"),
@@ -226,6 +234,14 @@ impl Drop for Bench {
                 .arg(pid.to_string())
                 .status();
             std::thread::sleep(Duration::from_millis(300));
+        }
+        // Where shims go; refused as long as one is there.
+        for entry in std::fs::read_dir("/sys/fs/cgroup")
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            let _ = std::fs::remove_dir(entry.path().join("knarr/shims"));
         }
         if std::thread::panicking() {
             let log = std::fs::read_to_string(self.dir().join("shim.log")).unwrap_or_default();

@@ -200,9 +200,12 @@ pub(super) fn leave_starters_cgroups(to: &str) {
             mounts.v1.get(first)
         };
         if let Some(folder) = mount.and_then(|m| m.resolve(to)) {
-            let moved = fs::create_dir_all(&folder).and_then(|()| {
+            let join = || {
+                fs::create_dir_all(&folder)?;
                 fs::write(folder.join("cgroup.procs"), std::process::id().to_string())
-            });
+            };
+            // Whoever tidies up may remove the empty folder in between.
+            let moved = join().or_else(|_| join());
             if let Err(e) = moved {
                 super::note(&format!("join {}: {e}", folder.display()));
             }

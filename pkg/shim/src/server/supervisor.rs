@@ -179,8 +179,10 @@ impl Supervisor {
                 note(&format!("poll: {e}"));
                 return 1;
             }
-            self.streams.serve(&poll, &round.streams);
+            // In this order a resize takes effect before input that was sent after it.
             self.serve_connections(&poll, &round);
+            self.streams.serve(&poll, &round.streams);
+            self.change_connections(&poll, &round);
             if poll.events(round.signals).any() {
                 while let Ok(Some(_)) = self.signals.take() {}
             }
@@ -211,6 +213,8 @@ impl Supervisor {
 
     fn watch(&mut self, poll: &mut PollSet, round: &mut Round) {
         poll.clear();
+        // First, so that whoever's input is seen has its earlier resize seen too.
+        self.streams.watch(poll, &mut round.streams);
         round.signals = poll.add(self.signals.as_fd(), Events::READ);
         round.listener = (self.connections.len() < MAX_CONNECTIONS)
             .then(|| poll.add(self.listener.as_fd(), Events::READ));
@@ -222,7 +226,6 @@ impl Supervisor {
                 .connections
                 .push((poll.add(connection.fd(), connection.events()), id));
         }
-        self.streams.watch(poll, &mut round.streams);
     }
 
     fn serve_connections(&mut self, poll: &PollSet, round: &Round) {
@@ -242,6 +245,10 @@ impl Supervisor {
             }
             self.requests(id);
         }
+    }
+
+    /// Lets clients in and out. After the streams, which know clients by their place in a list.
+    fn change_connections(&mut self, poll: &PollSet, round: &Round) {
         if round.listener.is_some_and(|i| poll.events(i).any()) {
             self.accept();
         }
