@@ -9,6 +9,8 @@ pub mod gc;
 pub mod namespace;
 pub mod nodes;
 pub mod pods;
+pub mod quota;
+pub mod rbac;
 mod revisions;
 pub mod serviceaccounts;
 pub mod workloads;
@@ -88,6 +90,8 @@ pub async fn run(client: kube::Client, cfg: Config, shutdown: CancellationToken)
     s.add(workloads::job::TtlAfterFinished::new(&i), 1);
     s.add(workloads::cronjob::CronJobs::new(&i), 1);
     s.add(disruption::Disruption::new(&i), 1);
+    s.add(rbac::Aggregation::new(&i), 1);
+    s.add(quota::Quotas::new(&i), 1);
     s.add(serviceaccounts::default_account(&i), 2);
     if !cfg.cluster_ca_pem.is_empty() {
         s.add(serviceaccounts::root_ca(&i, &cfg.cluster_ca_pem), 2);

@@ -348,3 +348,6 @@ fn strip<K: crate::Kind>(mut o: K) -> K {
     o.m_mut().managed_fields = None;
     o
 }
+
+#[cfg(test)]
+mod tests;

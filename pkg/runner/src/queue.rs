@@ -181,3 +181,6 @@ impl<K: Clone + Eq + Hash> Queue<K> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,219 @@
+//! ResourceQuotas: what a namespace uses.
+
+use crate::pods;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{
+    ConfigMap, PersistentVolumeClaim, Pod, ReplicationController, ResourceQuota,
+    ResourceQuotaStatus, Secret, Service,
+};
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use knarr_runner::meta::{self, Key};
+use knarr_runner::quantity::{format_like, parse_milli};
+use knarr_runner::{Action, Cache, Controller, Informers, Kind, Plan, Queue};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The resource quota controller. It counts the kinds below; other `count/…` keys are left as
+/// admission wrote them.
+pub struct Quotas {
+    quotas: Arc<Cache<ResourceQuota>>,
+    pods: Arc<Cache<Pod>>,
+    services: Arc<Cache<Service>>,
+    claims: Arc<Cache<PersistentVolumeClaim>>,
+    secrets: Arc<Cache<Secret>>,
+    maps: Arc<Cache<ConfigMap>>,
+    rcs: Arc<Cache<ReplicationController>>,
+}
+
+impl Quotas {
+    /// A controller over these informers.
+    pub fn new(i: &Informers) -> Self {
+        Self {
+            quotas: i.get(),
+            pods: i.get(),
+            services: i.get(),
+            claims: i.get(),
+            secrets: i.get(),
+            maps: i.get(),
+            rcs: i.get(),
+        }
+    }
+
+    fn watch_kind<K: Kind>(&self, cache: &Cache<K>, queue: &Queue<Key>) {
+        let (q, quotas) = (queue.clone(), self.quotas.clone());
+        cache.on_event(move |e| {
+            for x in quotas.in_namespace(meta::ns(e.object().meta())) {
+                q.add(Key::of(&x.metadata));
+            }
+        });
+    }
+
+    fn used(&self, ns: &str, quota: &ResourceQuota, name: &str) -> Option<i128> {
+        let count = |n: usize| Some(i128::try_from(n).unwrap_or(0) * 1000);
+        let pods = || {
+            self.pods
+                .in_namespace(ns)
+                .into_iter()
+                .filter(|p| !pods::finished(p) && in_scope(quota, p))
+                .collect::<Vec<_>>()
+        };
+        let services = |f: &dyn Fn(&str) -> bool| {
+            self.services
+                .in_namespace(ns)
+                .iter()
+                .filter(|s| {
+                    f(s.spec.as_ref().and_then(|s| s.type_.as_deref()).unwrap_or("ClusterIP"))
+                })
+                .count()
+        };
+        match name {
+            "pods" | "count/pods" => count(pods().len()),
+            "services" | "count/services" => count(services(&|_| true)),
+            "services.loadbalancers" => count(services(&|t| t == "LoadBalancer")),
+            "services.nodeports" => count(
+                self.services
+                    .in_namespace(ns)
+                    .iter()
+                    .flat_map(|s| s.spec.iter().flat_map(|s| s.ports.iter().flatten()))
+                    .filter(|p| p.node_port.is_some_and(|n| n > 0))
+                    .count(),
+            ),
+            "secrets" | "count/secrets" => count(self.secrets.in_namespace(ns).len()),
+            "configmaps" | "count/configmaps" => count(self.maps.in_namespace(ns).len()),
+            "replicationcontrollers" | "count/replicationcontrollers" => {
+                count(self.rcs.in_namespace(ns).len())
+            }
+            "resourcequotas" | "count/resourcequotas" => {
+                count(self.quotas.in_namespace(ns).len())
+            }
+            "persistentvolumeclaims" | "count/persistentvolumeclaims" => {
+                count(self.claims.in_namespace(ns).len())
+            }
+            "requests.storage" => Some(
+                self.claims
+                    .in_namespace(ns)
+                    .iter()
+                    .filter_map(|c| {
+                        let r = c.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?;
+                        parse_milli(&r.get("storage")?.0)
+                    })
+                    .sum(),
+            ),
+            other => {
+                let (limits, resource) = match other.split_once('.') {
+                    Some(("limits", r)) => (true, r),
+                    Some(("requests", r)) => (false, r),
+                    _ if matches!(other, "cpu" | "memory" | "ephemeral-storage") => (false, other),
+                    _ => return None,
+                };
+                Some(pods().iter().map(|p| pod_sum(p, limits, resource)).sum())
+            }
+        }
+    }
+}
+
+/// What a pod asks for, or may use, of one resource, in thousandths.
+fn pod_sum(p: &Pod, limits: bool, resource: &str) -> i128 {
+    let Some(spec) = &p.spec else { return 0 };
+    let of = |c: &k8s_openapi::api::core::v1::Container| {
+        let r = c.resources.as_ref();
+        let list = if limits {
+            r.and_then(|r| r.limits.as_ref())
+        } else {
+            r.and_then(|r| r.requests.as_ref())
+        };
+        list.and_then(|l| l.get(resource)).and_then(|q| parse_milli(&q.0)).unwrap_or(0)
+    };
+    let mut sum: i128 = spec.containers.iter().map(&of).sum();
+    let (mut sidecars, mut init) = (0, 0);
+    for c in spec.init_containers.iter().flatten() {
+        if c.restart_policy.as_deref() == Some("Always") {
+            sum += of(c);
+            sidecars += of(c);
+            init = init.max(sidecars);
+        } else {
+            init = init.max(of(c) + sidecars);
+        }
+    }
+    let overhead = spec
+        .overhead
+        .as_ref()
+        .and_then(|o| o.get(resource))
+        .and_then(|q| parse_milli(&q.0))
+        .unwrap_or(0);
+    sum.max(init) + overhead
+}
+
+fn in_scope(q: &ResourceQuota, p: &Pod) -> bool {
+    let spec = p.spec.as_ref();
+    let best_effort = p.status.as_ref().and_then(|s| s.qos_class.as_deref()) == Some("BestEffort");
+    let terminating =
+        spec.and_then(|s| s.active_deadline_seconds).is_some_and(|d| d >= 0);
+    let class = spec.and_then(|s| s.priority_class_name.as_deref()).unwrap_or("");
+    let scope = |name: &str, op: &str, values: &[String]| match name {
+        "BestEffort" => best_effort,
+        "NotBestEffort" => !best_effort,
+        "Terminating" => terminating,
+        "NotTerminating" => !terminating,
+        "PriorityClass" => match op {
+            "In" => values.iter().any(|v| v == class),
+            "NotIn" => !values.iter().any(|v| v == class),
+            "DoesNotExist" => class.is_empty(),
+            _ => !class.is_empty(),
+        },
+        _ => true,
+    };
+    let Some(s) = &q.spec else { return true };
+    s.scopes.iter().flatten().all(|n| scope(n, "Exists", &[]))
+        && s.scope_selector.iter().flat_map(|s| s.match_expressions.iter().flatten()).all(|m| {
+            scope(&m.scope_name, &m.operator, m.values.as_deref().unwrap_or(&[]))
+        })
+}
+
+impl Controller for Quotas {
+    fn name(&self) -> &'static str {
+        "resourcequota-controller"
+    }
+    fn watch(&self, _: &Informers, queue: &Queue<Key>) {
+        let q = queue.clone();
+        self.quotas.on_event(move |e| q.add(Key::of(&e.object().metadata)));
+        self.watch_kind(&self.pods, queue);
+        self.watch_kind(&self.services, queue);
+        self.watch_kind(&self.claims, queue);
+        self.watch_kind(&self.secrets, queue);
+        self.watch_kind(&self.maps, queue);
+        self.watch_kind(&self.rcs, queue);
+    }
+    fn synced(&self) -> bool {
+        self.quotas.has_synced()
+            && self.pods.has_synced()
+            && self.services.has_synced()
+            && self.claims.has_synced()
+            && self.secrets.has_synced()
+            && self.maps.has_synced()
+            && self.rcs.has_synced()
+    }
+    fn plan(&self, key: &Key, _: Timestamp) -> Plan {
+        let Some(q) = self.quotas.by_key(key) else { return Plan::none() };
+        let hard = q.spec.as_ref().and_then(|s| s.hard.clone()).unwrap_or_default();
+        let old = q.status.clone().unwrap_or_default();
+        let before = old.used.clone().unwrap_or_default();
+        let used: BTreeMap<String, Quantity> = hard
+            .iter()
+            .map(|(k, h)| {
+                let v = self.used(&key.namespace, &q, k);
+                let kept = before.get(k).cloned().unwrap_or_else(|| Quantity("0".into()));
+                (k.clone(), v.map_or(kept, |v| Quantity(format_like(v, &h.0))))
+            })
+            .collect();
+        let number = |m: &BTreeMap<String, Quantity>| {
+            m.iter().map(|(k, v)| (k.clone(), parse_milli(&v.0))).collect::<Vec<_>>()
+        };
+        if old.hard.as_ref() == Some(&hard) && number(&before) == number(&used) {
+            return Plan::none();
+        }
+        let mut next = q.as_ref().clone();
+        next.status = Some(ResourceQuotaStatus { hard: Some(hard), used: Some(used) });
+        Plan::one(Action::update_status(next))
+    }
+}
