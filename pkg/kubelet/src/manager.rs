@@ -131,6 +131,7 @@ pub async fn run(
         node_uid: None,
     };
     tasks.spawn(crate::upkeep::run(Arc::clone(&sh), m.table.subscribe()));
+    tasks.spawn(crate::upkeep::images(Arc::clone(&sh)));
     m.run(manifests, changed, done, stop.clone()).await;
     tasks.abort_all();
     Ok(())

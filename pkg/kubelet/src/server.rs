@@ -31,7 +31,6 @@ use crate::{
 mod auth;
 mod stats;
 mod tls;
-mod tunnel;
 
 type Body = BoxBody<Bytes, std::io::Error>;
 type Answer = Response<Body>;
@@ -251,7 +250,7 @@ impl State {
                     })
                     .await
                     .map_err(|e| Refusal::internal(e.message()))?;
-                tunnel::to(req, &answer.url).await
+                tunnel(req, &answer.url).await
             }
             ["attach", ns, pod, container] | ["attach", ns, pod, _, container] => {
                 let found = self.running(ns, pod, container).await?;
@@ -268,7 +267,7 @@ impl State {
                     })
                     .await
                     .map_err(|e| Refusal::internal(e.message()))?;
-                tunnel::to(req, &answer.url).await
+                tunnel(req, &answer.url).await
             }
             ["portForward", ns, pod] | ["portForward", ns, pod, _] => {
                 let found = self.find(ns, pod, "").await?;
@@ -290,7 +289,7 @@ impl State {
                     })
                     .await
                     .map_err(|e| Refusal::internal(e.message()))?;
-                tunnel::to(req, &answer.url).await
+                tunnel(req, &answer.url).await
             }
             ["run", ns, pod, container] | ["run", ns, pod, _, container] if !get => {
                 let found = self.running(ns, pod, container).await?;
@@ -504,6 +503,17 @@ impl State {
             "containerLogMaxFiles": c.log_max_files,
         }})
     }
+}
+
+/// Hands an upgrade request on to the runtime's streaming server, byte for byte.
+async fn tunnel(req: Request<Incoming>, url: &str) -> Result<Answer, Refusal> {
+    let uri: http::Uri = url
+        .parse()
+        .map_err(|e| Refusal::internal(format!("streaming address {url}: {e}")))?;
+    let answer = knarr_streaming::tunnel(req, &knarr_streaming::Upstream::plain(uri))
+        .await
+        .map_err(|e| Refusal::internal(e.to_string()))?;
+    Ok(answer.map(|b| b.map_err(std::io::Error::other).boxed()))
 }
 
 async fn ask<T>(e: &Entry, msg: impl FnOnce(oneshot::Sender<T>) -> Msg) -> Option<T> {

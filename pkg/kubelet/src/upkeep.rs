@@ -1,9 +1,10 @@
 //! Slow housekeeping: log rotation and image garbage collection.
 use std::{sync::Arc, time::Duration};
 
+use knarr_cri_api::v1;
 use tokio::sync::watch;
 
-use crate::{logs::rotate, manager::Table, spec, worker::Shared};
+use crate::{events::Kind, logs::rotate, manager::Table, spec, worker::Shared};
 
 /// How often sizes are looked at while any pod runs.
 const PERIOD: Duration = Duration::from_secs(10);
@@ -66,4 +67,81 @@ async fn running_id(
     rt.latest(name)
         .filter(|c| c.state == crate::model::CtrState::Running)
         .map(|c| c.id.clone())
+}
+
+/// How often the disk is looked at.
+const DISK_PERIOD: Duration = Duration::from_secs(300);
+/// Images are removed when the disk is fuller than this, in percent…
+const DISK_HIGH: u64 = 85;
+/// …until it is no fuller than that.
+const DISK_LOW: u64 = 80;
+
+/// Removes images that no container uses when the disk is nearly full.
+pub async fn images(sh: Arc<Shared>) {
+    loop {
+        tokio::time::sleep(DISK_PERIOD).await;
+        let Some((used, total)) = disk(&sh) else {
+            continue;
+        };
+        if used * 100 < total * DISK_HIGH {
+            continue;
+        }
+        let mut goal = used - total * DISK_LOW / 100;
+        let wanted = goal;
+        for (id, size) in unused_images(&sh).await {
+            let req = v1::RemoveImageRequest {
+                image: Some(v1::ImageSpec {
+                    image: id,
+                    ..Default::default()
+                }),
+            };
+            if sh.cri.remove_image(req).await.is_ok() {
+                sh.images_changed.notify_one();
+                goal = goal.saturating_sub(size);
+            }
+            if goal == 0 {
+                break;
+            }
+        }
+        if goal > 0 {
+            let text = format!(
+                "Failed to garbage collect required amount of images. Attempted to free {wanted} bytes, but only found {} bytes eligible to free.",
+                wanted - goal
+            );
+            sh.recorder.node(Kind::Warning, "FreeDiskSpaceFailed", text);
+        }
+    }
+}
+
+/// Used and all bytes of the disk with the images.
+fn disk(sh: &Shared) -> Option<(u64, u64)> {
+    let s = nix::sys::statvfs::statvfs(&sh.cfg.data_dir).ok()?;
+    let all = s.blocks() * s.fragment_size();
+    Some((all - s.blocks_available() * s.fragment_size(), all))
+}
+
+/// Images without a container and without a pin, largest first: identifier and size.
+async fn unused_images(sh: &Shared) -> Vec<(String, u64)> {
+    let (Ok(images), Ok(containers)) = tokio::join!(
+        sh.cri.list_images(v1::ListImagesRequest { filter: None }),
+        sh.cri.list_containers(v1::ListContainersRequest { filter: None }),
+    ) else {
+        return Vec::new();
+    };
+    let used = |i: &v1::Image| {
+        containers.containers.iter().any(|c| {
+            let named = c.image.as_ref().map(|s| s.image.as_str()).unwrap_or_default();
+            [c.image_ref.as_str(), c.image_id.as_str(), named].iter().any(|r| {
+                *r == i.id || i.repo_tags.iter().chain(&i.repo_digests).any(|n| n == r)
+            })
+        })
+    };
+    let mut out: Vec<_> = images
+        .images
+        .iter()
+        .filter(|i| !i.pinned && !used(i))
+        .map(|i| (i.id.clone(), i.size))
+        .collect();
+    out.sort_by_key(|(_, size)| std::cmp::Reverse(*size));
+    out
 }

@@ -163,6 +163,9 @@ pub struct Worker {
     pulls: Arc<Mutex<HashMap<String, start::PullState>>>,
     trace: VecDeque<Trace>,
     waiters: Vec<(String, oneshot::Sender<()>)>,
+    /// The volumes are being written; and something changed meanwhile.
+    volumes_busy: bool,
+    volumes_again: bool,
     /// Resources of the container that is being started.
     starting_with: k8s_openapi::api::core::v1::ResourceRequirements,
     ended: bool,
@@ -198,6 +201,8 @@ pub fn spawn(
         pulls: Arc::default(),
         trace: VecDeque::new(),
         waiters: Vec::new(),
+        volumes_busy: false,
+        volumes_again: false,
         starting_with: Default::default(),
         ended: false,
     };

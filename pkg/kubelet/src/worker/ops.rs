@@ -125,6 +125,11 @@ impl Worker {
         if !again {
             self.local.volumes = Volumes::Preparing;
         }
+        if self.volumes_busy {
+            self.volumes_again = true;
+            return;
+        }
+        self.volumes_busy = true;
         let (sh, pod, tx) = (Arc::clone(&self.sh), Arc::clone(&self.pod), self.tx.clone());
         let addresses = self.addresses();
         let tokens = self.prepared.tokens.clone();
@@ -327,7 +332,7 @@ impl Worker {
 
     /// The end: last status, volumes and cgroup away, object deleted, sandbox removed.
     fn finish(&mut self) {
-        if self.writing {
+        if self.writing || self.volumes_busy {
             return; // its answer plans again
         }
         let delete = self.local.stop.as_ref().is_some_and(|s| s.delete);
@@ -406,14 +411,21 @@ impl Worker {
     }
 
     pub(super) fn done(&mut self, done: Done) {
+        if let Done::Volumes(_) = &done {
+            self.volumes_busy = false;
+        }
         match done {
             Done::Volumes(Ok(p)) => {
                 self.local.volumes = Volumes::Ready;
                 self.prepared = Arc::new(*p);
                 self.note("volumes ready");
+                if std::mem::take(&mut self.volumes_again) && self.local.stop.is_none() {
+                    self.spawn_volumes(true);
+                }
             }
             Done::Volumes(Err(e)) => {
                 let (failed, tokens) = *e;
+                let again = std::mem::take(&mut self.volumes_again);
                 self.note(failed.to_string());
                 self.sh.recorder.pod(
                     &self.pod,
@@ -431,7 +443,9 @@ impl Worker {
                     p.refresh = Timestamp::now().checked_add(RETRY * 5).ok();
                 }
                 self.prepared = Arc::new(p);
-                self.rest(VOLUMES, RETRY);
+                if !again {
+                    self.rest(VOLUMES, RETRY);
+                }
             }
             Done::Sandbox(Ok(s)) => {
                 self.local.sandbox_busy = false;
