@@ -31,6 +31,10 @@ fn programs() -> Option<PathBuf> {
         println!("skipped: needs root");
         return None;
     }
+    // Programs built elsewhere, all static (release ones, to measure).
+    if let Ok(bin) = std::env::var("KNARR_TEST_BIN") {
+        return Some(PathBuf::from(bin));
+    }
     let exe = std::env::current_exe().unwrap();
     let bin = exe.parent()?.parent()?.to_path_buf();
     if pause(&bin).is_none() {
@@ -52,6 +56,9 @@ fn programs() -> Option<PathBuf> {
 
 /// The pause program runs in a root without libraries.
 fn pause(bin: &Path) -> Option<PathBuf> {
+    if std::env::var_os("KNARR_TEST_BIN").is_some() {
+        return Some(bin.join("knarr-pause"));
+    }
     let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
     let path = bin.parent()?.join(target).join(bin.file_name()?).join("knarr-pause");
     path.exists().then_some(path)
@@ -382,6 +389,94 @@ async fn the_daemon_dies() {
         .await
         .unwrap();
     assert_eq!(ended(&mut client, &leaves).await.exit_code, 0);
+    node.close().await;
+}
+
+/// Exec, attach and port-forward as a stock client does them (`crictl` on the path in
+/// `KNARR_TEST_CRICTL`).
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stock_client() {
+    let Ok(crictl) = std::env::var("KNARR_TEST_CRICTL") else {
+        println!("skipped: KNARR_TEST_CRICTL names no crictl");
+        return;
+    };
+    let Some(node) = Node::new("stock").await else { return };
+    let socket = node.dir.path().join("cri.sock");
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let cri = node.cri().clone();
+    let path = socket.clone();
+    let served = tokio::spawn(async move {
+        cri.serve(&path, async { drop(stopped.await) }).await
+    });
+    eventually("the socket", || socket.exists()).await;
+    let mut client = node.client().await;
+    let config = pod("stock", &node.dir.path().join("logs"));
+    let sandbox = run(&mut client, &config).await;
+    let id = create(&mut client, &sandbox, &config, container("main", &["serve", "8080"])).await.unwrap();
+    start(&mut client, &id).await.unwrap();
+    let endpoint = format!("unix://{}", socket.display());
+    let run = async |args: Vec<String>| {
+        let (crictl, endpoint) = (crictl.clone(), endpoint.clone());
+        tokio::task::spawn_blocking(move || {
+            std::process::Command::new(crictl)
+                .args(["-r", &endpoint, "-i", &endpoint])
+                .args(args)
+                .output()
+                .unwrap()
+        })
+        .await
+        .unwrap()
+    };
+    let words = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+    for args in [
+        format!("exec {id} /demo echo hello"),
+        format!("exec -i {id} /demo echo hello"),
+        format!("exec -s {id} /demo echo hello"),
+        format!("exec --transport websocket {id} /demo echo hello"),
+    ] {
+        let out = run(words(&args)).await;
+        let text = String::from_utf8_lossy(&out.stdout).into_owned();
+        let error = String::from_utf8_lossy(&out.stderr).into_owned();
+        assert!(text.contains("hello"), "{args}: {text} {error}");
+    }
+    let out = run(words(&format!("exec {id} /demo lines 200000"))).await;
+    assert_eq!(out.stdout.iter().filter(|b| **b == b'\n').count(), 200_000);
+    let out = run(words(&format!("exec {id} /demo exit 5"))).await;
+    assert!(!out.status.success());
+    assert!(String::from_utf8_lossy(&out.stderr).contains('5'));
+    let out = run(words("pods")).await;
+    assert!(String::from_utf8_lossy(&out.stdout).contains("Ready"));
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut forward = std::process::Command::new(&crictl)
+        .args(["-r", &endpoint, "-i", &endpoint, "port-forward", &sandbox, &format!("{port}:8080")])
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let text = tokio::task::spawn_blocking(move || {
+        use std::io::{Read, Write};
+        let begin = Instant::now();
+        let mut stream = loop {
+            match std::net::TcpStream::connect(("127.0.0.1", port)) {
+                Ok(stream) => break stream,
+                Err(_) if begin.elapsed() < Duration::from_secs(10) => {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                Err(e) => panic!("{e}"),
+            }
+        };
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).unwrap();
+        text
+    })
+    .await
+    .unwrap();
+    forward.kill().unwrap();
+    forward.wait().unwrap();
+    assert!(text.contains("200 OK"), "{text}");
+    drop(client);
+    stop.send(()).unwrap();
+    served.await.unwrap().unwrap();
     node.close().await;
 }
 
