@@ -1,5 +1,7 @@
 //! The event loop of one container.
 
+mod execs;
+
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
@@ -15,11 +17,12 @@ use super::connection::{Connection, Role};
 use super::launch::{Saved, SavedKeeper, process_start, remove_socket, stat_field};
 use super::log::now;
 use super::note;
-use super::runtime::{Begun, Io, Oci, Pending, Process, Streams as ProcessStreams};
+use super::runtime::Oci;
 use super::streams::{Streams, Watched};
 use crate::error::{Error, Refusal};
-use crate::proto::{ExecSpec, Launch, Reply, Request, ShimState, Status};
+use crate::proto::{Launch, Reply, Request, ShimState, Status};
 use crate::record::{self, ExitRecord};
+use execs::{Exec, Starting};
 
 /// How long bytes for attached clients are kept after the container has ended.
 const LINGER: Duration = Duration::from_secs(5);
@@ -35,31 +38,6 @@ pub(super) struct Init {
     pub(super) pidfd: OwnedFd,
     /// It is this process's child, which must reap it.
     pub(super) child: bool,
-}
-
-/// A process of `exec`.
-#[derive(Debug)]
-struct Exec {
-    /// None when it ended before it could be opened.
-    pidfd: Option<OwnedFd>,
-    connection: u64,
-}
-
-/// A runtime program at work on an exec.
-#[derive(Debug)]
-struct Starting {
-    pending: Pending,
-    connection: u64,
-    spec: ExecAsk,
-    /// The client's ends of the pipes.
-    ends: Vec<OwnedFd>,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct ExecAsk {
-    tty: bool,
-    stdin: bool,
-    kill: bool,
 }
 
 #[derive(Debug)]
@@ -290,15 +268,6 @@ impl Supervisor {
         }
     }
 
-    fn signal_exec(&self, pid: i32, signal: i32) {
-        let pidfd = self.execs.get(&pid).and_then(|exec| exec.pidfd.as_ref());
-        if let Some(pidfd) = pidfd
-            && let Err(e) = pidfd_signal(pidfd.as_fd(), signal)
-        {
-            note(&format!("signal {signal} to {pid}: {e}"));
-        }
-    }
-
     fn requests(&mut self, id: u64) {
         loop {
             let Some(connection) = self.connections.get_mut(&id) else {
@@ -437,7 +406,9 @@ impl Supervisor {
     }
 
     fn kill(&mut self, signal: i32, all: bool) -> Result<(), Error> {
-        self.alive()?;
+        if self.exit.is_some() {
+            return Err(Error::refused(Refusal::NotFound, "the container has ended"));
+        }
         if all && self.saved.cgroup.signal_all(signal) > 0 {
             return Ok(());
         }
@@ -478,89 +449,6 @@ impl Supervisor {
         }
     }
 
-    fn exec(&mut self, id: u64, spec: ExecSpec) -> Result<Option<(Reply, Vec<OwnedFd>)>, Error> {
-        self.alive()?;
-        let ExecSpec {
-            mut process,
-            tty,
-            stdin,
-            kill_on_disconnect,
-        } = spec;
-        let ask = ExecAsk {
-            tty,
-            stdin,
-            kill: kill_on_disconnect,
-        };
-        match process.as_object_mut() {
-            Some(fields) => fields.insert("terminal".to_owned(), tty.into()),
-            None => {
-                return Err(Error::refused(
-                    Refusal::Invalid,
-                    "process must be an object",
-                ));
-            }
-        };
-        let (io, ends) = if tty {
-            (Io::Terminal, Vec::new())
-        } else {
-            pipes(stdin)?
-        };
-        match self.oci.exec(process, io)? {
-            Begun::Now(made) => self.exec_made(id, made, ask, ends).map(Some),
-            Begun::Later(pending) => {
-                self.set_role(id, Role::Starting);
-                self.starting.push(Starting {
-                    pending,
-                    connection: id,
-                    spec: ask,
-                    ends,
-                });
-                Ok(None)
-            }
-        }
-    }
-
-    fn exec_made(
-        &mut self,
-        id: u64,
-        made: Process,
-        ask: ExecAsk,
-        mut ends: Vec<OwnedFd>,
-    ) -> Result<(Reply, Vec<OwnedFd>), Error> {
-        let Process {
-            pid,
-            pidfd,
-            terminal,
-        } = made;
-        if ask.tty {
-            ends = vec![terminal.ok_or(Error::Protocol("the runtime sent no terminal"))?];
-        }
-        self.set_role(
-            id,
-            Role::Exec {
-                pid,
-                kill: ask.kill,
-            },
-        );
-        self.execs.insert(
-            pid,
-            Exec {
-                pidfd,
-                connection: id,
-            },
-        );
-        if ask.kill && !self.connections.contains_key(&id) {
-            self.signal_exec(pid, libc::SIGKILL);
-        }
-        let reply = Reply::Streams {
-            pid,
-            terminal: ask.tty,
-            stdin: ask.stdin,
-            stderr: !ask.tty,
-        };
-        Ok((reply, ends))
-    }
-
     /// Collects every child that has ended.
     fn reap(&mut self) {
         loop {
@@ -589,47 +477,6 @@ impl Supervisor {
         }
         if self.starting.is_empty() {
             self.strays.clear();
-        }
-    }
-
-    fn exec_ended(&mut self, pid: i32, status: ExitStatus) {
-        if let Some(exec) = self.execs.remove(&pid) {
-            self.set_role(exec.connection, Role::Plain);
-            self.reply(
-                exec.connection,
-                &Reply::ExecExited {
-                    code: status.code(),
-                },
-                Vec::new(),
-            );
-        }
-    }
-
-    fn runtime_ended(&mut self, starting: Starting, status: ExitStatus) {
-        let Starting {
-            pending,
-            connection,
-            spec,
-            ends,
-        } = starting;
-        self.set_role(connection, Role::Plain);
-        let made = pending.finish(status).and_then(|made| {
-            let pid = made.pid;
-            self.exec_made(connection, made, spec, ends)
-                .map(|reply| (pid, reply))
-        });
-        match made {
-            Ok((pid, (reply, fds))) => {
-                self.reply(connection, &reply, fds);
-                if let Some(status) = self.strays.remove(&pid) {
-                    self.exec_ended(pid, status);
-                }
-            }
-            Err(e) => {
-                if let Some(connection) = self.connections.get_mut(&connection) {
-                    connection.refuse(&e);
-                }
-            }
         }
     }
 
@@ -693,23 +540,4 @@ impl Supervisor {
             note(&e.to_string());
         }
     }
-}
-
-/// Pipes for a process, and the client's ends of them.
-fn pipes(stdin: bool) -> Result<(Io, Vec<OwnedFd>), Error> {
-    let pipe = || std::io::pipe().map_err(Error::system("make a pipe"));
-    let mut theirs = Vec::new();
-    let mut streams = ProcessStreams::default();
-    if stdin {
-        let (reader, writer) = pipe()?;
-        streams.stdin = Some(reader.into());
-        theirs.push(writer.into());
-    }
-    let (reader, writer) = pipe()?;
-    streams.stdout = Some(writer.into());
-    theirs.push(reader.into());
-    let (reader, writer) = pipe()?;
-    streams.stderr = Some(writer.into());
-    theirs.push(reader.into());
-    Ok((Io::Streams(streams), theirs))
 }
