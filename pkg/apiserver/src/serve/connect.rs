@@ -249,7 +249,7 @@ fn service_target(ctx: &Ctx, raw_query: &str) -> Result<Target, ApiError> {
     let chosen = if port.is_empty() && ports.len() == 1 {
         ports.first()
     } else {
-        ports.iter().find(|p| p.str_at(&["name"]) == port || p.at(&["port"]).is_some_and(|n| n.to_string() == port))
+        ports.iter().find(|p| p.str_at(&["name"]) == port || p.at(&["port"]).and_then(Value::as_u64) == port.parse().ok() && !port.is_empty())
     };
     let Some(chosen) = chosen else {
         return Err(unavailable(format!("no service port {port:?} found for service {name:?}")));

@@ -80,6 +80,8 @@ pub(super) async fn watch(ctx: &Arc<Ctx>) -> Result<Reply, ApiError> {
         }
         Some(w)
     } else {
+        // Else an event at or before the version asked for could still come.
+        ctx.core.registry.at_least(asked).await?;
         match kind.cache.watch(asked) {
             Ok(w) => Some(w),
             Err(lag) => {

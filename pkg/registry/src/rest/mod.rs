@@ -252,6 +252,18 @@ where
         };
         match attempt(registry, kind, namespace, name, options, hooks, &mut make, &entry).await {
             Ok(Attempt::Done(e)) => return Ok(Updated { entry: e, created: false }),
+            // That nothing changes is an answer only if what was compared is what is stored.
+            Ok(Attempt::Same(e)) => {
+                if fresh {
+                    return Ok(Updated { entry: e, created: false });
+                }
+                let now = registry.get(&kind.cache, &key, true).await?;
+                if now.as_ref().is_some_and(|n| n.revision == e.revision) {
+                    return Ok(Updated { entry: e, created: false });
+                }
+                current = now;
+                fresh = true;
+            }
             Ok(Attempt::Again(next)) => {
                 current = next;
                 fresh = true;
@@ -272,6 +284,7 @@ where
 
 enum Attempt {
     Done(Arc<Entry>),
+    Same(Arc<Entry>),
     Again(Option<Arc<Entry>>),
 }
 
@@ -371,7 +384,7 @@ where
         };
     }
     if same(&obj, &old) {
-        return Ok(Attempt::Done(Arc::clone(entry)));
+        return Ok(Attempt::Same(Arc::clone(entry)));
     }
     if options.dry_run {
         return Ok(Attempt::Done(Arc::new(Entry::new(&entry.key, &obj, entry.revision, Vec::new()))));

@@ -205,10 +205,10 @@ impl Strategy for Secrets {
             }
         };
         match obj.str_at(&["type"]) {
-            "kubernetes.io/service-account-token" => {
-                if obj.str_at(&["metadata", "annotations", "kubernetes.io/service-account.name"]).is_empty() {
-                    out.push(FieldError::required("metadata.annotations[kubernetes.io/service-account.name]", ""));
-                }
+            "kubernetes.io/service-account-token"
+                if obj.str_at(&["metadata", "annotations", "kubernetes.io/service-account.name"]).is_empty() =>
+            {
+                out.push(FieldError::required("metadata.annotations[kubernetes.io/service-account.name]", ""));
             }
             "kubernetes.io/tls" => {
                 need("tls.crt", &mut out);
