@@ -56,10 +56,7 @@ pub const COMMANDS: &[(&str, &[Flag])] = &[
     ("checkpoint", &[("image-path", true), ("work-path", true)]),
     ("create", CREATE),
     ("delete", &[("force,f", false), HELP]),
-    (
-        "events",
-        &[("interval", true), ("stats", false), HELP],
-    ),
+    ("events", &[("interval", true), ("stats", false), HELP]),
     (
         "exec",
         &[
@@ -181,7 +178,9 @@ impl Parsed {
         self.value(name)
             .map(|v| {
                 v.parse().map_err(|_| {
-                    Problem::new(format!("invalid value {v:?} for flag -{name}: not a number"))
+                    Problem::new(format!(
+                        "invalid value {v:?} for flag -{name}: not a number"
+                    ))
                 })
             })
             .transpose()
@@ -221,9 +220,10 @@ pub fn leading<'a>(
             (Some(v), _) => v,
             (None, false) => "true".into(),
             (None, true) => {
-                let v = arguments.get(at).cloned().ok_or_else(|| {
-                    Problem::new(format!("flag needs an argument: -{name}"))
-                })?;
+                let v = arguments
+                    .get(at)
+                    .cloned()
+                    .ok_or_else(|| Problem::new(format!("flag needs an argument: -{name}")))?;
                 at += 1;
                 v
             }

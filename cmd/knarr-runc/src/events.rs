@@ -74,7 +74,8 @@ fn interval(text: &str) -> Result<Duration, Problem> {
 
 /// In runc's field names.
 fn stats(s: &Stats) -> Value {
-    let io = |read: fn(&knarr_cgroups::IoEntry) -> u64, write: fn(&knarr_cgroups::IoEntry) -> u64| {
+    let io = |read: fn(&knarr_cgroups::IoEntry) -> u64,
+              write: fn(&knarr_cgroups::IoEntry) -> u64| {
         s.io.iter()
             .flat_map(|e| {
                 [

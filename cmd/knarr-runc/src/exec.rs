@@ -120,7 +120,9 @@ fn wanted(call: &Call, id: &str, args: &[String]) -> Result<Process, Problem> {
         process.user.additional_gids.push(id_number(gid)?);
     }
     for cap in p.all("cap") {
-        let caps = process.capabilities.get_or_insert_with(Capabilities::default);
+        let caps = process
+            .capabilities
+            .get_or_insert_with(Capabilities::default);
         for set in [&mut caps.bounding, &mut caps.effective, &mut caps.permitted] {
             if !set.contains(cap) {
                 set.push(cap.clone());

@@ -3,9 +3,9 @@
 use knarr_oci::{capability, plan, seccomp};
 use serde_json::json;
 
+use crate::Done;
 use crate::args::Problem;
 use crate::help::print;
-use crate::Done;
 
 /// `features`.
 pub fn features() -> Done {

@@ -14,11 +14,7 @@ pub struct Log {
 
 impl Log {
     /// From the global flags.
-    pub fn new(
-        path: Option<&str>,
-        format: Option<&str>,
-        _debug: bool,
-    ) -> Result<Self, Problem> {
+    pub fn new(path: Option<&str>, format: Option<&str>, _debug: bool) -> Result<Self, Problem> {
         let json = match format {
             None | Some("" | "text") => false,
             Some("json") => true,

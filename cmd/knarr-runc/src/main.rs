@@ -115,7 +115,11 @@ fn dispatch(arguments: &[String], log: &mut Log) -> Done {
         "start" => run::start(&call),
         "delete" => run::delete(&call),
         "kill" => run::kill(&call),
-        "pause" => call.runtime.pause(call.id()?).map(|()| 0).map_err(Into::into),
+        "pause" => call
+            .runtime
+            .pause(call.id()?)
+            .map(|()| 0)
+            .map_err(Into::into),
         "resume" => call
             .runtime
             .resume(call.id()?)

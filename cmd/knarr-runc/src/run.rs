@@ -25,9 +25,8 @@ pub fn preserved(call: &Call) -> Result<(Vec<OwnedFd>, usize), Problem> {
     let more: usize = call.parsed.number("preserve-fds")?.unwrap_or(0);
     let fds = (3..3 + listen + more)
         .map(|n| {
-            fs::take_inherited(n as i32).map_err(|e| {
-                Problem::new(format!("unable to preserve descriptor {n}: {e}"))
-            })
+            fs::take_inherited(n as i32)
+                .map_err(|e| Problem::new(format!("unable to preserve descriptor {n}: {e}")))
         })
         .collect::<Result<_, _>>()?;
     Ok((fds, listen))
@@ -46,8 +45,8 @@ fn wants_terminal(bundle: &std::path::Path) -> Result<bool, Problem> {
             Problem::new(format!("read {path:?}: {e}"))
         }
     })?;
-    let spec: knarr_oci::config::Spec = serde_json::from_slice(&text)
-        .map_err(|e| Problem::new(format!("config.json: {e}")))?;
+    let spec: knarr_oci::config::Spec =
+        serde_json::from_slice(&text).map_err(|e| Problem::new(format!("config.json: {e}")))?;
     Ok(spec.process.is_some_and(|p| p.terminal))
 }
 

@@ -4,7 +4,6 @@ use crate::args::Problem;
 use crate::help::print;
 use crate::{Call, Done};
 
-
 fn to_text<T: Into<serde_json::Value>>(value: T) -> Result<String, Problem> {
     serde_json::to_string_pretty(&value.into()).map_err(|e| Problem::new(e.to_string()))
 }
@@ -31,9 +30,8 @@ pub fn list(call: &Call) -> Done {
     }
     match call.parsed.value("format") {
         None | Some("table") => {
-            let mut rows = vec![
-                ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(String::from),
-            ];
+            let mut rows =
+                vec![["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"].map(String::from)];
             rows.extend(all.iter().map(|s| {
                 [
                     s.id.clone(),

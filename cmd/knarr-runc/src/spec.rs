@@ -27,11 +27,20 @@ pub fn spec(call: &Call) -> Done {
 
 fn template(rootless: bool) -> Value {
     let caps = json!(["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]);
-    let mount = |target: &str, kind: &str, options: &[&str]| json!({
-        "destination": target, "type": kind, "source": kind, "options": options,
-    });
+    let mount = |target: &str, kind: &str, options: &[&str]| {
+        json!({
+            "destination": target, "type": kind, "source": kind, "options": options,
+        })
+    };
     let quiet = ["nosuid", "noexec", "nodev"];
-    let pts = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"];
+    let pts = [
+        "nosuid",
+        "noexec",
+        "newinstance",
+        "ptmxmode=0666",
+        "mode=0620",
+        "gid=5",
+    ];
     let mut value = json!({
         "ociVersion": knarr_oci::OCI_VERSION,
         "process": {

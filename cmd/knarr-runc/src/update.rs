@@ -89,7 +89,13 @@ mod tests {
 
     #[test]
     fn sizes_with_units() {
-        for (text, bytes) in [("-1", -1), ("10", 10), ("2k", 2048), ("1Mb", 1 << 20), ("3GiB", 3 << 30)] {
+        for (text, bytes) in [
+            ("-1", -1),
+            ("10", 10),
+            ("2k", 2048),
+            ("1Mb", 1 << 20),
+            ("3GiB", 3 << 30),
+        ] {
             assert_eq!(size("memory", text).unwrap(), bytes, "{text}");
         }
         for bad in ["", "x", "1q", "9999999999g"] {

@@ -115,18 +115,18 @@ fn memory_v1(dir: &Dir, m: &Memory) -> Result<(), Error> {
     if limit == Some(-1) && swap.is_none() {
         swap = Some(-1);
     }
-    if let Some(s) = swap {
-        if !dir.exists(SWAP) {
-            // Without swap accounting "no more than the memory limit" is what holds anyway when
-            // there is no swap; anything else cannot be kept.
-            if s != -1 && limit != Some(s) {
-                return Err(Error::NoController {
-                    controller: "memory swap accounting".into(),
-                    wanted: "memory.swap".into(),
-                });
-            }
-            swap = None;
+    if let Some(s) = swap
+        && !dir.exists(SWAP)
+    {
+        // Without swap accounting "no more than the memory limit" is what holds anyway when
+        // there is no swap; anything else cannot be kept.
+        if s != -1 && limit != Some(s) {
+            return Err(Error::NoController {
+                controller: "memory swap accounting".into(),
+                wanted: "memory.swap".into(),
+            });
         }
+        swap = None;
     }
     if m.check_before_update == Some(true) {
         check_usage(dir, "memory.usage_in_bytes", limit)?;
@@ -281,10 +281,10 @@ fn cpu_v2(cgroup: &Cgroup, c: &Cpu) -> Result<(), Error> {
     if let Some(idle) = c.idle {
         dir.write("cpu.idle", &idle.to_string())?;
     }
-    if let Some(shares) = c.shares.filter(|s| *s != 0) {
-        if c.idle != Some(1) {
-            dir.write("cpu.weight", &weight_of_shares(shares).to_string())?;
-        }
+    if let Some(shares) = c.shares.filter(|s| *s != 0)
+        && c.idle != Some(1)
+    {
+        dir.write("cpu.weight", &weight_of_shares(shares).to_string())?;
     }
     let quota = c.quota.filter(|q| *q != 0);
     let period = c.period.filter(|p| *p != 0);

@@ -216,10 +216,7 @@ impl Cgroup {
 
     /// How this machine's cgroups are mounted.
     pub fn mode(&self) -> Mode {
-        match (
-            self.v2().is_some(),
-            self.dirs.iter().any(|d| !d.is_v2()),
-        ) {
+        match (self.v2().is_some(), self.dirs.iter().any(|d| !d.is_v2())) {
             (true, true) => Mode::Hybrid,
             (true, false) => Mode::V2,
             _ => Mode::V1,
@@ -340,18 +337,19 @@ impl Cgroup {
     pub fn signal_all(&self, signal: i32) -> Result<(), Error> {
         const SIGKILL: i32 = 9;
         if signal == SIGKILL {
-            if let Some(dir) = self.v2() {
-                if dir.exists("cgroup.kill") && dir.write("cgroup.kill", "1").is_ok() {
-                    // A frozen version 1 freezer would hold the dying.
-                    if self.mode() == Mode::Hybrid && self.is_frozen() {
-                        self.freeze(false)?;
-                    }
-                    // Members that are in version 1 only.
-                    self.pids(true).iter().for_each(|p| {
-                        let _ = knarr_sys::process::kill(*p, SIGKILL);
-                    });
-                    return Ok(());
+            if let Some(dir) = self.v2()
+                && dir.exists("cgroup.kill")
+                && dir.write("cgroup.kill", "1").is_ok()
+            {
+                // A frozen version 1 freezer would hold the dying.
+                if self.mode() == Mode::Hybrid && self.is_frozen() {
+                    self.freeze(false)?;
                 }
+                // Members that are in version 1 only.
+                self.pids(true).iter().for_each(|p| {
+                    let _ = knarr_sys::process::kill(*p, SIGKILL);
+                });
+                return Ok(());
             }
             let _ = self.freeze(true);
         }
@@ -427,9 +425,8 @@ fn remove_tree(dir: &Path) -> Result<(), Error> {
 
 /// A new version 1 cpuset is empty and takes no members: copy the parent's, from the top down.
 fn fill_cpuset(mount: &Path, dir: &Path) -> Result<(), Error> {
-    let full = |d: &Path, f: &str| {
-        fs::read_to_string(d.join(f)).is_ok_and(|t| !t.trim().is_empty())
-    };
+    let full =
+        |d: &Path, f: &str| fs::read_to_string(d.join(f)).is_ok_and(|t| !t.trim().is_empty());
     if dir == mount || (full(dir, "cpuset.cpus") && full(dir, "cpuset.mems")) {
         return Ok(());
     }

@@ -80,7 +80,8 @@ fn attach(dir: &Dir, rules: &[DeviceRule]) -> Result<(), Error> {
     };
     let fd = sysfs::open(&dir.path, sysfs::O_RDONLY | sysfs::O_DIRECTORY).map_err(io("open"))?;
     let old = bpf::device_programs(fd.as_fd()).unwrap_or_default();
-    let program = bpf::load_device_program(&compile(rules)).map_err(io("load device program for"))?;
+    let program =
+        bpf::load_device_program(&compile(rules)).map_err(io("load device program for"))?;
     bpf::attach_device_program(fd.as_fd(), program.as_fd())
         .map_err(io("attach device program to"))?;
     for former in old {

@@ -48,10 +48,22 @@ fn v1(dir: &Dir, io: &BlockIo) -> Result<(), Error> {
         }
     }
     for (file, list) in [
-        ("blkio.throttle.read_bps_device", &io.throttle_read_bps_device),
-        ("blkio.throttle.write_bps_device", &io.throttle_write_bps_device),
-        ("blkio.throttle.read_iops_device", &io.throttle_read_iops_device),
-        ("blkio.throttle.write_iops_device", &io.throttle_write_iops_device),
+        (
+            "blkio.throttle.read_bps_device",
+            &io.throttle_read_bps_device,
+        ),
+        (
+            "blkio.throttle.write_bps_device",
+            &io.throttle_write_bps_device,
+        ),
+        (
+            "blkio.throttle.read_iops_device",
+            &io.throttle_read_iops_device,
+        ),
+        (
+            "blkio.throttle.write_iops_device",
+            &io.throttle_write_iops_device,
+        ),
     ] {
         for d in list {
             dir.write(file, &format!("{}:{} {}", d.major, d.minor, d.rate))?;

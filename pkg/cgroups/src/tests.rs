@@ -2,7 +2,13 @@ use crate::{Cgroup, Cpu, Memory, Pids, Resources, weight_of_shares};
 
 #[test]
 fn shares_become_weights() {
-    for (shares, weight) in [(2, 1), (1024, 100), (262_144, 10_000), (1, 1), (500_000, 10_000)] {
+    for (shares, weight) in [
+        (2, 1),
+        (1024, 100),
+        (262_144, 10_000),
+        (1, 1),
+        (500_000, 10_000),
+    ] {
         assert_eq!(weight_of_shares(shares), weight, "{shares}");
     }
 }
@@ -64,7 +70,10 @@ fn a_pod_cgroup_lives_and_dies() {
     let stats = top.0.stats();
     assert_eq!(stats.memory.limit, Some(32 << 20));
     assert_eq!(stats.cpu.quota_us, None);
-    let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+    let mut child = std::process::Command::new("sleep")
+        .arg("60")
+        .spawn()
+        .unwrap();
     let pid = child.id() as i32;
     below.add(pid).unwrap();
     assert_eq!(top.0.pids(true), [pid]);

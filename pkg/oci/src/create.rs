@@ -83,9 +83,7 @@ pub(crate) fn streams(stdio: Stdio) -> Result<Streams, Error> {
         } => {
             let null = |fd: Option<OwnedFd>, flags| match fd {
                 Some(fd) => Ok(fd),
-                None => {
-                    sysfs::open("/dev/null", flags).map_err(|e| Error::os("open /dev/null", e))
-                }
+                None => sysfs::open("/dev/null", flags).map_err(|e| Error::os("open /dev/null", e)),
             };
             // Out of the way of each other's numbers.
             let high = |fd: OwnedFd| {

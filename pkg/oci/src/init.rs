@@ -270,8 +270,12 @@ fn set_up(c: &mut Context<'_>) -> Result<Never, Failure> {
         expect_proceed(c.channel.as_fd())?;
     }
     c.hook_state.status = "creating";
-    hooks::run_all("createContainer", &plan.hooks.create_container, &c.hook_state)
-        .map_err(|e| Failure::new("createContainer hooks", e.to_string()))?;
+    hooks::run_all(
+        "createContainer",
+        &plan.hooks.create_container,
+        &c.hook_state,
+    )
+    .map_err(|e| Failure::new("createContainer hooks", e.to_string()))?;
     if own_mounts {
         tree.switch(c.no_pivot)?;
     }

@@ -36,5 +36,5 @@ pub use api::{
 };
 pub use error::Error;
 pub use exec::ExecOptions;
-pub use protect::protect_binary;
 pub use knarr_cgroups::Stats;
+pub use protect::protect_binary;

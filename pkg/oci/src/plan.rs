@@ -12,7 +12,7 @@ use crate::config::{Device, Hooks, IdMapping, Linux, Spec};
 use crate::error::Error;
 use crate::seccomp;
 
-pub use mounts::{option_names, MountPlan, MountSource, Propagation};
+pub use mounts::{MountPlan, MountSource, Propagation, option_names};
 pub use process::ProcessPlan;
 
 /// Everything that is to be done for a container, in order.
@@ -310,13 +310,13 @@ fn steps(plan: &mut Plan, spec: &Spec, readonly: bool) -> Result<(), Error> {
         if propagation.is_set() {
             plan.inside.push(Step::RootPropagation(propagation));
         }
-    } else if !linux.masked_paths.is_empty() || !linux.readonly_paths.is_empty() {
-        if !plan.namespaces.has(ns::MOUNT) {
-            return Err(Error::config(
-                "linux.maskedPaths",
-                "masked and read-only paths need a mount namespace",
-            ));
-        }
+    } else if (!linux.masked_paths.is_empty() || !linux.readonly_paths.is_empty())
+        && !plan.namespaces.has(ns::MOUNT)
+    {
+        return Err(Error::config(
+            "linux.maskedPaths",
+            "masked and read-only paths need a mount namespace",
+        ));
     }
     if !spec.hostname.is_empty() {
         plan.inside.push(Step::Hostname(spec.hostname.clone()));
@@ -444,7 +444,10 @@ fn id_maps(linux: &Linux, namespaces: &Namespaces) -> Result<Option<IdMaps>, Err
 
 fn cgroup_path(configured: &str, opt: Options<'_>) -> Result<String, Error> {
     if configured.split('/').any(|p| p == "..") {
-        return Err(Error::config("linux.cgroupsPath", "must not contain \"..\""));
+        return Err(Error::config(
+            "linux.cgroupsPath",
+            "must not contain \"..\"",
+        ));
     }
     if opt.systemd_cgroup || is_systemd_form(configured) {
         return systemd_path(configured, opt.id);
@@ -621,8 +624,14 @@ fn sysctl(key: &str, value: &str, namespaces: &Namespaces) -> Result<Step, Error
         return Err(Error::config(field, "is not a sysctl name"));
     }
     let needs = match slashed.as_str() {
-        "kernel/msgmax" | "kernel/msgmnb" | "kernel/msgmni" | "kernel/sem" | "kernel/shmall"
-        | "kernel/shmmax" | "kernel/shmmni" | "kernel/shm_rmid_forced" => (ns::IPC, "ipc"),
+        "kernel/msgmax"
+        | "kernel/msgmnb"
+        | "kernel/msgmni"
+        | "kernel/sem"
+        | "kernel/shmall"
+        | "kernel/shmmax"
+        | "kernel/shmmni"
+        | "kernel/shm_rmid_forced" => (ns::IPC, "ipc"),
         k if k.starts_with("fs/mqueue/") => (ns::IPC, "ipc"),
         k if k.starts_with("net/") => (ns::NET, "network"),
         k if k.starts_with("user/") => (ns::USER, "user"),

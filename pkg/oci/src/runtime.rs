@@ -8,9 +8,9 @@ use knarr_sys::process;
 
 use crate::api::{Runtime, State, Status};
 use crate::error::Error;
+use crate::hooks;
 use crate::protocol::{self, Message};
 use crate::state::{self, Record};
-use crate::hooks;
 
 const SIGKILL: i32 = 9;
 

@@ -124,7 +124,11 @@ struct Outcome {
 /// # Errors
 /// [`Error::Config`].
 pub fn compile(s: &Seccomp) -> Result<Option<Filter>, Error> {
-    let default = action(&s.default_action, s.default_errno, "linux.seccomp.defaultAction")?;
+    let default = action(
+        &s.default_action,
+        s.default_errno,
+        "linux.seccomp.defaultAction",
+    )?;
     if default == NOTIFY {
         return Err(Error::config(
             "linux.seccomp.defaultAction",
@@ -195,13 +199,19 @@ pub fn compile(s: &Seccomp) -> Result<Option<Filter>, Error> {
         } else {
             default
         };
-        (*arch, section(*arch, &outcomes, default, largest, beyond, bit32))
+        (
+            *arch,
+            section(*arch, &outcomes, default, largest, beyond, bit32),
+        )
     });
     let program = assemble(sections.collect());
     if program.len() > 4096 {
         return Err(Error::config(
             "linux.seccomp",
-            format!("{} instructions are more than the kernel takes", program.len()),
+            format!(
+                "{} instructions are more than the kernel takes",
+                program.len()
+            ),
         ));
     }
     Ok(Some(Filter {

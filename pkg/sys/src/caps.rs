@@ -122,8 +122,7 @@ pub fn set_ambient(caps: CapSet) -> Result<CapSet> {
 
 fn ambient(op: i32, cap: u32) -> Result<()> {
     // SAFETY: integers only; unused arguments are zero.
-    let ret =
-        unsafe { libc::prctl(libc::PR_CAP_AMBIENT, op as u64, u64::from(cap), 0u64, 0u64) };
+    let ret = unsafe { libc::prctl(libc::PR_CAP_AMBIENT, op as u64, u64::from(cap), 0u64, 0u64) };
     match check_int(ret) {
         Ok(_) => Ok(()),
         Err(Errno(e)) => Err(Errno(e)),

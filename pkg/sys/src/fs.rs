@@ -39,7 +39,12 @@ fn owned(fd: libc::c_long) -> OwnedFd {
 ///
 /// # Errors
 /// Those of `openat(2)`.
-pub fn openat(dir: BorrowedFd<'_>, path: impl AsRef<Path>, flags: i32, mode: u32) -> Result<OwnedFd> {
+pub fn openat(
+    dir: BorrowedFd<'_>,
+    path: impl AsRef<Path>,
+    flags: i32,
+    mode: u32,
+) -> Result<OwnedFd> {
     let path = cpath(path)?;
     loop {
         // SAFETY: the path is a C string that outlives the call.
@@ -314,7 +319,7 @@ pub fn fs_magic(fd: BorrowedFd<'_>) -> Result<i64> {
     check_int(unsafe { libc::fstatfs(fd.as_raw_fd(), st.as_mut_ptr()) })?;
     // SAFETY: the call succeeded, so it was filled.
     let st = unsafe { st.assume_init() };
-    Ok(st.f_type as i64)
+    Ok(st.f_type)
 }
 
 /// Which kind of file system a path is on.
@@ -420,9 +425,7 @@ pub fn chroot(path: impl AsRef<Path>) -> Result<()> {
 pub fn access(path: impl AsRef<Path>, mode: i32) -> Result<()> {
     let path = cpath(path)?;
     // SAFETY: the path is a C string that outlives the call.
-    check_int(unsafe {
-        libc::faccessat(libc::AT_FDCWD, path.as_ptr(), mode, libc::AT_EACCESS)
-    })?;
+    check_int(unsafe { libc::faccessat(libc::AT_FDCWD, path.as_ptr(), mode, libc::AT_EACCESS) })?;
     Ok(())
 }
 

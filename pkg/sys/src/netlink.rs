@@ -31,7 +31,11 @@ fn set(fd: BorrowedFd<'_>, level: i32, option: i32, value: i32) -> Result<()> {
 pub fn open(protocol: i32) -> Result<OwnedFd> {
     // SAFETY: plain integers.
     let fd = check_int(unsafe {
-        libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC, protocol)
+        libc::socket(
+            libc::AF_NETLINK,
+            libc::SOCK_RAW | libc::SOCK_CLOEXEC,
+            protocol,
+        )
     })?;
     // SAFETY: a new descriptor that nothing else owns.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
@@ -106,9 +110,7 @@ pub fn recv(socket: BorrowedFd<'_>, buf: &mut Vec<u8>, wait: bool) -> Result<usi
             Ok(_) => {}
         }
         // SAFETY: a live buffer of the length given.
-        let n = unsafe {
-            libc::recv(socket.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len(), base)
-        };
+        let n = unsafe { libc::recv(socket.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len(), base) };
         match check(n as libc::c_long) {
             Err(Errno::INTR) => {}
             other => return other.map(|n| n as usize),

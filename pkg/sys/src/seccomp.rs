@@ -67,5 +67,12 @@ pub fn load(program: &[Insn], flags: u64) -> Result<Option<OwnedFd>> {
 pub fn action_available(action: u32) -> bool {
     const SECCOMP_GET_ACTION_AVAIL: libc::c_uint = 2;
     // SAFETY: the argument is a pointer to a u32.
-    unsafe { libc::syscall(libc::SYS_seccomp, SECCOMP_GET_ACTION_AVAIL, 0, &raw const action) == 0 }
+    unsafe {
+        libc::syscall(
+            libc::SYS_seccomp,
+            SECCOMP_GET_ACTION_AVAIL,
+            0,
+            &raw const action,
+        ) == 0
+    }
 }

@@ -81,7 +81,10 @@ impl Relay {
 
     fn input(&mut self) {
         let mut buf = [0u8; 4096];
-        let n = self.stdin.as_mut().map_or(0, |f| f.read(&mut buf).unwrap_or(0));
+        let n = self
+            .stdin
+            .as_mut()
+            .map_or(0, |f| f.read(&mut buf).unwrap_or(0));
         if n == 0 {
             // Our input has ended: tell the terminal as a user would.
             let _ = self.master.write_all(&[4]);

@@ -1,7 +1,13 @@
 use super::compile;
 use crate::DeviceRule;
 
-fn rule(allow: bool, kind: &str, major: Option<i64>, minor: Option<i64>, access: &str) -> DeviceRule {
+fn rule(
+    allow: bool,
+    kind: &str,
+    major: Option<i64>,
+    minor: Option<i64>,
+    access: &str,
+) -> DeviceRule {
     DeviceRule {
         allow,
         kind: kind.into(),
@@ -75,7 +81,11 @@ fn the_kernel_accepts_the_program() {
         eprintln!("skipped: loading a program needs root");
         return;
     }
-    for rules in [usual(), vec![rule(true, "a", None, None, "rwm")], Vec::new()] {
+    for rules in [
+        usual(),
+        vec![rule(true, "a", None, None, "rwm")],
+        Vec::new(),
+    ] {
         knarr_sys::bpf::load_device_program(&compile(&rules)).unwrap();
     }
 }

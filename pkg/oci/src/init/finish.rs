@@ -84,11 +84,11 @@ pub fn privileges<'a>(
         process::set_no_new_privs().during("set no_new_privs")?;
     }
     let early = !p.no_new_privs || notifies;
-    if let (true, Some(f)) = (early, filter) {
-        if let Some(fd) = seccomp::load(&f.program, f.flags).during("load seccomp filter")? {
-            protocol::send(channel, &Message::SeccompListener, Some(fd.as_fd()))
-                .during("hand over seccomp listener")?;
-        }
+    if let (true, Some(f)) = (early, filter)
+        && let Some(fd) = seccomp::load(&f.program, f.flags).during("load seccomp filter")?
+    {
+        protocol::send(channel, &Message::SeccompListener, Some(fd.as_fd()))
+            .during("hand over seccomp listener")?;
     }
     let _ = fs::chdir(&p.cwd);
     if let Some(sets) = &p.caps {
@@ -117,10 +117,10 @@ pub fn privileges<'a>(
             inheritable: sets.inheritable & (have | permitted),
         })
         .during("set capabilities")?;
-        if let Err(e) = caps::set_ambient(sets.ambient) {
-            if e != Errno::INVAL {
-                return Err(e).during("set ambient capabilities");
-            }
+        if let Err(e) = caps::set_ambient(sets.ambient)
+            && e != Errno::INVAL
+        {
+            return Err(e).during("set ambient capabilities");
         }
     }
     Ok(LateFilter(filter.filter(|_| !early)))
@@ -130,9 +130,9 @@ pub fn privileges<'a>(
 /// a working folder of the form `/proc/self/fd/7` must not lead out.
 pub fn cwd(cwd: &Path) -> Result<(), Failure> {
     fs::chdir(cwd).during(format!("chdir to cwd ({cwd:?}) set in config.json failed"))?;
-    fs::getcwd_inside_root()
-        .map(|_| ())
-        .during(format!("current working directory {cwd:?} is outside of container mount namespace root"))
+    fs::getcwd_inside_root().map(|_| ()).during(format!(
+        "current working directory {cwd:?} is outside of container mount namespace root"
+    ))
 }
 
 /// Where the program is: as given, or by `PATH`.
@@ -198,7 +198,10 @@ fn with_home(p: &ProcessPlan) -> Vec<String> {
         let mut parts = l.split(':').skip(2);
         (parts.next()?.parse::<u32>() == Ok(p.uid)).then(|| parts.nth(2))?
     });
-    env.push(format!("HOME={}", home.filter(|h| !h.is_empty()).unwrap_or("/")));
+    env.push(format!(
+        "HOME={}",
+        home.filter(|h| !h.is_empty()).unwrap_or("/")
+    ));
     env
 }
 

@@ -3,8 +3,8 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use knarr_sys::fs::{self, resolve};
 use knarr_sys::Errno;
+use knarr_sys::fs::{self, resolve};
 
 /// A root folder. Every path is resolved inside it by the kernel: links and `..` cannot leave it,
 /// nor can a renaming race.
@@ -88,7 +88,6 @@ impl Root {
             resolve::BENEATH,
         )
     }
-
 }
 
 /// A path by which `mount(2)` reaches a descriptor's file; the host's procfs must be in view.

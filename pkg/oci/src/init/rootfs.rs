@@ -162,10 +162,10 @@ impl<'a> Rootfs<'a> {
         let at_proc = plan.target == Path::new("/proc") || plan.target == Path::new("/sys");
         if at_proc {
             // A link in place of these could lead the runtime to other files than it means.
-            if let Ok(link) = root.open(&plan.target, fs::O_PATH | fs::O_NOFOLLOW) {
-                if !fs::fstat(link.as_fd()).during(name)?.is_dir() {
-                    return Err(Failure::new(name, "is not a folder"));
-                }
+            if let Ok(link) = root.open(&plan.target, fs::O_PATH | fs::O_NOFOLLOW)
+                && !fs::fstat(link.as_fd()).during(name)?.is_dir()
+            {
+                return Err(Failure::new(name, "is not a folder"));
             }
         }
         match &plan.source {

@@ -11,11 +11,7 @@ const DEVPTS: i64 = 0x1cd1;
 
 /// Opens a new terminal of the container's devpts, makes it the controlling one and the three
 /// standard streams, and (with `console`) binds it to `/dev/console`. Returns the master.
-pub fn attach(
-    root: &Root,
-    size: Option<(u16, u16)>,
-    console: bool,
-) -> Result<OwnedFd, Failure> {
+pub fn attach(root: &Root, size: Option<(u16, u16)>, console: bool) -> Result<OwnedFd, Failure> {
     const O_NOCTTY: i32 = 0o400;
     let step = "open terminal";
     let ptmx = root
@@ -27,7 +23,10 @@ pub fn attach(
     let real = st.is_char_device(5, 2)
         && matches!(fs::fs_magic(ptmx.as_fd()), Ok(DEVPTS | fs::magic::TMPFS));
     if !real && !st.is_char_device(5, 2) {
-        return Err(Failure::new(step, "/dev/ptmx is not a terminal multiplexer"));
+        return Err(Failure::new(
+            step,
+            "/dev/ptmx is not a terminal multiplexer",
+        ));
     }
     pty::unlock(ptmx.as_fd()).during(step)?;
     let slave = pty::open_slave(ptmx.as_fd()).during(step)?;

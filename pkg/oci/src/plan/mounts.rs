@@ -130,7 +130,10 @@ impl MountPlan {
             MountSource::Remount
         } else if bind {
             if c.source.is_empty() {
-                return Err(Error::config(field("source"), "a bind mount needs a source"));
+                return Err(Error::config(
+                    field("source"),
+                    "a bind mount needs a source",
+                ));
             }
             if !c.kind.is_empty() && c.kind != "bind" && c.kind != "none" {
                 // Some writers leave a file system type beside the option; the option wins.
@@ -314,8 +317,18 @@ pub fn option_names() -> Vec<&'static str> {
         .chain(RECURSIVE)
         .map(|(n, _, _)| *n)
         .chain([
-            "defaults", "idmap", "private", "ridmap", "rprivate", "rshared", "rslave",
-            "runbindable", "shared", "slave", "tmpcopyup", "unbindable",
+            "defaults",
+            "idmap",
+            "private",
+            "ridmap",
+            "rprivate",
+            "rshared",
+            "rslave",
+            "runbindable",
+            "shared",
+            "slave",
+            "tmpcopyup",
+            "unbindable",
         ])
         .collect();
     all.sort_unstable();
@@ -369,6 +382,9 @@ fn check_proc_target(plan: &MountPlan, field: &str) -> Result<(), Error> {
     }
     Err(Error::config(
         field,
-        format!("{:?} is inside /proc, which cannot be mounted over", plan.target),
+        format!(
+            "{:?} is inside /proc, which cannot be mounted over",
+            plan.target
+        ),
     ))
 }

@@ -92,13 +92,13 @@ impl ProcessPlan {
             }
             rlimits.push((number, r.soft, r.hard));
         }
-        if let Some(score) = p.oom_score_adj {
-            if !(-1000..=1000).contains(&score) {
-                return Err(Error::config(
-                    "process.oomScoreAdj",
-                    format!("{score} is not between -1000 and 1000"),
-                ));
-            }
+        if let Some(score) = p.oom_score_adj
+            && !(-1000..=1000).contains(&score)
+        {
+            return Err(Error::config(
+                "process.oomScoreAdj",
+                format!("{score} is not between -1000 and 1000"),
+            ));
         }
         let affinity = p.exec_cpu_affinity.clone().unwrap_or_default();
         Ok(Self {

@@ -85,7 +85,12 @@ fn a_refusal_names_the_field() {
 
 #[test]
 fn nothing_is_mounted_inside_proc() {
-    for target in ["/proc/self/attr", "/proc/1", "/proc//sys/../self", "/x/../proc/a"] {
+    for target in [
+        "/proc/self/attr",
+        "/proc/1",
+        "/proc//sys/../self",
+        "/x/../proc/a",
+    ] {
         assert_eq!(
             refused(|s| s.mounts.push(Mount {
                 destination: target.into(),

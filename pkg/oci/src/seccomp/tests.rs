@@ -68,7 +68,10 @@ fn the_table_is_sorted() {
 
 #[test]
 fn named_calls_get_their_action_on_each_architecture() {
-    let f = filter("ERRNO", vec![rule(&["read", "write", "getpid"], "SCMP_ACT_ALLOW", &[])]);
+    let f = filter(
+        "ERRNO",
+        vec![rule(&["read", "write", "getpid"], "SCMP_ACT_ALLOW", &[])],
+    );
     let go = |arch, nr| run(&f.program, arch, nr, NO);
     assert_eq!(go(X64, 0), ALLOW);
     assert_eq!(go(X64, 1), ALLOW);
@@ -106,17 +109,31 @@ fn arguments_are_compared_as_64_bits() {
     for (op, value, two, yes, no) in [
         ("EQ", big, 0, vec![big], vec![5, big + 1, 0x2_0000_0005]),
         ("NE", big, 0, vec![5, big + 1], vec![big]),
-        ("GT", big, 0, vec![big + 1, 0x2_0000_0000], vec![big, 6, 0xffff_ffff]),
+        (
+            "GT",
+            big,
+            0,
+            vec![big + 1, 0x2_0000_0000],
+            vec![big, 6, 0xffff_ffff],
+        ),
         ("GE", big, 0, vec![big, 0x2_0000_0000], vec![big - 1, 6]),
         ("LT", big, 0, vec![big - 1, 6], vec![big, 0x2_0000_0000]),
         ("LE", big, 0, vec![big, 6], vec![big + 1, 0x2_0000_0000]),
-        ("MASKED_EQ", 0xf0, 0x20, vec![0x20, 0x1_0000_002f], vec![0x30, 0]),
+        (
+            "MASKED_EQ",
+            0xf0,
+            0x20,
+            vec![0x20, 0x1_0000_002f],
+            vec![0x30, 0],
+        ),
     ] {
         let args = [(2, value, two, op)];
         let f = filter("ERRNO", vec![rule(&["clone"], "SCMP_ACT_ALLOW", &args)]);
         let go = |v| run(&f.program, X64, 56, [0, 0, v, 0, 0, 0]);
-        yes.iter().for_each(|v| assert_eq!(go(*v), ALLOW, "{op} {v:#x}"));
-        no.iter().for_each(|v| assert_eq!(go(*v), ERRNO | EPERM, "{op} {v:#x}"));
+        yes.iter()
+            .for_each(|v| assert_eq!(go(*v), ALLOW, "{op} {v:#x}"));
+        no.iter()
+            .for_each(|v| assert_eq!(go(*v), ERRNO | EPERM, "{op} {v:#x}"));
     }
 }
 
@@ -125,8 +142,16 @@ fn conditions_hold_together_and_rules_are_alternatives() {
     let f = filter(
         "ERRNO",
         vec![
-            rule(&["personality"], "SCMP_ACT_ALLOW", &[(0, 1, 0, "EQ"), (1, 2, 0, "EQ")]),
-            rule(&["personality"], "SCMP_ACT_LOG", &[(0, 7, 0, "EQ"), (0, 8, 0, "EQ")]),
+            rule(
+                &["personality"],
+                "SCMP_ACT_ALLOW",
+                &[(0, 1, 0, "EQ"), (1, 2, 0, "EQ")],
+            ),
+            rule(
+                &["personality"],
+                "SCMP_ACT_LOG",
+                &[(0, 7, 0, "EQ"), (0, 8, 0, "EQ")],
+            ),
         ],
     );
     let go = |a, b| run(&f.program, X64, 135, [a, b, 0, 0, 0, 0]);
