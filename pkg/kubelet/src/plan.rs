@@ -487,6 +487,9 @@ fn restart(
     now: Timestamp,
     p: &mut Plan,
 ) {
+    if local.starting.as_deref() == Some(&c.name) {
+        return; // its restart is under way, and has grown the pause already
+    }
     let ended = dead.finished.unwrap_or(dead.created);
     let entry = local.backoff.get(&c.name);
     if let Some(until) = Backoff::until(entry, ended, now) {

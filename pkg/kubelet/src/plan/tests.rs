@@ -169,6 +169,16 @@ fn a_crash_loop_is_held_back_with_upstreams_words() {
     assert_eq!(starts(&plan(&p, &rt, &local, at(90))), [("a", 2)]);
 }
 
+#[test]
+fn a_restart_under_way_is_not_held_back() {
+    let (mut rt, mut local) = up();
+    let p = pod(json!({"containers": [{"name": "a"}]}));
+    ctr(&mut rt, "a", 0, CtrState::Exited, 1);
+    local.backoff.insert("a".into(), Backoff::next(None, at(10), at(10)));
+    local.starting = Some("a".into());
+    assert_eq!(plan(&p, &rt, &local, at(10)), Plan::default());
+}
+
 fn with_inits() -> Pod {
     pod(json!({"initContainers": [{"name": "i"}, {"name": "side", "restartPolicy": "Always"}],
         "containers": [{"name": "a"}]}))
