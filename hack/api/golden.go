@@ -12,7 +12,6 @@ import (
 	"sort"
 	"strings"
 
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	jsonserializer "k8s.io/apimachinery/pkg/runtime/serializer/json"
@@ -169,5 +168,3 @@ func sprinkle(r *rand.Rand, v any) {
 		}
 	}
 }
-
-var _ = metav1.Time{}

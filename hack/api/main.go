@@ -62,6 +62,7 @@ func main() {
 		n, err := strconv.Atoi(os.Args[4])
 		check(err)
 		writeGolden(dir, seed, n)
+		writeApplyGolden(dir, seed, n)
 	}
 }
 

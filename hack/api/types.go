@@ -37,12 +37,14 @@ var special = map[reflect.Type]string{
 	reflect.TypeOf(apiextensions.JSONSchemaPropsOrStringArray{}): "SchemaOrStrings",
 }
 
+var openapiSources = []common.GetOpenAPIDefinitions{crdopenapi.GetOpenAPIDefinitions, aggopenapi.GetOpenAPIDefinitions, kubeopenapi.GetOpenAPIDefinitions}
+
 var definitions = mergedDefinitions()
 
 func mergedDefinitions() map[string]common.OpenAPIDefinition {
 	ref := func(path string) spec.Ref { return spec.MustCreateRef("#/definitions/" + path) }
 	out := map[string]common.OpenAPIDefinition{}
-	for _, get := range []common.GetOpenAPIDefinitions{crdopenapi.GetOpenAPIDefinitions, aggopenapi.GetOpenAPIDefinitions, kubeopenapi.GetOpenAPIDefinitions} {
+	for _, get := range openapiSources {
 		for k, v := range get(ref) {
 			out[k] = v
 		}
@@ -124,7 +126,7 @@ func ext(s spec.Schema, key string) string {
 	return ""
 }
 
-// Field flags: o omitempty, z omitzero, p pointer, r required, i inline, n no protobuf;
+// Field flags: o omitempty, z omitzero, p pointer, r required, i inline, v the schema's default is the empty string;
 // values: ps= patchStrategy, pk= patchMergeKey, lt= list type, lk= list map keys, mt= map type,
 // e= enum values, f= format; d= the default (JSON, last).
 func (w *typeWriter) field(b *bytes.Buffer, owner reflect.Type, f reflect.StructField, def spec.Schema, stats defaultStats) {
@@ -171,6 +173,9 @@ func (w *typeWriter) field(b *bytes.Buffer, owner reflect.Type, f reflect.Struct
 		if v := ext(prop, e[1]); v != "" {
 			flags = append(flags, e[0]+"="+v)
 		}
+	}
+	if prop.Default == "" {
+		flags = append(flags, "v")
 	}
 	if len(prop.Enum) > 0 {
 		values := []string{}

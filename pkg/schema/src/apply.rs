@@ -115,7 +115,8 @@ fn apply_once(live: Option<&Value>, config: &Value, ty: Option<&'static Type>, w
     let invalid = |message: String| {
         let name = format!("{}/{}", field(config, "/metadata/namespace"), field(config, "/metadata/name"));
         let kind = field(config, "/kind");
-        (Error::Invalid(format!("failed to create typed patch object ({name}; {}, Kind={kind}): {message}", writer.api_version)), Set::default())
+        let slash = if writer.api_version.contains('/') { "" } else { "/" };
+        (Error::Invalid(format!("failed to create typed patch object ({name}; {slash}{}, Kind={kind}): {message}", writer.api_version)), Set::default())
     };
     let stored = live.and_then(|l| l.pointer("/metadata/managedFields")).cloned().unwrap_or(Value::Null);
     let mut managers = Managers::parse(&stored).unwrap_or_default();
@@ -131,13 +132,14 @@ fn apply_once(live: Option<&Value>, config: &Value, ty: Option<&'static Type>, w
         managers.get_mut(&id).set = all;
         managers.get_mut(&id).time = Some(writer.now);
     }
-    let mut own = walk::fields(config, root).map_err(invalid)?;
+    // What the configuration names stays, also what nobody owns, such as its own name.
+    let mut owned = walk::fields(config, root).map_err(invalid)?;
+    let mut own = owned.clone();
     strip(&mut own, writer.reset);
     let me = managers.entry(writer, Operation::Apply);
     let last = std::mem::replace(&mut managers.get_mut(&me).set, own);
     managers.get_mut(&me).api_version = writer.api_version.to_owned();
     let mut merged = walk::merge(&bare, config, root);
-    let mut owned = Set::default();
     for (_, entry) in managers.iter_mut() {
         owned = owned.union(&entry.set);
     }
@@ -181,7 +183,7 @@ fn field<'v>(value: &'v Value, path: &str) -> &'v str {
 }
 
 fn conflict(mut conflicts: Vec<(String, String)>) -> Status {
-    conflicts.sort();
+    conflicts.sort_by(|a, b| a.0.cmp(&b.0));
     let causes = conflicts.iter().map(|(manager, path)| Cause { reason: "FieldManagerConflict".into(), message: format!("conflict with {manager}"), field: path.clone() }).collect();
     let message = if let [(manager, path)] = &conflicts[..] {
         format!("Apply failed with 1 conflict: conflict with {manager}: {path}")

@@ -95,6 +95,8 @@ pub struct Field {
     pub omit_zero: bool,
     /// Absent differs from zero.
     pub pointer: bool,
+    /// The schema's default is the empty string.
+    pub blank_default: bool,
     /// The schema says that it must be there.
     pub required: bool,
     /// Strategic merge: `merge` is among the strategies.
@@ -294,6 +296,7 @@ fn field(types: &Types, name: &'static str, number: &str, expr: &'static str, fl
         omit_empty: false,
         omit_zero: false,
         pointer: false,
+        blank_default: false,
         required: false,
         patch_merge: false,
         patch_retain_keys: false,
@@ -333,6 +336,7 @@ fn field(types: &Types, name: &'static str, number: &str, expr: &'static str, fl
                 "z" => field.omit_zero = true,
                 "p" => field.pointer = true,
                 "r" => field.required = true,
+                "v" => field.blank_default = true,
                 _ => {}
             },
         }

@@ -147,12 +147,9 @@ impl Set {
     }
 
     fn collect(&self, prefix: &str, out: &mut Vec<String>) {
+        out.extend(self.nodes.iter().filter(|(_, n)| n.member).map(|(key, _)| format!("{prefix}{}", element(key))));
         for (key, node) in &self.nodes {
-            let path = format!("{prefix}{}", element(key));
-            if node.member {
-                out.push(path.clone());
-            }
-            node.children.collect(&path, out);
+            node.children.collect(&format!("{prefix}{}", element(key)), out);
         }
     }
 }

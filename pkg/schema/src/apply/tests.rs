@@ -83,3 +83,66 @@ fn unknown_fields_are_refused() {
     let error = apply(None, &config, deployment(), &writer("me"), false).unwrap_err();
     assert_eq!(error.to_string(), "failed to create typed patch object (/d; apps/v1, Kind=Deployment): .spec.foo: field not declared in schema");
 }
+
+/// Sequences of writes, each with what upstream's field manager made of it.
+#[test]
+fn sequences_are_upstreams() {
+    use std::io::Read;
+    let path = match std::env::var("KNARR_SCHEMA_GOLDEN") {
+        Ok(path) => path.replace("golden.jsonl", "apply.jsonl"),
+        Err(_) => concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/apply.jsonl.gz").into(),
+    };
+    let mut text = String::new();
+    flate2::read::GzDecoder::new(std::fs::File::open(path).unwrap()).read_to_string(&mut text).unwrap();
+    let (mut failures, mut checked) = (std::collections::BTreeMap::new(), 0);
+    let cell = |v: &Value, key: &str| v[key].as_str().unwrap_or_default().to_owned();
+    for line in text.lines() {
+        let row: Value = serde_json::from_str(line).unwrap();
+        let (group, version, kind) = (cell(&row, "Group"), cell(&row, "Version"), cell(&row, "Kind"));
+        let ty = types().kind(&group, &version, &kind);
+        let api_version = if group.is_empty() { version.clone() } else { format!("{group}/{version}") };
+        let mut live: Option<Value> = None;
+        for (i, step) in row["Steps"].as_array().into_iter().flatten().enumerate() {
+            let manager = cell(step, "manager");
+            let writer = Writer { manager: &manager, api_version: &api_version, subresource: "", reset: &[], now: Instant { seconds: 1_700_000_000, nanos: 0 } };
+            let mut object = step["object"].clone();
+            let force = step["force"].as_bool().unwrap_or(false);
+            let got = if cell(step, "operation") == "Apply" {
+                apply(live.as_ref(), &object, ty, &writer, force).map_err(|e| e.to_string())
+            } else {
+                track(live.as_ref(), &mut object, ty, &writer);
+                Ok(object)
+            };
+            checked += 1;
+            let key = format!("{kind} step {i} {}", cell(step, "operation"));
+            match (got, step.get("live"), cell(step, "error")) {
+                (Ok(mut got), Some(want), _) => {
+                    let mut want = want.clone();
+                    let next = got.clone();
+                    for v in [&mut got, &mut want] {
+                        for entry in v.pointer_mut("/metadata/managedFields").and_then(Value::as_array_mut).into_iter().flatten() {
+                            entry.as_object_mut().unwrap().remove("time");
+                        }
+                        if let Some(list) = v.pointer_mut("/metadata/managedFields").and_then(Value::as_array_mut) {
+                            list.sort_by_key(|e| format!("{}{}", e["operation"], e["manager"]));
+                        }
+                        v["metadata"].as_object_mut().unwrap().remove("creationTimestamp");
+                    }
+                    live = Some(next);
+                    if let Some(d) = crate::proto::tests::difference("", &got, &want) {
+                        failures.insert(key, d);
+                        break;
+                    }
+                }
+                (Err(got), None, want) if got == want => {}
+                // Upstream refuses duplicate keys, and so does validation before us.
+                (_, None, want) if want.contains("duplicate entries") || want.contains("to smd typed") => break,
+                (got, _, want) => {
+                    failures.insert(key, format!("got {:?}, want {want}", got.err()));
+                    break;
+                }
+            }
+        }
+    }
+    crate::proto::tests::report("apply sequences", checked, &failures);
+}

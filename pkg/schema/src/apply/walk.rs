@@ -68,7 +68,7 @@ impl Kind {
 /// The path element of a list's item.
 fn item_key(kind: Kind, item: &Value) -> Option<String> {
     match kind {
-        Kind::SetOf => Some(format!("v:{item}")),
+        Kind::SetOf => Some(format!("v:{}", escaped(item))),
         Kind::Keyed(ty, keys) => {
             let mut found = Map::new();
             for key in keys {
@@ -76,6 +76,8 @@ fn item_key(kind: Kind, item: &Value) -> Option<String> {
                     Some(value) => found.insert((*key).to_owned(), value.clone()),
                     None => match ty.field(key).and_then(|f| f.default).and_then(|d| serde_json::from_str(d).ok()) {
                         Some(value) => found.insert((*key).to_owned(), value),
+                        // A key that may be left out is the empty string.
+                        None if ty.field(key).is_some_and(|f| f.blank_default) => found.insert((*key).to_owned(), "".into()),
                         None => None,
                     },
                 };
@@ -83,15 +85,20 @@ fn item_key(kind: Kind, item: &Value) -> Option<String> {
             if found.is_empty() {
                 return None;
             }
-            Some(format!("k:{}", Value::Object(found)))
+            Some(format!("k:{}", escaped(&Value::Object(found))))
         }
         _ => None,
     }
 }
 
+/// JSON as Go writes it: safe inside HTML.
+fn escaped(value: &Value) -> String {
+    value.to_string().replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
+}
+
 fn element_kind(kind: Kind) -> Kind {
     match kind {
-        Kind::Keyed(ty, _) => Kind::Struct(ty),
+        Kind::Keyed(ty, _) if !ty.atomic => Kind::Struct(ty),
         _ => Kind::Leaf,
     }
 }
@@ -129,7 +136,7 @@ fn collect(value: &Value, kind: Kind, path: &mut Vec<String>, set: &mut Set) -> 
         (Kind::SetOf | Kind::Keyed(..), Value::Array(items)) => {
             for (i, item) in items.iter().enumerate() {
                 let Some(key) = item_key(kind, item) else {
-                    return Err(format!("{}: element {i}: associative list with keys has an element that omits key field {}", shown(path), missing(kind, item)));
+                    return Err(format!("{}: element {i}: associative list with keys has an element that omits all key fields {} (and doesn't have default values for any key fields)", shown(path), missing(kind)));
                 };
                 path.push(key);
                 collect(item, element_kind(kind), path, set)?;
@@ -148,9 +155,9 @@ fn collect(value: &Value, kind: Kind, path: &mut Vec<String>, set: &mut Set) -> 
     }
 }
 
-fn missing(kind: Kind, item: &Value) -> String {
+fn missing(kind: Kind) -> String {
     match kind {
-        Kind::Keyed(_, keys) => crate::json::quote(keys.iter().find(|k| item.get(**k).is_none()).copied().unwrap_or_default()),
+        Kind::Keyed(_, keys) => format!("{keys:?}"),
         _ => String::new(),
     }
 }
@@ -283,8 +290,17 @@ pub(super) fn merge(live: &Value, config: &Value, kind: Kind) -> Value {
     }
 }
 
-/// Removes what the applier owned before (`last`) and nobody owns now.
+/// Removes what the applier owned before (`last`) and nobody owns now. What is emptied by it
+/// becomes null.
 pub(super) fn prune(value: &mut Value, last: &Set, owned: &Set, kind: Kind) {
+    let before = blank(Some(value));
+    prune_members(value, last, owned, kind);
+    if !before && blank(Some(value)) {
+        *value = Value::Null;
+    }
+}
+
+fn prune_members(value: &mut Value, last: &Set, owned: &Set, kind: Kind) {
     let none = Set::default();
     match (kind.of(value), value) {
         (form @ (Kind::Struct(_) | Kind::Map(_) | Kind::Open), Value::Object(map)) => {

@@ -521,7 +521,7 @@ pub(super) fn of(group: &str, kind: &str, v: &View<'_>) -> Option<Vec<Value>> {
         ("", "Endpoints") => vec![v.name(), endpoints(v).into(), v.age()],
         ("discovery.k8s.io", "EndpointSlice") => {
             let or_unset = |all: Vec<String>| if all.is_empty() { "<unset>".to_owned() } else { some(&all, 3) };
-            let ports = items(v.object, "/ports").map(|p| p.get("port").and_then(Value::as_i64).map_or_else(|| "*".to_owned(), |n| n.to_string())).collect();
+            let ports = items(v.object, "/ports").map(|p| p.get("port").and_then(Value::as_i64).map_or_else(|| p.get("name").and_then(Value::as_str).unwrap_or("*").to_owned(), |n| n.to_string())).collect();
             let addresses = items(v.object, "/endpoints").flat_map(|e| items(e, "/addresses")).filter_map(Value::as_str).map(str::to_owned).collect();
             vec![v.name(), v.cell("/addressType"), or_unset(ports).into(), or_unset(addresses).into(), v.age()]
         }
