@@ -98,7 +98,7 @@ fn processes(layout: &Layout) -> Vec<Pid> {
     let mut pids = Vec::new();
     for dir in cgroups() {
         let text = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
-        pids.extend(text.lines().filter_map(|l| l.parse().ok()));
+        pids.extend(text.lines().filter_map(|l| l.parse::<i32>().ok()));
     }
     let bin = layout.bin();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {

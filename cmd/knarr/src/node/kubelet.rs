@@ -77,7 +77,7 @@ async fn serve(layout: &Layout, options: &Options) -> Result<()> {
     let (parts, mut failures) = Parts::new();
     let runtime = Runtime::open(layout, &network).await?;
     demo::import(runtime.cri.images())?;
-    runtime.serve(layout, &parts, &shutdown).await?;
+    runtime.serve(layout, &parts, &shutdown);
     let mut config = config(layout, &name, address);
     // Nobody could be told from anybody else: there is no authority.
     config.tls = None;

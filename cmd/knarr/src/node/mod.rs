@@ -6,7 +6,6 @@ mod kubelet;
 
 use std::{
     net::{IpAddr, SocketAddr},
-    path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -14,7 +13,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 use k8s_openapi::api::core::v1::Node as NodeObject;
 use knarr_apiserver::{ApiServer, UserInfo};
-use knarr_cri::Cri;
+use knarr_cri::{BridgeNetwork, Cri};
 use knarr_network::Bridge;
 use knarr_runner::Informers;
 use knarr_scheduler::Decisions;
@@ -24,7 +23,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 pub use kubelet::{Options as KubeletOptions, run as run_kubelet};
 
-use crate::{CGROUP_ROOT, demo, helpers, images, layout::Layout, preflight, reset, up::Options};
+use crate::{CGROUP_ROOT, demo, helpers, layout::Layout, preflight, reset, up::Options};
 
 /// How long a node may take to become Ready.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -178,7 +177,7 @@ impl Node {
 
         let runtime = Runtime::open(layout, &network(layout, options)).await?;
         demo::import(runtime.cri.images())?;
-        runtime.serve(layout, &parts, shutdown).await?;
+        runtime.serve(layout, &parts, shutdown);
         step("the container runtime is ready");
 
         let mut config = kubelet::config(layout, &name, address);
@@ -191,14 +190,11 @@ impl Node {
             "kubelet",
             knarr_kubelet::run(config, Some(kubelet_client), runtime.channel, shutdown.clone()),
         );
-        let proxy = knarr_proxy::Config {
-            node_name: name.clone(),
-            node_ips: vec![address],
-            cluster_cidr: options.cluster_cidr.clone(),
-            informers: Some(informers.clone()),
-            ..knarr_proxy::Config::default()
-        };
-        parts.start("service proxy", knarr_proxy::run(client.clone(), proxy, shutdown.clone()));
+        let proxy = knarr_proxy::Config::new(&name, vec![address], &options.cluster_cidr);
+        let (shared, stop) = (informers.clone(), shutdown.clone());
+        parts.start("service proxy", async move {
+            knarr_proxy::run_with(&shared, proxy, stop).await
+        });
         let dns_endpoint = SocketAddr::from((runtime.gateway, 53));
         let dns = knarr_dns::Config {
             listen: vec![dns_endpoint],
@@ -311,43 +307,20 @@ impl Runtime {
             .context("cannot set up the pod network")?;
         let bridge = Arc::new(bridge);
         let gateway = bridge.gateway();
-        let images = images::open(layout)?;
-        let cri = Cri::open(knarr_cri::Config {
-            data_dir: layout.data_dir.clone(),
-            run_dir: layout.run_dir.clone(),
-            shim: helpers.shim,
-            runc: helpers.runc,
-            pause: helpers.pause,
-            cgroup_root: CGROUP_ROOT.into(),
-            network: bridge,
-            images: Some(images),
-            ..knarr_cri::Config::default()
-        })
-        .await
-        .context("cannot start the container runtime")?;
-        let channel = cri.connect_in_process().await;
+        let network = Arc::new(BridgeNetwork::new(bridge));
+        let mut config = knarr_cri::Config::new(&layout.data_dir, &layout.run_dir, network);
+        config.shim = helpers.shim;
+        config.runc = helpers.runc;
+        config.pause = helpers.pause;
+        config.cgroup_root = CGROUP_ROOT.into();
+        let cri = Cri::open(config).await.context("cannot start the container runtime")?;
+        let channel = cri.connect_in_process().await?;
         Ok(Runtime { cri, channel, gateway })
     }
 
-    async fn serve(
-        &self,
-        layout: &Layout,
-        parts: &Parts,
-        shutdown: &CancellationToken,
-    ) -> Result<()> {
-        let socket = layout.cri_socket();
-        remove_stale(&socket)?;
-        parts.start("CRI socket", self.cri.clone().serve(socket, shutdown.clone()));
-        Ok(())
-    }
-}
-
-fn remove_stale(socket: &Path) -> Result<()> {
-    match std::fs::remove_file(socket) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            Err(e).with_context(|| format!("cannot remove {}", socket.display()))
-        }
-        _ => Ok(()),
+    fn serve(&self, layout: &Layout, parts: &Parts, shutdown: &CancellationToken) {
+        let (cri, socket, stop) = (self.cri.clone(), layout.cri_socket(), shutdown.clone());
+        parts.start("CRI socket", async move { cri.serve(&socket, stop.cancelled_owned()).await });
     }
 }
 
