@@ -494,6 +494,136 @@ def the_runtime_binary_cannot_be_overwritten(b):
         os.close(held)
 
 
+@case
+def the_unified_tree_beside_version_1_stays_bare(b):
+    # Handing its controllers down would change what every other program finds there.
+    root = "/sys/fs/cgroup/unified"
+    if not os.path.exists(root + "/cgroup.subtree_control"):
+        return
+    read = lambda: open(root + "/cgroup.subtree_control").read()
+    before = read()
+    b.c["linux"]["resources"].update(memory={"limit": 64 << 20}, pids={"limit": 33})
+    b.sh("sleep 30").start()
+    eq(read(), before)
+    eq(b.call("update", "--memory", "96M", b.id)[0], 0)
+    b.close()
+    eq(read(), before)
+    assert not os.path.exists(root + CGROUP + "/" + b.id)
+
+
+@case
+def proc_and_sys_may_not_be_links(b):
+    # A link would put the "real" procfs elsewhere and a false one of the image in its place.
+    os.makedirs(b.rootfs + "/false/self")
+    for name in ("proc", "sys"):
+        if name == "sys":
+            b.c["mounts"].append({"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["ro"]})
+        os.rmdir(f"{b.rootfs}/{name}")
+        os.symlink("/false", f"{b.rootfs}/{name}")
+        code, out, _ = b.sh("echo RAN").run()
+        assert code != 0 and "RAN" not in out, f"ran with /{name} as a link"
+        b.close()
+        os.remove(f"{b.rootfs}/{name}")
+        os.mkdir(f"{b.rootfs}/{name}")
+
+
+@case
+def mount_targets_that_change_meanwhile_stay_inside(b):
+    # Another container that shares a volume swaps a folder for a link while we mount.
+    outside = os.path.join(b.bundle, "outside")
+    os.mkdir(outside)
+    os.makedirs(b.rootfs + "/vol/dir")
+    os.symlink("../../outside", b.rootfs + "/vol/link")
+    for n in range(8):
+        b.c["mounts"].append({"destination": f"/vol/dir/m{n}", "type": "tmpfs", "source": "tmpfs"})
+    # renameat2 with RENAME_EXCHANGE, as fast as it goes.
+    swap = ("import ctypes\nl=ctypes.CDLL(None)\na,b=%r,%r\nwhile 1: l.renameat2(-100,a,-100,b,2)"
+            % ((b.rootfs + "/vol/dir").encode(), (b.rootfs + "/vol/link").encode()))
+    swapper = subprocess.Popen([sys.executable, "-c", swap])
+    try:
+        for _ in range(12):
+            b.sh("true").run()
+            b.call("delete", "-f", b.id)
+            eq(os.listdir(outside), [])
+    finally:
+        swapper.kill()
+        swapper.wait()
+    assert outside not in open("/proc/self/mountinfo").read()
+
+
+@case
+def exec_gives_no_inheritable_capabilities(b):
+    b.sh("sleep 30").start()
+    code, out, err = b.call("exec", "--cap", "CAP_NET_RAW", b.id, "grep", "CapInh", "/proc/self/status")
+    assert code == 0 and out.split()[1] == "0" * 16, out + err
+
+
+@case
+def exec_cannot_begin_in_a_leaked_folder(b):
+    b.sh("sleep 30").start()
+    for n in range(3, 12):
+        code, out, _ = b.call("exec", "--cwd", f"/proc/self/fd/{n}", b.id, "sh", "-c", "ls ../../../../..; echo OUT")
+        assert code != 0 and "OUT" not in out, f"fd {n}: {out}"
+
+
+@case
+def exec_sees_no_descriptors_of_the_runtime(b):
+    b.sh("sleep 30").start()
+    out = b.call("exec", b.id, "ls", "/proc/self/fd")[1].split()
+    assert set(out) <= {"0", "1", "2", "3"}, out
+
+
+@case
+def a_readonly_cgroup_mount_is_readonly(b):
+    b.c["mounts"] += [{"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"]},
+                      {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["nosuid", "noexec", "nodev", "ro"]}]
+    script = "ls /sys/fs/cgroup | wc -l; for d in /sys/fs/cgroup /sys/fs/cgroup/*; do mkdir $d/x 2>/dev/null && echo MADE $d; done; true"
+    out = b.sh(script).output()
+    assert "MADE" not in out and int(out.split()[0]) > 0, out
+
+
+@case
+def the_console_is_not_bound_through_a_link(b):
+    # The image's own /dev, in which the console leads out.
+    outside = os.path.join(b.bundle, "outside")
+    b.c["mounts"] = [m for m in b.c["mounts"] if m["destination"] != "/dev"]
+    os.makedirs(b.rootfs + "/dev/pts")
+    b.c["process"]["terminal"] = True
+    for target in ("../../outside", "/proc/sys/kernel/domainname"):
+        os.symlink(target, b.rootfs + "/dev/console")
+        b.sh("echo RAN with $(grep -c domainname /proc/self/mountinfo)").save()
+        r = subprocess.run(["script", "-qec", f"{b.runtime} --root {b.root} run -b {b.bundle} {b.id}", "/dev/null"],
+                           stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20)
+        assert not os.path.lexists(outside), "a file was made outside"
+        assert "RAN" not in r.stdout or "RAN with 0" in r.stdout, r.stdout
+        b.close()
+        os.remove(b.rootfs + "/dev/console")
+
+
+@case
+def sysctls_are_written_to_a_real_procfs_only(b):
+    # Without a procfs, an image's false one must take no writes.
+    false = b.rootfs + "/proc/sys/net/ipv4"
+    os.makedirs(false)
+    open(false + "/ip_forward", "w").close()
+    b.c["mounts"] = b.c["mounts"][1:]
+    b.c["linux"].update(maskedPaths=[], readonlyPaths=[], sysctl={"net.ipv4.ip_forward": "1"})
+    b.sh("true").run()
+    eq(open(false + "/ip_forward").read(), "")
+
+
+@case
+def labels_are_written_to_a_real_procfs_only(b):
+    # A false /proc/self/attr would take the label and the program would run without one.
+    os.makedirs(b.rootfs + "/proc/self/attr")
+    os.makedirs(b.rootfs + "/proc/thread-self/attr")
+    b.c["mounts"] = b.c["mounts"][1:]
+    b.c["linux"].update(maskedPaths=[], readonlyPaths=[])
+    b.c["process"]["apparmorProfile"] = "knarr-no-such-profile"
+    code, out, _ = b.sh("echo RAN").run()
+    assert code != 0 and "RAN" not in out
+
+
 def main():
     args = [a for a in sys.argv[1:] if not a.startswith("--")]
     only = args.pop() if "--only" in sys.argv else None
@@ -505,7 +635,7 @@ def main():
     for runtime in args:
         runtime = shutil.which(runtime) or os.path.abspath(runtime)
         folder = tempfile.mkdtemp(prefix="knarr-conformance-")
-        passed = 0
+        passed, began = 0, time.monotonic()
         try:
             for f in CASES:
                 if only and only != f.__name__:
@@ -528,7 +658,7 @@ def main():
                         if os.path.isdir(f"{path}/{sub}"):
                             os.rmdir(f"{path}/{sub}")
                     os.rmdir(path)
-        print(f"{runtime}: {passed} cases passed")
+        print(f"{runtime}: {passed} cases passed in {time.monotonic() - began:.0f} s")
     sys.exit(1 if failed else 0)
 
 
