@@ -336,6 +336,24 @@ def pause_and_resume(b):
 
 
 @case
+def exec_does_not_wait_for_a_container_that_is_paused_meanwhile(b):
+    # runc 1.1 hangs here now and then.
+    b.sh("while :; do sleep 0.05; done").start()
+    for n in range(25):
+        p = subprocess.Popen([b.runtime, "--root", b.root, "exec", "-d", b.id, "true"], stdin=subprocess.DEVNULL,
+                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(0.0003 * n)
+        b.call("pause", b.id)
+        try:
+            p.wait(timeout=3)
+        except subprocess.TimeoutExpired:
+            raise AssertionError("exec hangs as long as the container is paused")
+        finally:
+            b.call("resume", b.id)
+            p.wait()
+
+
+@case
 def kill_all_and_ps(b):
     b.sh("sleep 30 & sleep 30 & wait").start()
     time.sleep(0.2)

@@ -27,6 +27,7 @@ pub struct Cluster {
     knarr: PathBuf,
     kubectl: PathBuf,
     folder: tempfile::TempDir,
+    data: PathBuf,
     _turn: MutexGuard<'static, ()>,
 }
 
@@ -45,11 +46,25 @@ impl Cluster {
     /// # Errors
     /// If it does not become Ready.
     pub fn up(arguments: &[&str]) -> Result<Self> {
+        Self::start_new(None, arguments)
+    }
+
+    /// As [`Cluster::up`], with the data folder given.
+    ///
+    /// # Errors
+    /// If it does not become Ready.
+    pub fn up_in(data: &Path, arguments: &[&str]) -> Result<Self> {
+        Self::start_new(Some(data), arguments)
+    }
+
+    fn start_new(data: Option<&Path>, arguments: &[&str]) -> Result<Self> {
         let turn = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let folder = tempfile::Builder::new().prefix("knarr-e2e-").tempdir()?;
         let cluster = Cluster {
+            data: data.map_or_else(|| folder.path().join("data"), Path::to_owned),
             knarr: knarr(),
             kubectl: std::env::var_os("KUBECTL").context("KUBECTL: use hack/test")?.into(),
-            folder: tempfile::Builder::new().prefix("knarr-e2e-").tempdir()?,
+            folder,
             _turn: turn,
         };
         cluster.start(arguments)?;
@@ -72,7 +87,7 @@ impl Cluster {
     /// The data folder.
     #[must_use]
     pub fn data_dir(&self) -> PathBuf {
-        self.folder.path().join("data")
+        self.data.clone()
     }
 
     /// The run folder.

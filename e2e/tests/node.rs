@@ -159,3 +159,65 @@ fn bad_input_gives_one_clear_error() -> Result<()> {
     assert!(error.contains("knarr is not running"), "{error}");
     Ok(())
 }
+
+#[test]
+fn the_demo_needs_no_network_and_answers() -> Result<()> {
+    let cluster = Cluster::up(&[])?;
+    cluster.knarr(["stop"])?;
+    // The same command again is the second `up` on a folder, too.
+    let shown = cluster.knarr(["up", "--detach", "--demo"])?;
+    assert!(shown.contains("service demo answers at http://10.96."), "{shown}");
+    assert!(shown.contains("hostname: demo-"), "{shown}");
+    assert!(shown.contains("export KUBECONFIG="), "{shown}");
+    let status = cluster.knarr(["status"])?;
+    assert!(status.lines().any(|l| l.starts_with("ready") && l.ends_with("true")), "{status}");
+    Ok(())
+}
+
+#[test]
+fn a_full_disk_loses_nothing_and_is_survived() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let disk = folder.path().join("disk");
+    fs::create_dir(&disk)?;
+    run(Command::new("mount").args(["-t", "tmpfs", "-o", "size=24m", "knarr-e2e"]).arg(&disk))?;
+    let outcome = (|| -> Result<()> {
+        let data = disk.join("data");
+        let cluster = Cluster::up_in(&data, &[])?;
+        cluster.kubectl(&["create", "configmap", "before", "--from-literal=a=b"])?;
+        let ballast = disk.join("ballast");
+        // Fill it to the last byte; the copy is expected to fail.
+        let _ = Command::new("dd")
+            .args(["if=/dev/zero", "bs=64k"])
+            .arg(format!("of={}", ballast.display()))
+            .stderr(Stdio::null())
+            .status()?;
+        let big = |i: u32| {
+            let name = format!("big-{i}");
+            let text = "x".repeat(900_000);
+            format!("{{apiVersion: v1, kind: ConfigMap, metadata: {{name: {name}}}, data: {{a: {text}}}}}")
+        };
+        let mut error = String::new();
+        // What was allocated ahead may still take some.
+        for i in 0..16 {
+            match cluster.kubectl_input(&["create", "-f", "-"], &big(i)) {
+                Ok(_) => {}
+                Err(e) => {
+                    error = e.to_string();
+                    break;
+                }
+            }
+        }
+        assert!(error.contains("No space left on device"), "{error}");
+        assert_eq!(cluster.get(&["configmap", "before"])?["data"]["a"], "b", "reads go on");
+        fs::remove_file(&ballast)?;
+        cluster.kubectl(&["create", "configmap", "after", "--from-literal=a=b"])?;
+        cluster.kill()?;
+        cluster.start(&[])?;
+        for name in ["before", "after"] {
+            assert_eq!(cluster.get(&["configmap", name])?["data"]["a"], "b", "{name}");
+        }
+        Ok(())
+    })();
+    run(Command::new("umount").arg("-l").arg(&disk))?;
+    outcome
+}

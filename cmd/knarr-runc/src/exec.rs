@@ -56,7 +56,7 @@ fn exec_inner(call: &Call) -> Done {
             .map(|c| c.rsplit(':').next().unwrap_or(c).to_string()),
         ignore_paused: p.has("ignore-paused"),
     };
-    let started = call.runtime.exec_with(id, process, options)?;
+    let started = call.runtime.exec(id, process, options)?;
     let relay = match (started.console, &signals) {
         (Some(master), Some(_)) => Some(Relay::new(master)?),
         (Some(master), None) => {

@@ -12,7 +12,7 @@ pub fn update(call: &Call) -> Done {
         Some(path) => from_file(path)?,
         None => from_flags(call)?,
     };
-    call.runtime.update_with(call.id()?, &resources)?;
+    call.runtime.update(call.id()?, &resources)?;
     Ok(0)
 }
 

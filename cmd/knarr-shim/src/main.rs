@@ -11,6 +11,11 @@ The CRI daemon starts this; there is nothing in it for the command line.
 ";
 
 fn main() -> ExitCode {
+    // Containers can look at the processes that are made from this program.
+    if let Err(e) = knarr_shim::server::protect_binary() {
+        eprintln!("knarr-shim: {e}");
+        return ExitCode::FAILURE;
+    }
     let arguments: Vec<_> = std::env::args_os().skip(1).collect();
     match arguments.as_slice() {
         [mode, dir] if mode == "run" => ExitCode::from(knarr_shim::server::run(Path::new(dir))),

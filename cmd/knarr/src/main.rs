@@ -112,7 +112,12 @@ fn runtime(workers: usize) -> Result<tokio::runtime::Runtime> {
 fn log_to(filter: &str, file: Option<std::fs::File>) -> Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_new(filter)
         .map_err(|e| anyhow::anyhow!("--log {filter:?}: {e}"))?;
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false);
+    // A log on a full disk is lost; complaining about it on standard error, which may be the same
+    // disk, would panic.
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(false)
+        .log_internal_errors(false);
     match file {
         Some(file) => builder.with_writer(std::sync::Mutex::new(file)).init(),
         None => builder.with_writer(std::io::stderr).init(),

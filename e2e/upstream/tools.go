@@ -1,0 +1,11 @@
+//go:build tools
+
+// Package upstream names the upstream programs that the tests build.
+package upstream
+
+import (
+	_ "github.com/onsi/ginkgo/v2/ginkgo"
+	_ "k8s.io/kubernetes/test/e2e"
+	_ "k8s.io/kubernetes/test/images/agnhost"
+	_ "k8s.io/kubernetes/test/images/nonewprivs"
+)
