@@ -155,8 +155,9 @@ impl Strategy for Pods {
                 }
                 generic::count(obj, old);
             }
-            // Binding and eviction change what they change and nothing else.
-            _ => generic::count(obj, old),
+            // Binding and eviction change what they change and nothing else; the generation
+            // counts what users change.
+            _ => {}
         }
     }
     fn validate(&self, obj: &Value) -> Vec<FieldError> {
