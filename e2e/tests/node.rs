@@ -221,3 +221,22 @@ fn a_full_disk_loses_nothing_and_is_survived() -> Result<()> {
     run(Command::new("umount").arg("-l").arg(&disk))?;
     outcome
 }
+
+#[test]
+fn root_is_asked_for() -> Result<()> {
+    // Where everybody can reach it: the build folder may be root's alone.
+    let folder = tempfile::tempdir()?;
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755))?;
+    let program = folder.path().join("knarr");
+    fs::copy(knarr(), &program)?;
+    let output = Command::new("setpriv")
+        .args(["--reuid", "65534", "--clear-groups"])
+        .arg(&program)
+        .arg("up")
+        .output()?;
+    assert!(!output.status.success());
+    let error = String::from_utf8(output.stderr)?;
+    assert!(error.starts_with("knarr: knarr must run as root"), "{error}");
+    Ok(())
+}
