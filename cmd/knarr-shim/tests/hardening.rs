@@ -7,7 +7,7 @@ use std::io::Read;
 use std::os::fd::AsRawFd;
 
 use knarr_shim::{ExecSpec, Shim};
-use support::{Bench, Options, alive, eventually, is_root, process};
+use support::{Bench, Options, alive, eventually, is_root, process, runtimes};
 
 /// Whether a file that somebody holds open can be opened for writing through that descriptor.
 fn writable(held: &File) -> bool {
@@ -43,7 +43,8 @@ async fn the_shims_binary_cannot_be_overwritten_from_a_container() {
         assert!(!writable(file), "the shim's binary could be overwritten");
     }
     // It is the way there that is shut, not the file.
-    assert!(writable(&File::open(&own).unwrap()));
+    let own = File::open(&own).unwrap();
+    eventually("the file itself is writable", || writable(&own)).await;
     bench.assert_clean();
 }
 
@@ -52,11 +53,17 @@ async fn an_adopting_shim_is_protected_too() {
     if !is_root() {
         return;
     }
-    let mut bench = Bench::new(None, "sleep 60", Options::default());
+    for runtime in runtimes() {
+        adopt_and_look(Bench::new(runtime, "echo up; sleep 60", Options::default())).await;
+    }
+}
+
+async fn adopt_and_look(mut bench: Bench) {
     let own = bench.dir().join("shim-copy");
     std::fs::copy(&bench.launch.shim, &own).unwrap();
     bench.launch.shim = own;
     let (shim, created) = bench.started().await;
+    eventually("its first line", || bench.output() == "up\n").await;
     assert!(
         std::process::Command::new("kill")
             .args(["-9", &created.shim_pid.to_string()])
@@ -72,7 +79,7 @@ async fn an_adopting_shim_is_protected_too() {
         process: process("exit 3"),
         ..ExecSpec::default()
     };
-    let mut session = again.exec(exec).await.unwrap();
+    let session = again.exec(exec).await.unwrap();
     assert_eq!(session.wait().await.unwrap(), 3);
     again.delete().await.unwrap();
     drop(shim);

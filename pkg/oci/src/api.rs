@@ -66,38 +66,6 @@ pub struct Created {
     pub console: Option<OwnedFd>,
 }
 
-/// What [`Runtime::exec`] needs.
-#[derive(Debug)]
-pub struct ExecRequest {
-    /// The process to run. Capabilities, rlimits, seccomp and the rest come from here and the
-    /// container's own configuration, as with runc.
-    pub process: oci_spec::runtime::Process,
-    /// The standard streams of the process.
-    pub stdio: Stdio,
-    /// A file to write the process's pid to.
-    pub pid_file: Option<PathBuf>,
-    /// Extra descriptors the process inherits, numbered from 3 on in this order.
-    pub preserve_fds: Vec<OwnedFd>,
-    /// A cgroup below the container's own to run in.
-    pub cgroup: Option<String>,
-    /// Run in a paused container (the process freezes with it).
-    pub ignore_paused: bool,
-}
-
-impl ExecRequest {
-    /// A request with everything but the process at its default.
-    pub fn new(process: oci_spec::runtime::Process) -> Self {
-        Self {
-            process,
-            stdio: Stdio::Inherit,
-            pid_file: None,
-            preserve_fds: Vec::new(),
-            cgroup: None,
-            ignore_paused: false,
-        }
-    }
-}
-
 /// A process that runs in a container.
 #[derive(Debug)]
 pub struct Started {
@@ -108,9 +76,6 @@ pub struct Started {
     /// The terminal's master, with [`Stdio::Terminal`].
     pub console: Option<OwnedFd>,
 }
-
-/// What [`Runtime::update_with`] needs: the cgroup model's own resources.
-pub type UpdateRequest = knarr_cgroups::Resources;
 
 /// Where a container is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,7 +7,7 @@ use knarr_cgroups::{Cgroup, JoinFds};
 use knarr_sys::process::{self, CloneArgs, Cloned, ns};
 use knarr_sys::{fs, sched, socket};
 
-use crate::api::{ExecRequest, Runtime, Started, Status, Stdio};
+use crate::api::{Runtime, Started, Status, Stdio};
 use crate::config::Process;
 use crate::create::{next, one_thread, set_oom_score, streams, unexpected};
 use crate::error::Error;
@@ -35,30 +35,7 @@ impl Runtime {
     /// # Errors
     /// [`Error::State`] unless the container is created or running; [`Error::Config`] for a bad
     /// process; [`Error::Init`] when it cannot be run; [`Error::Threads`].
-    pub fn exec(&self, id: &str, req: ExecRequest) -> Result<Started, Error> {
-        let process = serde_json::to_value(&req.process)
-            .and_then(serde_json::from_value::<Process>)
-            .map_err(|e| Error::config("process", e.to_string()))?;
-        let options = ExecOptions {
-            stdio: req.stdio,
-            pid_file: req.pid_file,
-            preserve_fds: req.preserve_fds,
-            cgroup: req.cgroup,
-            ignore_paused: req.ignore_paused,
-        };
-        self.exec_with(id, process, options)
-    }
-
-    /// As [`Runtime::exec`], with this crate's own type of process.
-    ///
-    /// # Errors
-    /// As [`Runtime::exec`].
-    pub fn exec_with(
-        &self,
-        id: &str,
-        process: Process,
-        options: ExecOptions,
-    ) -> Result<Started, Error> {
+    pub fn exec(&self, id: &str, process: Process, options: ExecOptions) -> Result<Started, Error> {
         let record = self.load(id)?;
         match self.status(&record) {
             Status::Running | Status::Created => {}
@@ -104,18 +81,18 @@ impl Runtime {
     }
 }
 
-/// How [`Runtime::exec_with`] runs the process.
+/// How [`Runtime::exec`] runs the process.
 #[derive(Debug, Default)]
 pub struct ExecOptions {
     /// The standard streams.
     pub stdio: Stdio,
     /// A file to write the pid to.
     pub pid_file: Option<PathBuf>,
-    /// Extra descriptors, numbered from 3 on.
+    /// Extra descriptors the process inherits, numbered from 3 on in this order.
     pub preserve_fds: Vec<OwnedFd>,
-    /// A cgroup below the container's own.
+    /// A cgroup below the container's own to run in.
     pub cgroup: Option<String>,
-    /// Run in a paused container.
+    /// Run in a paused container (the process freezes with it).
     pub ignore_paused: bool,
 }
 
@@ -124,13 +101,14 @@ fn spawn(
     plan: &ProcessPlan,
     target: OwnedFd,
     cgroup: &Cgroup,
-    options: ExecOptions,
+    mut options: ExecOptions,
 ) -> Result<Started, Error> {
     let os = |what: &'static str| move |e: knarr_sys::Errno| Error::os(what, e);
     let (channel, theirs) = socket::seqpacket_pair().map_err(os("make channel"))?;
     let mut join = cgroup.join_fds()?;
     let unified = join.unified.take();
-    let streams = streams(options.stdio)?;
+    let streams = streams(std::mem::take(&mut options.stdio))?;
+    let preserve = std::mem::take(&mut options.preserve_fds);
     let args = CloneArgs {
         cgroup: unified.as_ref().map(AsFd::as_fd),
         ..CloneArgs::default()
@@ -145,24 +123,53 @@ fn spawn(
                 channel: theirs,
                 join,
                 streams,
-                preserve: options.preserve_fds,
+                preserve,
             })
         }
         Cloned::Parent { pid, .. } => pid,
     };
-    drop((theirs, join, unified, streams, target));
-    let heard = next(&channel);
-    let _ = process::wait(usher);
+    drop((theirs, join, unified, streams, target, preserve));
+    let heard = hear(&channel, cgroup, options.ignore_paused).and_then(|()| next(&channel));
+    // It has done its part, or never will.
+    give_up(usher);
     let pid = match heard? {
         (Message::Usher(pid), _) => pid,
         (other, _) => return Err(unexpected(&other)),
     };
-    let finished = follow(record, plan, pid, &channel, options.pid_file);
+    let finished = follow(record, plan, pid, &channel, cgroup, &options);
     if finished.is_err() {
-        let _ = process::kill(pid, 9);
-        let _ = process::wait(pid);
+        give_up(pid);
     }
     finished
+}
+
+/// How long a process on its way into the container may be silent before the freezer is asked.
+const PATIENCE_MS: i32 = 250;
+
+/// Waits until the process has something to say. One that was frozen on its way in, by a pause
+/// since the state was looked at, says nothing: nobody may be held up by that.
+fn hear(channel: &OwnedFd, cgroup: &Cgroup, ignore_paused: bool) -> Result<(), Error> {
+    let wait = || fs::poll_readable(channel.as_fd(), PATIENCE_MS);
+    while !wait().map_err(|e| Error::os("hear from process", e))? {
+        if !ignore_paused && cgroup.is_frozen() {
+            return Err(Error::State {
+                action: "exec in",
+                status: Status::Paused,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Ends a process that shall not be. A frozen one dies when it is thawed, and then is reaped by
+/// whoever reaps the caller's children.
+fn give_up(pid: i32) {
+    let _ = process::kill(pid, 9);
+    let pidfd = process::pidfd_open(pid);
+    let ended = pidfd.is_ok_and(|fd| fs::poll_readable(fd.as_fd(), PATIENCE_MS).unwrap_or(true));
+    if ended {
+        let _ = process::wait(pid);
+    }
 }
 
 fn follow(
@@ -170,7 +177,8 @@ fn follow(
     plan: &ProcessPlan,
     pid: i32,
     channel: &OwnedFd,
-    pid_file: Option<PathBuf>,
+    cgroup: &Cgroup,
+    options: &ExecOptions,
 ) -> Result<Started, Error> {
     let os = |what: &'static str| move |e: knarr_sys::Errno| Error::os(what, e);
     let pidfd = process::pidfd_open(pid).map_err(os("open pidfd"))?;
@@ -182,6 +190,7 @@ fn follow(
     let mut ready = false;
     // After "ready" the end of file means that execve has succeeded.
     loop {
+        hear(channel, cgroup, options.ignore_paused)?;
         match protocol::receive(channel.as_fd()).map_err(os("hear from process"))? {
             None if ready => break,
             None => {
@@ -203,7 +212,7 @@ fn follow(
             Some((other, _)) => return Err(unexpected(&other)),
         }
     }
-    if let Some(file) = &pid_file {
+    if let Some(file) = &options.pid_file {
         state::write_pid(file, pid)?;
     }
     Ok(Started {

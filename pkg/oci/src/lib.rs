@@ -31,10 +31,8 @@ pub use state::now;
 /// The version of the OCI runtime specification that this follows.
 pub const OCI_VERSION: &str = "1.3.0";
 
-pub use api::{
-    CreateRequest, Created, ExecRequest, Runtime, Started, State, Status, Stdio, UpdateRequest,
-};
+pub use api::{CreateRequest, Created, Runtime, Started, State, Status, Stdio};
 pub use error::Error;
 pub use exec::ExecOptions;
-pub use knarr_cgroups::Stats;
+pub use knarr_cgroups::{Resources, Stats};
 pub use protect::protect_binary;

@@ -163,22 +163,7 @@ impl Runtime {
     ///
     /// # Errors
     /// [`Error::State`] when it is stopped; [`Error::Cgroup`].
-    pub fn update(
-        &self,
-        id: &str,
-        resources: &oci_spec::runtime::LinuxResources,
-    ) -> Result<(), Error> {
-        let converted = serde_json::to_value(resources)
-            .and_then(serde_json::from_value::<Resources>)
-            .map_err(|e| Error::config("resources", e.to_string()))?;
-        self.update_with(id, &converted)
-    }
-
-    /// As [`Runtime::update`], with the cgroup crate's own type.
-    ///
-    /// # Errors
-    /// As [`Runtime::update`].
-    pub fn update_with(&self, id: &str, resources: &Resources) -> Result<(), Error> {
+    pub fn update(&self, id: &str, resources: &Resources) -> Result<(), Error> {
         self.live(id, "update")?.cgroup.update(resources)?;
         Ok(())
     }

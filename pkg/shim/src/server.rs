@@ -17,6 +17,7 @@ use serde::Serialize;
 
 use crate::error::Error;
 
+pub use knarr_oci::protect_binary;
 pub use launch::{adopt, run};
 
 /// The launch record in the run folder.

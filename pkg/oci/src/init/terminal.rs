@@ -1,13 +1,15 @@
 //! The container's terminal.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
-use knarr_sys::{Errno, fs, mount as m, pty};
+use knarr_sys::fs::{self, resolve};
+use knarr_sys::{Errno, mount as m, pty};
 
 use crate::init::root::Root;
 use crate::init::{During, Failure};
 
-const DEVPTS: i64 = 0x1cd1;
+const ELOOP: i32 = 40;
 
 /// Opens a new terminal of the container's devpts, makes it the controlling one and the three
 /// standard streams, and (with `console`) binds it to `/dev/console`. Returns the master.
@@ -20,9 +22,7 @@ pub fn attach(root: &Root, size: Option<(u16, u16)>, console: bool) -> Result<Ow
         .during(step)?;
     // Only the kernel's own multiplexer will do.
     let st = fs::fstat(ptmx.as_fd()).during(step)?;
-    let real = st.is_char_device(5, 2)
-        && matches!(fs::fs_magic(ptmx.as_fd()), Ok(DEVPTS | fs::magic::TMPFS));
-    if !real && !st.is_char_device(5, 2) {
+    if !st.is_char_device(5, 2) {
         return Err(Failure::new(
             step,
             "/dev/ptmx is not a terminal multiplexer",
@@ -43,8 +43,20 @@ pub fn attach(root: &Root, size: Option<(u16, u16)>, console: bool) -> Result<Ow
     Ok(ptmx)
 }
 
+/// Over a file that is in `/dev` itself: a link there could lead the mount over a file of procfs.
 fn bind_console(root: &Root, slave: &OwnedFd) -> Result<(), Errno> {
-    let target = root.make_file(std::path::Path::new("/dev/console"))?;
+    let dev = root.make_dir(Path::new("/dev"))?;
+    match fs::mknodat(dev.as_fd(), "console", 0o100_000, 0o600, 0, 0) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(e) => return Err(e),
+    }
+    let flags = fs::O_PATH | fs::O_NOFOLLOW;
+    let within = resolve::BENEATH | resolve::NO_SYMLINKS;
+    let target = fs::openat2(dev.as_fd(), Path::new("console"), flags, 0, within)?;
+    let st = fs::fstat(target.as_fd())?;
+    if st.is_link() || fs::fs_magic(target.as_fd())? == fs::magic::PROC {
+        return Err(Errno(ELOOP));
+    }
     let tree = m::clone_tree(slave.as_fd(), "", false)?;
     m::attach(tree.as_fd(), target.as_fd())
 }

@@ -163,9 +163,11 @@ impl Oci {
                     what: "process",
                     source,
                 })?;
-                let mut request = knarr_oci::ExecRequest::new(process);
-                request.stdio = stdio(io);
-                let made = clean(|| runtime.exec(id, request))?;
+                let options = knarr_oci::ExecOptions {
+                    stdio: stdio(io),
+                    ..knarr_oci::ExecOptions::default()
+                };
+                let made = clean(|| runtime.exec(id, process, options))?;
                 Ok(Begun::Now(Process {
                     pid: made.pid,
                     pidfd: Some(made.pidfd),
