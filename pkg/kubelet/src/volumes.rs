@@ -407,7 +407,11 @@ fn remove_now(dir: &Path) -> std::io::Result<()> {
     for m in inside {
         nix::mount::umount2(&m, nix::mount::MntFlags::MNT_DETACH)?;
     }
-    std::fs::remove_dir_all(dir)
+    match std::fs::remove_dir_all(dir) {
+        // Somebody else was removing it, too.
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
 }
 
 /// Undoes the octal escapes of mountinfo.

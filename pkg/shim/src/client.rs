@@ -2,6 +2,7 @@
 //! [`Shim`] costs a path, and dropping any future here is safe.
 
 mod channel;
+mod program;
 mod session;
 mod streams;
 
@@ -19,6 +20,9 @@ use channel::Channel;
 
 pub use session::{AttachSession, ExecSession};
 pub use streams::{Input, Output};
+
+/// How long a shim that leaves needs from its last connection to the end.
+const LEAVING: std::time::Duration = std::time::Duration::from_millis(5);
 
 /// How often a request starts the shim again before it gives up.
 const REVIVALS: usize = 3;
@@ -233,6 +237,12 @@ impl Shim {
                     io::ErrorKind::NotFound if read_exit(&self.dir)?.is_some() => {
                         return Err(self.gone());
                     }
+                    // It was just leaving, with this connection in its queue.
+                    io::ErrorKind::ConnectionReset => {
+                        last = Some(e);
+                        tokio::time::sleep(LEAVING).await;
+                        continue;
+                    }
                     io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => last = Some(e),
                     _ => {
                         return Err(Error::io(
@@ -275,7 +285,9 @@ async fn spawn(shim: &Path, mode: &str, dir: &Path) -> Result<Reply, Error> {
         .append(true)
         .open(&log)
         .map_err(Error::io("open", &log))?;
-    let mut child = tokio::process::Command::new(shim)
+    let program = program::of(shim);
+    let mut child = tokio::process::Command::new(&program.path)
+        .arg0(shim)
         .arg(mode)
         .arg(dir)
         .env_clear()
