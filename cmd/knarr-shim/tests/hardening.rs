@@ -5,8 +5,10 @@ mod support;
 use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
-use knarr_shim::{ExecSpec, Shim};
+use knarr_shim::{Created, ExecSpec, Shim};
 use support::{Bench, Options, alive, eventually, is_root, process, runtimes};
 
 /// Whether a file that somebody holds open can be opened for writing through that descriptor.
@@ -17,35 +19,65 @@ fn writable(held: &File) -> bool {
         .is_ok()
 }
 
-#[tokio::test]
-async fn the_shims_binary_cannot_be_overwritten_from_a_container() {
-    if !is_root() {
-        return;
-    }
-    let mut bench = Bench::new(None, "sleep 60", Options::default());
-    // A copy that no other test runs: a running program is never writable.
+/// Gives the bench a copy of the shim that nothing else runs: a running program is never
+/// writable. By another process, so that no child of this one inherits a descriptor that writes.
+fn own_copy(bench: &mut Bench) -> PathBuf {
     let own = bench.dir().join("shim-copy");
-    std::fs::copy(&bench.launch.shim, &own).unwrap();
+    let mut copy = Command::new("cp");
+    copy.arg(&bench.launch.shim).arg(&own);
+    assert!(copy.status().unwrap().success());
     bench.launch.shim = own.clone();
-    let (shim, created) = bench.created().await;
+    own
+}
+
+/// Looks at the programs of the shim and of the init, then ends both and tries to write.
+async fn assert_out_of_reach(bench: &Bench, shim: Shim, created: Created, own: &Path) {
     // Until `start` the container's init runs the shim's program.
-    let mut held = vec![
-        File::open(format!("/proc/{}/exe", created.pid)).unwrap(),
-        File::open(format!("/proc/{}/exe", created.shim_pid)).unwrap(),
-    ];
+    let mut held =
+        [created.pid, created.shim_pid].map(|pid| File::open(format!("/proc/{pid}/exe")).unwrap());
     shim.start().await.unwrap();
     shim.delete().await.unwrap();
     eventually("the shim is gone", || !alive(created.shim_pid)).await;
+    // It is the way there that is shut, not the file.
+    let own = File::open(own).unwrap();
+    eventually("the file itself is writable", || writable(&own)).await;
     for file in &mut held {
         let mut magic = [0; 4];
         file.read_exact(&mut magic).unwrap();
         assert_eq!(&magic, b"\x7fELF");
         assert!(!writable(file), "the shim's binary could be overwritten");
     }
-    // It is the way there that is shut, not the file.
-    let own = File::open(&own).unwrap();
-    eventually("the file itself is writable", || writable(&own)).await;
     bench.assert_clean();
+}
+
+#[tokio::test]
+async fn the_shims_binary_cannot_be_overwritten_from_a_container() {
+    if !is_root() {
+        return;
+    }
+    let mut bench = Bench::new(None, "sleep 60", Options::default());
+    let own = own_copy(&mut bench);
+    let (shim, created) = bench.created().await;
+    assert_out_of_reach(&bench, shim, created, &own).await;
+}
+
+#[tokio::test]
+async fn a_shim_that_was_started_by_its_plain_path_protects_itself() {
+    if !is_root() {
+        return;
+    }
+    let mut bench = Bench::new(None, "sleep 60", Options::default());
+    let own = own_copy(&mut bench);
+    let launch = serde_json::to_vec(&bench.launch).unwrap();
+    std::fs::write(bench.dir().join("shim.json"), launch).unwrap();
+    let mut run = Command::new(&own);
+    // The shim keeps its stderr.
+    run.arg("run").arg(bench.dir()).stderr(Stdio::null());
+    let said = run.output();
+    let said: serde_json::Value = serde_json::from_slice(&said.unwrap().stdout).unwrap();
+    let created: Created = serde_json::from_value(said["created"].clone()).unwrap();
+    let shim = Shim::connect(bench.dir()).await.unwrap();
+    assert_out_of_reach(&bench, shim, created, &own).await;
 }
 
 #[tokio::test]
@@ -59,13 +91,11 @@ async fn an_adopting_shim_is_protected_too() {
 }
 
 async fn adopt_and_look(mut bench: Bench) {
-    let own = bench.dir().join("shim-copy");
-    std::fs::copy(&bench.launch.shim, &own).unwrap();
-    bench.launch.shim = own;
+    let own = own_copy(&mut bench);
     let (shim, created) = bench.started().await;
     eventually("its first line", || bench.output() == "up\n").await;
     assert!(
-        std::process::Command::new("kill")
+        Command::new("kill")
             .args(["-9", &created.shim_pid.to_string()])
             .status()
             .unwrap()
@@ -84,6 +114,8 @@ async fn adopt_and_look(mut bench: Bench) {
     again.delete().await.unwrap();
     drop(shim);
     eventually("the adopting shim is gone", || !alive(adopted)).await;
+    let own = File::open(own).unwrap();
+    eventually("the file itself is writable", || writable(&own)).await;
     assert!(!writable(&held), "the shim's binary could be overwritten");
     bench.assert_clean();
 }

@@ -71,6 +71,8 @@ pub fn adopt(dir: &Path) -> u8 {
 type Begun = Result<(Reply, Option<Supervisor>), Error>;
 
 fn main(dir: &Path, begin: fn(&Path, Launch) -> Begun) -> u8 {
+    // The daemon starts it by a descriptor's number.
+    let _ = knarr_sys::process::set_name(c"knarr-shim");
     match fork_single_threaded() {
         Ok(Fork::Parent(_)) => return 0,
         Ok(Fork::Child) => {}
