@@ -2,6 +2,7 @@
 //! tables. The only module that knows how `knarr_schema` spells these things.
 
 mod apply;
+mod custom;
 mod patch;
 mod version;
 
@@ -135,7 +136,7 @@ pub fn decode(r: &Resource, media: &str, body: &[u8], validation: &str) -> Resul
     let decoded = match media {
         "application/json" | "" => typed(r, body, mode)?,
         "application/yaml" | "text/yaml" => typed(r, &yaml(body)?, mode)?,
-        "application/vnd.kubernetes.protobuf" => {
+        "application/vnd.kubernetes.protobuf" if !r.is_custom() => {
             let v = proto::decode_object(body).map_err(|e| ApiError::bad_request(e.to_string()))?;
             (v, Vec::new())
         }
@@ -147,8 +148,15 @@ pub fn decode(r: &Resource, media: &str, body: &[u8], validation: &str) -> Resul
 }
 
 fn typed(r: &Resource, body: &[u8], mode: schema_json::FieldValidation) -> Result<(Value, Vec<String>), ApiError> {
+    let prefix = format!("{} in version {:?} cannot be handled as a {}: ", r.kind, r.version, r.kind);
+    if r.is_custom() {
+        let d = schema_json::decode(body, None, if mode == schema_json::FieldValidation::Strict { schema_json::FieldValidation::Warn } else { mode })
+            .map_err(|e| ApiError::bad_request(format!("{prefix}{e}")))?;
+        let mut v = d.object;
+        let warnings = custom::coerce(r, &mut v, d.warnings, mode).map_err(|m| ApiError::bad_request(format!("{prefix}{m}")))?;
+        return Ok((v, warnings));
+    }
     let d = schema_json::decode(body, r.ty, mode).map_err(|e| {
-        let prefix = format!("{} in version {:?} cannot be handled as a {}: ", r.kind, r.version, r.kind);
         match e {
             schema_json::Error::Syntax(s) if body.is_empty() || s.contains("unexpected end") => {
                 ApiError::bad_request(format!("{prefix}{s}"))
@@ -175,6 +183,12 @@ fn typed(r: &Resource, body: &[u8], mode: schema_json::FieldValidation) -> Resul
 /// 400.
 pub fn normalize(r: &Resource, v: &Value, validation: &str) -> Result<(Value, Vec<String>), ApiError> {
     let mode = schema_json::FieldValidation::parse(validation).unwrap_or_default();
+    if r.is_custom() {
+        let mut v = v.clone();
+        let warnings = custom::coerce(r, &mut v, Vec::new(), mode).map_err(ApiError::bad_request)?;
+        default(r, &mut v);
+        return Ok((v, warnings));
+    }
     let d = schema_json::normalize(v, r.ty, mode).map_err(|e| match e {
         schema_json::Error::Strict(_) => ApiError::new(400, "BadRequest", format!("error decoding patch: {e}").replace("error decoding patch: ", "")),
         other => ApiError::bad_request(other.to_string()),
@@ -226,6 +240,8 @@ pub fn decode_any(media: &str, body: &[u8], api_version: &str, kind: &str) -> Re
 pub fn default(r: &Resource, v: &mut Value) {
     if let Some(ty) = r.ty {
         defaults::apply(v, ty);
+    } else if let Some(schema) = &r.schema {
+        knarr_schema::structural::default(v, schema);
     }
 }
 

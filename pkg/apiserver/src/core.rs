@@ -35,6 +35,9 @@ impl Table {
     /// The stored kind of a row.
     #[must_use]
     pub fn kind(&self, r: &Resource) -> Option<&Kind> {
+        if r.is_custom() {
+            return self.kinds.get(&format!("{}@{}", r.key_prefix, r.version));
+        }
         self.kinds.get(r.key_prefix.as_ref())
     }
 }
@@ -120,7 +123,7 @@ pub fn table(catalog: Arc<Catalog>, registry: &Registry) -> Table {
     for (prefix, _, r) in codecs(&catalog) {
         let Some(cache) = registry.cache(&prefix) else { continue };
         let strategy = if r.is_custom() {
-            strategy::custom(r.subresource("status").is_some())
+            strategy::custom(r.subresource("status").is_some(), r.schema.clone())
         } else {
             strategy::of(&r.group, &r.plural)
         };
@@ -135,6 +138,13 @@ pub fn table(catalog: Arc<Catalog>, registry: &Registry) -> Table {
                 strategy,
             },
         );
+    }
+    // Each version of a custom resource is checked by a schema of its own.
+    for r in catalog.resources().iter().filter(|r| r.is_custom()) {
+        if let Some(stored) = kinds.get(r.key_prefix.as_ref()).cloned() {
+            let strategy = strategy::custom(r.subresource("status").is_some(), r.schema.clone());
+            kinds.insert(format!("{}@{}", r.key_prefix, r.version), Kind { strategy, ..stored });
+        }
     }
     static NEXT: AtomicU64 = AtomicU64::new(1);
     Table { catalog, kinds, generation: NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed) }

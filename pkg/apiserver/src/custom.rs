@@ -10,7 +10,7 @@ use knarr_registry::{
 use knarr_schema::{Catalog, Resource, Subresource, catalog::Group};
 use serde_json::{Value, json};
 
-use crate::{bridge, core::{self, Core}};
+use crate::core::{self, Core};
 
 fn text(v: &Value, path: &[&str]) -> Cow<'static, str> {
     Cow::Owned(v.str_at(path).to_owned())
@@ -25,6 +25,15 @@ fn sub(name: &str, kind: &str, group_version: Option<knarr_schema::GroupVersion>
     }
 }
 
+/// Whether a default stands anywhere in a schema.
+fn has_defaults(schema: &Value) -> bool {
+    match schema {
+        Value::Object(m) => m.get("default").is_some_and(|d| !d.is_null()) || m.values().any(has_defaults),
+        Value::Array(l) => l.iter().any(has_defaults),
+        _ => false,
+    }
+}
+
 /// The rows of a definition.
 fn rows(crd: &Value) -> Vec<Arc<Resource>> {
     let names = &crd["spec"]["names"];
@@ -32,7 +41,10 @@ fn rows(crd: &Value) -> Vec<Arc<Resource>> {
     let group = text(crd, &["spec", "group"]);
     let plural = text(names, &["plural"]);
     let storage = crd.list_at(&["spec", "versions"]).iter().find(|v| v["storage"] == true).map(|v| v.str_at(&["name"]).to_owned()).unwrap_or_default();
-    crd.list_at(&["spec", "versions"])
+    let versions = crd.list_at(&["spec", "versions"]);
+    let alone = versions.len() == 1 && crd.list_at(&["status", "storedVersions"]).len() < 2;
+    let conversion = (crd.str_at(&["spec", "conversion", "strategy"]) == "Webhook").then(|| crd.at(&["spec", "conversion", "webhook"]).cloned().map(Arc::new)).flatten();
+    versions
         .iter()
         .filter(|v| v["served"] == true)
         .map(|v| {
@@ -64,6 +76,10 @@ fn rows(crd: &Value) -> Vec<Arc<Resource>> {
                 ty: None,
                 schema: v.at(&["schema", "openAPIV3Schema"]).cloned().map(Arc::new),
                 printer_columns: v.list_at(&["additionalPrinterColumns"]).to_vec(),
+                scale: v.at(&["subresources", "scale"]).cloned().map(Arc::new),
+                preserve_unknown: crd.at(&["spec", "preserveUnknownFields"]) == Some(&json!(true)),
+                plain: alone && !v.at(&["schema", "openAPIV3Schema"]).is_some_and(has_defaults),
+                conversion: conversion.clone(),
             })
         })
         .collect()
@@ -93,6 +109,9 @@ fn catalog(all: &[Value]) -> Catalog {
     let mut groups: Vec<Group> = Vec::new();
     let mut out = Vec::new();
     for crd in all {
+        if conflict(all, crd).is_some() {
+            continue;
+        }
         for r in rows(crd) {
             match groups.iter_mut().find(|g| g.name == r.group) {
                 Some(g) if !g.versions.contains(&r.version) => g.versions.push(r.version.clone()),
@@ -106,6 +125,48 @@ fn catalog(all: &[Value]) -> Catalog {
         g.versions.sort_by_key(|v| rank(v));
     }
     Catalog::builtin().extended(&groups, out)
+}
+
+fn is_established(crd: &Value) -> bool {
+    crd.list_at(&["status", "conditions"]).iter().any(|c| c["type"] == "Established" && c["status"] == "True")
+}
+
+/// The names of a definition that another one of its group had before: reason and message.
+fn conflict(all: &[Value], crd: &Value) -> Option<(&'static str, String)> {
+    let mine = &crd["spec"]["names"];
+    let order = |c: &Value| (!is_established(c), c.str_at(&["metadata", "creationTimestamp"]).to_owned(), c.name().to_owned());
+    let rank = order(crd);
+    let others: Vec<&Value> = all
+        .iter()
+        .filter(|o| o.name() != crd.name() && o.str_at(&["spec", "group"]) == crd.str_at(&["spec", "group"]) && order(o) < rank)
+        .map(|o| &o["spec"]["names"])
+        .collect();
+    let resources = |n: &Value| -> Vec<String> {
+        let mut v = vec![n.str_at(&["plural"]).to_owned(), n.str_at(&["singular"]).to_owned()];
+        v.extend(n.list_at(&["shortNames"]).iter().filter_map(|s| s.as_str().map(str::to_owned)));
+        v
+    };
+    let kinds = |n: &Value| vec![n.str_at(&["kind"]).to_owned(), n.str_at(&["listKind"]).to_owned()];
+    let taken = |name: &str, of: &dyn Fn(&Value) -> Vec<String>| !name.is_empty() && others.iter().any(|o| of(o).iter().any(|t| t == name));
+    let say = |reason, name: &str| Some((reason, format!("{name:?} is already in use")));
+    for (key, reason) in [("plural", "PluralConflict"), ("singular", "SingularConflict")] {
+        let name = mine.str_at(&[key]);
+        if taken(name, &resources) {
+            return say(reason, name);
+        }
+    }
+    for name in mine.list_at(&["shortNames"]).iter().filter_map(Value::as_str) {
+        if taken(name, &resources) {
+            return say("ShortNamesConflict", name);
+        }
+    }
+    for (key, reason) in [("kind", "KindConflict"), ("listKind", "ListKindConflict")] {
+        let name = mine.str_at(&[key]);
+        if taken(name, &kinds) {
+            return say(reason, name);
+        }
+    }
+    None
 }
 
 /// Definitions as they are in the cache.
@@ -151,8 +212,9 @@ pub async fn follow(core: Arc<Core>) {
         if let Err(error) = refresh(&core).await {
             tracing::warn!(%error, "custom resources cannot be served");
         }
-        for crd in definitions(&core.registry) {
-            if let Err(error) = settle(&core, &crd).await {
+        let all = definitions(&core.registry);
+        for crd in &all {
+            if let Err(error) = settle(&core, &all, crd).await {
                 tracing::debug!(%error, name = crd.name(), "the definition's status is not written");
             }
         }
@@ -179,7 +241,7 @@ impl Hooks for Quiet {
 }
 
 /// Writes a definition's conditions, and ends one that is being deleted.
-async fn settle(core: &Core, crd: &Value) -> Result<(), ApiError> {
+async fn settle(core: &Core, all: &[Value], crd: &Value) -> Result<(), ApiError> {
     let kind = core.kind("apiextensions.k8s.io/customresourcedefinitions")?;
     let name = crd.name();
     if crd.deleting() && crd.finalizers().iter().any(|f| f == "customresourcecleanup.apiextensions.k8s.io") {
@@ -203,8 +265,13 @@ async fn settle(core: &Core, crd: &Value) -> Result<(), ApiError> {
         .await?;
         return Ok(());
     }
-    let done = crd.list_at(&["status", "conditions"]).iter().any(|c| c["type"] == "Established" && c["status"] == "True")
-        && crd.at(&["status", "acceptedNames"]) == crd.at(&["spec", "names"])
+    let clash = conflict(all, crd);
+    let stored: Vec<&Value> = crd.list_at(&["spec", "versions"]).iter().filter(|x| x["storage"] == true).map(|x| &x["name"]).collect();
+    let accepted = crd.list_at(&["status", "conditions"]).iter().find(|c| c["type"] == "NamesAccepted");
+    let done = match &clash {
+        Some((_, message)) => accepted.is_some_and(|c| c["status"] == "False" && c["message"] == **message),
+        None => is_established(crd) && crd.at(&["status", "acceptedNames"]) == crd.at(&["spec", "names"]),
+    } && stored.iter().all(|s| crd.list_at(&["status", "storedVersions"]).contains(s))
         && crd.finalizers().iter().any(|f| f == "customresourcecleanup.apiextensions.k8s.io");
     if done || crd.deleting() {
         return Ok(());
@@ -221,18 +288,40 @@ async fn settle(core: &Core, crd: &Value) -> Result<(), ApiError> {
                 v.meta_mut().insert("finalizers".into(), json!(all));
             } else {
                 let now = knarr_registry::object::now();
-                let stored: Vec<Value> = v.list_at(&["spec", "versions"]).iter().filter(|x| x["storage"] == true).map(|x| x["name"].clone()).collect();
-                v.set_at(&["status", "acceptedNames"], v["spec"]["names"].clone());
+                let mut stored = v.list_at(&["status", "storedVersions"]).to_vec();
+                for x in v.list_at(&["spec", "versions"]).iter().filter(|x| x["storage"] == true) {
+                    if !stored.contains(&x["name"]) {
+                        stored.push(x["name"].clone());
+                    }
+                }
                 v.set_at(&["status", "storedVersions"], json!(stored));
-                v.set_at(&["status", "conditions"], json!([
-                    {"type": "NamesAccepted", "status": "True", "lastTransitionTime": now, "reason": "NoConflicts", "message": "no conflicts found"},
-                    {"type": "Established", "status": "True", "lastTransitionTime": now, "reason": "InitialNamesAccepted", "message": "the initial names have been accepted"},
-                ]));
+                let (names, established) = match &clash {
+                    None => {
+                        v.set_at(&["status", "acceptedNames"], v["spec"]["names"].clone());
+                        (("True", "NoConflicts", "no conflicts found"), ("True", "InitialNamesAccepted", "the initial names have been accepted"))
+                    }
+                    Some((reason, message)) => {
+                        if v.at(&["status", "acceptedNames"]).is_none() {
+                            v.set_at(&["status", "acceptedNames"], json!({"plural": "", "kind": ""}));
+                        }
+                        (("False", *reason, message.as_str()), ("False", "NotAccepted", "not all names are accepted"))
+                    }
+                };
+                let mut conditions = v.list_at(&["status", "conditions"]).to_vec();
+                for (kind, (status, reason, message)) in [("NamesAccepted", names), ("Established", established)] {
+                    let old = conditions.iter().position(|c| c["type"] == kind);
+                    let since = old.filter(|i| conditions[*i]["status"] == status).map_or_else(|| json!(now), |i| conditions[i]["lastTransitionTime"].clone());
+                    let c = json!({"type": kind, "status": status, "lastTransitionTime": since, "reason": reason, "message": message});
+                    match old {
+                        Some(i) => conditions[i] = c,
+                        None => conditions.push(c),
+                    }
+                }
+                v.set_at(&["status", "conditions"], json!(conditions));
             }
             std::future::ready(Ok(v))
         })
         .await?;
     }
-    let _ = bridge::can_protobuf;
     Ok(())
 }

@@ -249,7 +249,7 @@ fn metrics(core: &Core) -> String {
         s.push_str(&format!("apiserver_current_inflight_requests{{request_kind=\"{kind}\"}} {}\n", core.inflight[i].load(Ordering::Relaxed)));
     }
     s.push_str("# HELP apiserver_storage_objects Number of stored objects.\n# TYPE apiserver_storage_objects gauge\n");
-    let mut kinds: Vec<_> = core.table().kinds.values().map(|k| (k.resource.clone(), k.group.clone(), k.cache.len())).collect();
+    let mut kinds: Vec<_> = core.table().kinds.iter().filter(|(k, _)| !k.contains('@')).map(|(_, k)| (k.resource.clone(), k.group.clone(), k.cache.len())).collect();
     kinds.sort();
     for (resource, group, n) in kinds {
         s.push_str(&format!("apiserver_storage_objects{{group=\"{group}\",resource=\"{resource}\"}} {n}\n"));

@@ -32,6 +32,8 @@ pub struct Writer<'w> {
     pub reset: &'w [&'w str],
     /// When.
     pub now: Instant,
+    /// The schema of a custom resource (`openAPIV3Schema`), which says how its lists merge.
+    pub schema: Option<&'w Value>,
 }
 
 /// Why an object could not be applied.
@@ -60,7 +62,7 @@ pub fn track(live: Option<&Value>, new: &mut Value, ty: Option<&'static Type>, w
         return;
     }
     let mut managers = Managers::parse(&given).filter(|m| !m.is_empty() && writer.subresource.is_empty()).or_else(|| Managers::parse(&stored)).unwrap_or_default();
-    let root = Kind::root(ty);
+    let root = Kind::root(ty, writer.schema);
     let empty = Value::Object(Map::new());
     let mut changes = walk::compare(live.unwrap_or(&empty), new, root);
     for set in [&mut changes.added, &mut changes.modified, &mut changes.removed] {
@@ -97,21 +99,21 @@ pub fn apply(live: Option<&Value>, config: &Value, ty: Option<&'static Type>, wr
     }
     let result = apply_once(live, config, ty, writer, force);
     match result {
-        Err((_, conflicts)) if writer.manager == "kubectl" && covered(live, &conflicts, ty) => apply_once(live, config, ty, writer, true).map_err(|e| e.0),
+        Err((_, conflicts)) if writer.manager == "kubectl" && covered(live, &conflicts, Kind::root(ty, writer.schema)) => apply_once(live, config, ty, writer, true).map_err(|e| e.0),
         other => other.map_err(|e| e.0),
     }
 }
 
 /// Whether all conflicting fields are in what client-side apply wrote last: then `kubectl` takes
 /// them over without force.
-fn covered(live: Option<&Value>, conflicts: &Set, ty: Option<&'static Type>) -> bool {
+fn covered(live: Option<&Value>, conflicts: &Set, root: Kind<'_>) -> bool {
     let last = live.and_then(|l| l.pointer("/metadata/annotations/kubectl.kubernetes.io~1last-applied-configuration")).and_then(Value::as_str);
     let Some(last) = last.and_then(|text| serde_json::from_str::<Value>(text).ok()) else { return false };
-    !conflicts.is_empty() && walk::fields(&last, Kind::root(ty)).is_ok_and(|set| conflicts.difference(&set).is_empty())
+    !conflicts.is_empty() && walk::fields(&last, root).is_ok_and(|set| conflicts.difference(&set).is_empty())
 }
 
 fn apply_once(live: Option<&Value>, config: &Value, ty: Option<&'static Type>, writer: &Writer<'_>, force: bool) -> Result<Value, (Error, Set)> {
-    let root = Kind::root(ty);
+    let root = Kind::root(ty, writer.schema);
     let invalid = |message: String| {
         let name = format!("{}/{}", field(config, "/metadata/namespace"), field(config, "/metadata/name"));
         let kind = field(config, "/kind");

@@ -96,6 +96,14 @@ pub struct Resource {
     pub schema: Option<Arc<serde_json::Value>>,
     /// Custom resources: `spec.versions[].additionalPrinterColumns`.
     pub printer_columns: Vec<serde_json::Value>,
+    /// Custom resources: `spec.versions[].subresources.scale`.
+    pub scale: Option<Arc<serde_json::Value>>,
+    /// Custom resources: whether fields that the schema does not know are kept.
+    pub preserve_unknown: bool,
+    /// Custom resources: whether the stored form is the served form (one version, no defaults).
+    pub plain: bool,
+    /// Custom resources: `spec.conversion.webhook`, where versions are converted by one.
+    pub conversion: Option<Arc<serde_json::Value>>,
 }
 
 impl Resource {
@@ -262,6 +270,10 @@ fn parse(table: &'static str) -> Catalog {
                     ty: types().kind(group, version, kind),
                     schema: None,
                     printer_columns: Vec::new(),
+                    scale: None,
+                    preserve_unknown: false,
+                    plain: false,
+                    conversion: None,
                 });
             }
             ["sub", name, group, version, kind, verbs] => {

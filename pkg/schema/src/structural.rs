@@ -2,6 +2,10 @@
 
 use serde_json::{Map, Value};
 
+mod validate;
+
+pub use validate::{Reason, Violation, pattern, validate};
+
 const PRESERVE: &str = "x-kubernetes-preserve-unknown-fields";
 const EMBEDDED: &str = "x-kubernetes-embedded-resource";
 

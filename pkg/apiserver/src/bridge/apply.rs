@@ -28,7 +28,7 @@ pub(super) fn apply(r: &Resource, old: Option<&Value>, v: &Value, manager: &str,
     let api_version = r.api_version();
     // What the client writes is checked before it is merged.
     let (_, warnings) = super::checked(r, v, validation)?;
-    let writer = ssa::Writer { manager, api_version: &api_version, subresource: sub, reset: reset(r, sub), now: knarr_schema::time::now() };
+    let writer = ssa::Writer { manager, api_version: &api_version, subresource: sub, reset: reset(r, sub), now: knarr_schema::time::now(), schema: r.schema.as_deref() };
     let merged = ssa::apply(old, v, r.ty, &writer, force).map_err(|e| match e {
         ssa::Error::Conflict(s) => super::status(*s),
         ssa::Error::Invalid(m) => ApiError::bad_request(m),
@@ -40,6 +40,6 @@ pub(super) fn apply(r: &Resource, old: Option<&Value>, v: &Value, manager: &str,
 /// Field ownership.
 pub(super) fn track(r: &Resource, obj: &mut Value, old: Option<&Value>, manager: &str, sub: &str) {
     let api_version = r.api_version();
-    let writer = ssa::Writer { manager, api_version: &api_version, subresource: sub, reset: reset(r, sub), now: knarr_schema::time::now() };
+    let writer = ssa::Writer { manager, api_version: &api_version, subresource: sub, reset: reset(r, sub), now: knarr_schema::time::now(), schema: r.schema.as_deref() };
     ssa::track(old, obj, r.ty, &writer);
 }

@@ -7,7 +7,10 @@ use serde_json::{Value, json};
 /// Whether a row's version is the one in memory.
 #[must_use]
 pub fn same_version(r: &Resource) -> bool {
-    r.is_custom() || !matches!((r.group.as_ref(), r.version.as_ref()), ("events.k8s.io", _) | ("autoscaling", "v1"))
+    if r.is_custom() {
+        return r.plain;
+    }
+    !matches!((r.group.as_ref(), r.version.as_ref()), ("events.k8s.io", _) | ("autoscaling", "v1"))
 }
 
 fn rename(v: &mut Value, pairs: &[(&str, &str)]) {
@@ -43,6 +46,11 @@ fn is_cpu(m: &Value) -> bool {
 #[must_use]
 pub fn outward(mut v: Value, r: &Resource) -> Value {
     if same_version(r) {
+        return v;
+    }
+    if r.is_custom() {
+        v["apiVersion"] = json!(r.api_version());
+        super::custom::fit(r, &mut v);
         return v;
     }
     v["apiVersion"] = json!(r.api_version());
@@ -82,6 +90,12 @@ pub fn outward(mut v: Value, r: &Resource) -> Value {
 #[must_use]
 pub fn inward(mut v: Value, r: &Resource) -> Value {
     if same_version(r) {
+        return v;
+    }
+    if r.is_custom() {
+        if let Some(stored) = &r.stored_as {
+            v["apiVersion"] = json!(stored.to_string());
+        }
         return v;
     }
     if r.group == "events.k8s.io" {

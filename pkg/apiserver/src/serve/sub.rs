@@ -48,6 +48,9 @@ pub(super) async fn serve(ctx: &Arc<Ctx>, body: Bytes) -> Result<Reply, ApiError
 
 /// The scale of an object.
 fn scale_of(v: &Value, ctx: &Ctx) -> Value {
+    if let Some(paths) = &ctx.resource.scale {
+        return custom_scale(v, paths);
+    }
     let selector = v.at(&["spec", "selector"]);
     let text = match (ctx.resource.plural.as_ref(), selector) {
         (_, None) => String::new(),
@@ -65,6 +68,36 @@ fn scale_of(v: &Value, ctx: &Ctx) -> Value {
     let mut status = json!({"replicas": v.at(&["status", "replicas"]).cloned().unwrap_or(json!(0))});
     if !text.is_empty() {
         status["selector"] = json!(text);
+    }
+    json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": meta, "spec": spec, "status": status})
+}
+
+/// The members of a simple JSON path such as `.spec.replicas`.
+fn members(paths: &Value, key: &str) -> Vec<String> {
+    paths.str_at(&[key]).split('.').filter(|p| !p.is_empty()).map(str::to_owned).collect()
+}
+
+fn reach<'v>(v: &'v Value, path: &[String]) -> Option<&'v Value> {
+    v.at(&path.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+/// The scale of a custom resource, by the paths of its definition.
+fn custom_scale(v: &Value, paths: &Value) -> Value {
+    let mut meta = json!({});
+    for f in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
+        if let Some(x) = v.at(&["metadata", f]) {
+            meta[f] = x.clone();
+        }
+    }
+    let number = |key: &str| reach(v, &members(paths, key)).and_then(Value::as_i64).unwrap_or(0);
+    let mut spec = json!({});
+    if number("specReplicasPath") != 0 {
+        spec["replicas"] = json!(number("specReplicasPath"));
+    }
+    let mut status = json!({"replicas": number("statusReplicasPath")});
+    let selector = members(paths, "labelSelectorPath");
+    if let Some(s) = reach(v, &selector).and_then(Value::as_str).filter(|_| !selector.is_empty()) {
+        status["selector"] = json!(s);
     }
     json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": meta, "spec": spec, "status": status})
 }
@@ -120,10 +153,8 @@ async fn scale(ctx: &Arc<Ctx>, body: Bytes) -> Result<Reply, ApiError> {
             if n < 0 {
                 return Err(ApiError::invalid("autoscaling", "Scale", name, &[FieldError::invalid("spec.replicas", n, "must be greater than or equal to 0")]));
             }
-            old.set_at(&["spec", "replicas"], json!(n));
-            if rv.is_empty() {
-                old.meta_mut().remove("resourceVersion");
-            }
+            let path = ctx.resource.scale.as_ref().map_or_else(|| vec!["spec".to_owned(), "replicas".to_owned()], |p| members(p, "specReplicasPath"));
+            old.set_at(&path.iter().map(String::as_str).collect::<Vec<_>>(), json!(n));
             Ok(old)
         })();
         std::future::ready(out)

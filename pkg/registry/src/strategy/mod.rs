@@ -1,6 +1,7 @@
 //! What is special about each kind, as pure functions over objects.
 
 mod core;
+mod custom;
 mod data;
 mod generic;
 mod pod;
@@ -100,14 +101,15 @@ pub fn of(group: &str, resource: &str) -> Arc<dyn Strategy> {
         ("rbac.authorization.k8s.io", _) => {
             Arc::new(workloads::Rbac { binding: resource.ends_with("bindings"), inner: g })
         }
+        ("apiextensions.k8s.io", "customresourcedefinitions") => Arc::new(custom::Definitions { inner: g }),
         _ => Arc::new(g),
     }
 }
 
-/// The strategy of custom resources.
+/// The strategy of one version of a custom resource, with its `openAPIV3Schema`.
 #[must_use]
-pub fn custom(has_status: bool) -> Arc<dyn Strategy> {
-    Arc::new(generic::Generic {
+pub fn custom(has_status: bool, schema: Option<Arc<Value>>) -> Arc<dyn Strategy> {
+    let inner = generic::Generic {
         names: NameRule::Subdomain,
         reset_status: has_status,
         status: has_status,
@@ -116,5 +118,6 @@ pub fn custom(has_status: bool) -> Arc<dyn Strategy> {
         unconditional: false,
         create_on_update: false,
         returns_deleted: false,
-    })
+    };
+    Arc::new(custom::Custom { inner, schema })
 }

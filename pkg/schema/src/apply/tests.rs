@@ -4,7 +4,7 @@ use super::*;
 use crate::types::types;
 
 fn writer<'w>(manager: &'w str) -> Writer<'w> {
-    Writer { manager, api_version: "apps/v1", subresource: "", reset: &["status"], now: Instant { seconds: 1_700_000_000, nanos: 0 } }
+    Writer { manager, api_version: "apps/v1", subresource: "", reset: &["status"], now: Instant { seconds: 1_700_000_000, nanos: 0 }, schema: None }
 }
 
 fn deployment() -> Option<&'static Type> {
@@ -104,7 +104,7 @@ fn sequences_are_upstreams() {
         let mut live: Option<Value> = None;
         for (i, step) in row["Steps"].as_array().into_iter().flatten().enumerate() {
             let manager = cell(step, "manager");
-            let writer = Writer { manager: &manager, api_version: &api_version, subresource: "", reset: &[], now: Instant { seconds: 1_700_000_000, nanos: 0 } };
+            let writer = Writer { manager: &manager, api_version: &api_version, subresource: "", reset: &[], now: Instant { seconds: 1_700_000_000, nanos: 0 }, schema: None };
             let mut object = step["object"].clone();
             let force = step["force"].as_bool().unwrap_or(false);
             let got = if cell(step, "operation") == "Apply" {
@@ -145,4 +145,28 @@ fn sequences_are_upstreams() {
         }
     }
     crate::proto::tests::report("apply sequences", checked, &failures);
+}
+
+#[test]
+fn lists_of_custom_resources_merge_by_their_schema() {
+    let schema = json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {
+        "ports": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"],
+            "items": {"type": "object", "properties": {"name": {"type": "string"}, "n": {"type": "integer"}}}},
+        "tags": {"type": "array", "x-kubernetes-list-type": "set", "items": {"type": "string"}},
+        "plain": {"type": "array", "items": {"type": "string"}}
+    }}}});
+    let by = |manager: &'static str| Writer { manager, api_version: "e/v1", subresource: "", reset: &[], now: Instant { seconds: 1_700_000_000, nanos: 0 }, schema: Some(&schema) };
+    let object = |spec: Value| json!({"apiVersion": "e/v1", "kind": "W", "metadata": {"name": "w", "namespace": "d"}, "spec": spec});
+    let first = apply(None, &object(json!({"ports": [{"name": "a", "n": 1}], "tags": ["x"], "plain": ["p"]})), None, &by("one"), false).expect("applied");
+    let second = apply(Some(&first), &object(json!({"ports": [{"name": "b", "n": 2}], "tags": ["y"]})), None, &by("two"), false).expect("applied");
+    assert_eq!(second["spec"]["ports"], json!([{"name": "a", "n": 1}, {"name": "b", "n": 2}]));
+    assert_eq!(second["spec"]["tags"], json!(["x", "y"]));
+    let owned = &second["metadata"]["managedFields"][1]["fieldsV1"]["f:spec"]["f:ports"];
+    assert_eq!(owned, &json!({"k:{\"name\":\"b\"}": {".": {}, "f:name": {}, "f:n": {}}}));
+    let error = apply(Some(&second), &object(json!({"plain": ["q"]})), None, &by("two"), false).expect_err("conflict");
+    assert_eq!(error.to_string(), "Apply failed with 1 conflict: conflict with \"one\": .spec.plain");
+    let third = apply(Some(&second), &object(json!({})), None, &by("two"), false).expect("applied");
+    assert_eq!(third["spec"]["ports"], json!([{"name": "a", "n": 1}]));
+    let error = apply(None, &object(json!({"other": 1})), None, &by("one"), false).expect_err("unknown");
+    assert!(error.to_string().contains(".spec.other: field not declared in schema"), "{error}");
 }

@@ -3,11 +3,11 @@
 use serde_json::{Map, Value};
 
 use super::Set;
-use crate::types::{Field, Merge, Shape, Type};
+use crate::types::{Field, Merge, Shape, Type, types};
 
 /// How a value merges.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Kind {
+pub(super) enum Kind<'s> {
     /// One value.
     Leaf,
     /// A struct of the table.
@@ -20,11 +20,38 @@ pub(super) enum Kind {
     Keyed(&'static Type, &'static [&'static str]),
     /// No schema: objects are granular, lists are atomic.
     Open,
+    /// An object of a custom resource's schema.
+    Object(&'s Value),
+    /// A custom resource itself: its metadata is known.
+    Root(&'s Value),
+    /// A list of a custom resource, keyed by fields of its items.
+    Items(&'s Value),
 }
 
-impl Kind {
-    pub fn root(ty: Option<&'static Type>) -> Self {
-        ty.map_or(Self::Open, Self::Struct)
+impl<'s> Kind<'s> {
+    pub fn root(ty: Option<&'static Type>, schema: Option<&'s Value>) -> Self {
+        match (ty, schema) {
+            (Some(ty), _) => Self::Struct(ty),
+            (None, Some(schema)) if !open(schema) => Self::Root(schema),
+            _ => Self::Open,
+        }
+    }
+
+    /// The kind of a value of a custom resource's schema.
+    fn of_schema(schema: &'s Value) -> Self {
+        let text = |key: &str| schema.get(key).and_then(Value::as_str).unwrap_or_default();
+        match text("type") {
+            "object" if text("x-kubernetes-map-type") == "atomic" => Self::Leaf,
+            "object" if open(schema) => Self::Open,
+            "object" => Self::Object(schema),
+            "array" => match text("x-kubernetes-list-type") {
+                "set" => Self::SetOf,
+                "map" if schema.get("x-kubernetes-list-map-keys").is_some_and(|k| k.as_array().is_some_and(|k| !k.is_empty())) => Self::Items(schema),
+                _ => Self::Leaf,
+            },
+            "" if schema.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true)) => Self::Open,
+            _ => Self::Leaf,
+        }
     }
 
     fn of_field(field: &'static Field) -> Self {
@@ -51,6 +78,22 @@ impl Kind {
         match self {
             Self::Struct(ty) => ty.field(key).map(Self::of_field),
             Self::Map(element) => Some(Self::of_shape(element)),
+            Self::Root(_) if matches!(key, "apiVersion" | "kind") => Some(Self::Leaf),
+            Self::Root(_) if key == "metadata" => {
+                let meta = types().named("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta");
+                Some(meta.map_or(Self::Open, Self::Struct))
+            }
+            Self::Root(schema) | Self::Object(schema) => {
+                if let Some(inner) = schema.get("properties").and_then(|p| p.get(key)) {
+                    return Some(Self::of_schema(inner));
+                }
+                match schema.get("additionalProperties") {
+                    Some(inner @ Value::Object(_)) => Some(Self::of_schema(inner)),
+                    Some(Value::Bool(true)) => Some(Self::Open),
+                    _ if schema.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true)) => Some(Self::Open),
+                    _ => None,
+                }
+            }
             _ => Some(Self::Open),
         }
     }
@@ -65,8 +108,13 @@ impl Kind {
     }
 }
 
+/// Whether a schema says nothing about an object's members.
+fn open(schema: &Value) -> bool {
+    schema.get("properties").is_none_or(|p| p.as_object().is_none_or(Map::is_empty)) && !schema.get("additionalProperties").is_some_and(Value::is_object)
+}
+
 /// The path element of a list's item.
-fn item_key(kind: Kind, item: &Value) -> Option<String> {
+fn item_key(kind: Kind<'_>, item: &Value) -> Option<String> {
     match kind {
         Kind::SetOf => Some(format!("v:{}", escaped(item))),
         Kind::Keyed(ty, keys) => {
@@ -87,6 +135,17 @@ fn item_key(kind: Kind, item: &Value) -> Option<String> {
             }
             Some(format!("k:{}", escaped(&Value::Object(found))))
         }
+        Kind::Items(schema) => {
+            let keys = schema.get("x-kubernetes-list-map-keys").and_then(Value::as_array)?;
+            let mut found = Map::new();
+            for key in keys.iter().filter_map(Value::as_str) {
+                let given = || schema.get("items")?.get("properties")?.get(key)?.get("default");
+                if let Some(value) = item.get(key).filter(|v| !v.is_null()).or_else(given) {
+                    found.insert(key.to_owned(), value.clone());
+                }
+            }
+            (!found.is_empty()).then(|| format!("k:{}", escaped(&Value::Object(found))))
+        }
         _ => None,
     }
 }
@@ -96,18 +155,24 @@ fn escaped(value: &Value) -> String {
     value.to_string().replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
 }
 
-fn element_kind(kind: Kind) -> Kind {
+fn element_kind(kind: Kind<'_>) -> Kind<'_> {
     match kind {
+        Kind::Items(schema) => schema.get("items").map_or(Kind::Open, Kind::of_schema),
         Kind::Keyed(ty, _) if !ty.atomic => Kind::Struct(ty),
         _ => Kind::Leaf,
     }
 }
 
 /// The paths of a configuration.
-pub(super) fn fields(value: &Value, kind: Kind) -> Result<Set, String> {
+pub(super) fn fields(value: &Value, kind: Kind<'_>) -> Result<Set, String> {
     let mut set = Set::default();
     collect(value, kind, &mut Vec::new(), &mut set)?;
     Ok(set)
+}
+
+/// Whether the member is one that a custom resource's schema names.
+fn declared(kind: Kind<'_>, key: &str) -> bool {
+    matches!(kind, Kind::Object(schema) if schema.get("properties").is_some_and(|p| p.get(key).is_some()))
 }
 
 fn shown(path: &[String]) -> String {
@@ -116,9 +181,9 @@ fn shown(path: &[String]) -> String {
     set.paths().pop().unwrap_or_default()
 }
 
-fn collect(value: &Value, kind: Kind, path: &mut Vec<String>, set: &mut Set) -> Result<(), String> {
+fn collect(value: &Value, kind: Kind<'_>, path: &mut Vec<String>, set: &mut Set) -> Result<(), String> {
     match (kind.of(value), value) {
-        (Kind::Struct(_) | Kind::Map(_) | Kind::Open, Value::Object(map)) => {
+        (Kind::Struct(_) | Kind::Map(_) | Kind::Open | Kind::Object(_) | Kind::Root(_), Value::Object(map)) => {
             for (key, member) in map {
                 path.push(format!("f:{key}"));
                 let Some(inner) = kind.member(key) else {
@@ -126,14 +191,14 @@ fn collect(value: &Value, kind: Kind, path: &mut Vec<String>, set: &mut Set) -> 
                 };
                 collect(member, inner, path, set)?;
                 let empty = member.is_null() || member.as_object().is_some_and(Map::is_empty);
-                if empty || !matches!(kind, Kind::Struct(_)) {
+                if empty || !matches!(kind, Kind::Struct(_) | Kind::Root(_)) && !declared(kind, key) {
                     set.insert(path);
                 }
                 path.pop();
             }
             Ok(())
         }
-        (Kind::SetOf | Kind::Keyed(..), Value::Array(items)) => {
+        (Kind::SetOf | Kind::Keyed(..) | Kind::Items(_), Value::Array(items)) => {
             for (i, item) in items.iter().enumerate() {
                 let Some(key) = item_key(kind, item) else {
                     return Err(format!("{}: element {i}: associative list with keys has an element that omits all key fields {} (and doesn't have default values for any key fields)", shown(path), missing(kind)));
@@ -150,14 +215,15 @@ fn collect(value: &Value, kind: Kind, path: &mut Vec<String>, set: &mut Set) -> 
             Ok(())
         }
         (_, Value::Null) => Ok(()),
-        (Kind::Struct(_) | Kind::Map(_) | Kind::Open, other) => Err(format!("{}: expected map, got &{{{other}}}", shown(path))),
+        (Kind::Struct(_) | Kind::Map(_) | Kind::Open | Kind::Object(_) | Kind::Root(_), other) => Err(format!("{}: expected map, got &{{{other}}}", shown(path))),
         (_, other) => Err(format!("{}: expected list, got &{{{other}}}", shown(path))),
     }
 }
 
-fn missing(kind: Kind) -> String {
+fn missing(kind: Kind<'_>) -> String {
     match kind {
         Kind::Keyed(_, keys) => format!("{keys:?}"),
+        Kind::Items(schema) => schema.get("x-kubernetes-list-map-keys").map(ToString::to_string).unwrap_or_default(),
         _ => String::new(),
     }
 }
@@ -170,7 +236,7 @@ pub(super) struct Changes {
     pub removed: Set,
 }
 
-pub(super) fn compare(old: &Value, new: &Value, kind: Kind) -> Changes {
+pub(super) fn compare(old: &Value, new: &Value, kind: Kind<'_>) -> Changes {
     let mut changes = Changes::default();
     differ(Some(old), Some(new), kind, &mut Vec::new(), &mut changes);
     changes
@@ -189,7 +255,7 @@ fn blank(value: Option<&Value>) -> bool {
     value.is_none_or(|v| v.is_null() || v.as_object().is_some_and(Map::is_empty) || v.as_array().is_some_and(Vec::is_empty))
 }
 
-fn differ(old: Option<&Value>, new: Option<&Value>, kind: Kind, path: &mut Vec<String>, changes: &mut Changes) {
+fn differ(old: Option<&Value>, new: Option<&Value>, kind: Kind<'_>, path: &mut Vec<String>, changes: &mut Changes) {
     if old.is_none() && new.is_none() {
         return;
     }
@@ -198,7 +264,7 @@ fn differ(old: Option<&Value>, new: Option<&Value>, kind: Kind, path: &mut Vec<S
         return leaf(old, new, path, changes);
     }
     match form {
-        Kind::Struct(_) | Kind::Map(_) | Kind::Open => {
+        Kind::Struct(_) | Kind::Map(_) | Kind::Open | Kind::Object(_) | Kind::Root(_) => {
             if kind_differs(old, new, Value::is_object) {
                 return leaf(old, new, path, changes);
             }
@@ -210,7 +276,7 @@ fn differ(old: Option<&Value>, new: Option<&Value>, kind: Kind, path: &mut Vec<S
                 path.pop();
             }
         }
-        Kind::SetOf | Kind::Keyed(..) => {
+        Kind::SetOf | Kind::Keyed(..) | Kind::Items(_) => {
             let list = |v: Option<&Value>| -> Vec<(String, Value)> {
                 let items = v.and_then(Value::as_array).into_iter().flatten();
                 let mut out: Vec<(String, Value)> = Vec::new();
@@ -246,9 +312,9 @@ fn kind_differs(old: Option<&Value>, new: Option<&Value>, is: fn(&Value) -> bool
 }
 
 /// Lays a configuration over an object.
-pub(super) fn merge(live: &Value, config: &Value, kind: Kind) -> Value {
+pub(super) fn merge(live: &Value, config: &Value, kind: Kind<'_>) -> Value {
     match (kind.of(config), live, config) {
-        (form @ (Kind::Struct(_) | Kind::Map(_) | Kind::Open), Value::Object(a), Value::Object(b)) => {
+        (form @ (Kind::Struct(_) | Kind::Map(_) | Kind::Open | Kind::Object(_) | Kind::Root(_)), Value::Object(a), Value::Object(b)) => {
             let mut out = a.clone();
             for (key, value) in b {
                 let inner = form.member(key).unwrap_or(Kind::Leaf);
@@ -260,7 +326,7 @@ pub(super) fn merge(live: &Value, config: &Value, kind: Kind) -> Value {
             }
             Value::Object(out)
         }
-        (form @ (Kind::SetOf | Kind::Keyed(..)), Value::Array(a), Value::Array(b)) => {
+        (form @ (Kind::SetOf | Kind::Keyed(..) | Kind::Items(_)), Value::Array(a), Value::Array(b)) => {
             let keys = |l: &[Value]| l.iter().map(|i| item_key(form, i)).collect::<Vec<_>>();
             let (left, right) = (keys(a), keys(b));
             let mut out = Vec::with_capacity(a.len() + b.len());
@@ -292,7 +358,7 @@ pub(super) fn merge(live: &Value, config: &Value, kind: Kind) -> Value {
 
 /// Removes what the applier owned before (`last`) and nobody owns now. What is emptied by it
 /// becomes null.
-pub(super) fn prune(value: &mut Value, last: &Set, owned: &Set, kind: Kind) {
+pub(super) fn prune(value: &mut Value, last: &Set, owned: &Set, kind: Kind<'_>) {
     let before = blank(Some(value));
     prune_members(value, last, owned, kind);
     if !before && blank(Some(value)) {
@@ -300,10 +366,10 @@ pub(super) fn prune(value: &mut Value, last: &Set, owned: &Set, kind: Kind) {
     }
 }
 
-fn prune_members(value: &mut Value, last: &Set, owned: &Set, kind: Kind) {
+fn prune_members(value: &mut Value, last: &Set, owned: &Set, kind: Kind<'_>) {
     let none = Set::default();
     match (kind.of(value), value) {
-        (form @ (Kind::Struct(_) | Kind::Map(_) | Kind::Open), Value::Object(map)) => {
+        (form @ (Kind::Struct(_) | Kind::Map(_) | Kind::Open | Kind::Object(_) | Kind::Root(_)), Value::Object(map)) => {
             for key in last.keys() {
                 let Some(name) = key.strip_prefix("f:") else { continue };
                 if !owned.has(key) {
@@ -313,7 +379,7 @@ fn prune_members(value: &mut Value, last: &Set, owned: &Set, kind: Kind) {
                 }
             }
         }
-        (form @ (Kind::SetOf | Kind::Keyed(..)), Value::Array(items)) => {
+        (form @ (Kind::SetOf | Kind::Keyed(..) | Kind::Items(_)), Value::Array(items)) => {
             items.retain_mut(|item| {
                 let Some(key) = item_key(form, item).filter(|k| last.has(k)) else { return true };
                 if !owned.has(&key) && last.is_member(&key) {
