@@ -22,6 +22,7 @@ mod request;
 mod respond;
 mod serve;
 mod server;
+mod webhook;
 
 pub use auth::UserInfo;
 pub use config::Config;

@@ -5,6 +5,7 @@ mod pods;
 mod quota;
 mod rbac;
 mod various;
+mod webhooks;
 
 use std::sync::Arc;
 
@@ -12,7 +13,10 @@ use knarr_registry::ApiError;
 use knarr_schema::Resource;
 use serde_json::Value;
 
-use crate::{auth::UserInfo, core::Core};
+use crate::{
+    auth::UserInfo,
+    core::{Core, Ctx},
+};
 
 /// What happens to an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +33,8 @@ pub enum Operation {
 
 /// The circumstances of a write.
 pub struct Attrs<'a> {
+    /// The request.
+    pub ctx: &'a Ctx,
     /// The server.
     pub core: &'a Arc<Core>,
     /// Who.
@@ -65,11 +71,23 @@ impl Attrs<'_> {
     }
 }
 
-/// Mutating admission, in upstream's order of plugins.
+/// Mutating admission, in upstream's order of plugins. When a webhook changes the object, the
+/// plugins see it again, and so do webhooks that want to.
 ///
 /// # Errors
 /// The answer for the client.
 pub async fn mutate(a: &Attrs<'_>, obj: &mut Value, old: Option<&Value>) -> Result<(), ApiError> {
+    let mut rounds = webhooks::Rounds::default();
+    plugins(a, obj).await?;
+    webhooks::mutate(a, obj, old, &mut rounds).await?;
+    if rounds.changed {
+        plugins(a, obj).await?;
+        webhooks::mutate(a, obj, old, &mut rounds).await?;
+    }
+    Ok(())
+}
+
+async fn plugins(a: &Attrs<'_>, obj: &mut Value) -> Result<(), ApiError> {
     various::namespace_lifecycle(a, obj).await?;
     if a.creates("", "pods") {
         pods::limit_ranger(a, obj)?;
@@ -85,12 +103,10 @@ pub async fn mutate(a: &Attrs<'_>, obj: &mut Value, old: Option<&Value>) -> Resu
     various::storage_object_in_use(a, obj);
     various::default_storage_class(a, obj);
     various::default_ingress_class(a, obj);
-    various::priority_class(a, obj)?;
-    let _ = old;
-    Ok(())
+    various::priority_class(a, obj)
 }
 
-/// Validating admission. A deletion comes with no new object.
+/// Validating admission. A deletion and a connection come with no new object.
 ///
 /// # Errors
 /// The answer for the client.
@@ -98,10 +114,14 @@ pub async fn validate(a: &Attrs<'_>, obj: &Value, old: Option<&Value>) -> Result
     if a.operation == Operation::Delete {
         various::protected_namespaces(a)?;
     }
+    if obj.is_null() {
+        webhooks::mutate(a, &mut Value::Null, old, &mut webhooks::Rounds::default()).await?;
+    }
     node::restrict(a, obj, old)?;
     rbac::escalation(a, obj, old)?;
     if a.creates("", "pods") {
         pods::limits(a, obj)?;
     }
+    webhooks::validate(a, obj, old).await?;
     quota::check(a, obj, old).await
 }

@@ -291,6 +291,7 @@ pub async fn serve(ctx: &Arc<Ctx>, mut request: Request<Body>) -> Result<Reply, 
     ctx.core.registry.current().await?;
     if ctx.info.subresource != "log" {
         let attrs = Attrs {
+            ctx,
             core: &ctx.core, user: &ctx.user, operation: Operation::Connect, resource: &ctx.resource,
             subresource: &ctx.info.subresource, namespace: ctx.info.namespace.clone(), name: ctx.info.name.clone(), dry_run: false,
         };

@@ -43,6 +43,7 @@ impl<'a> Hooked<'a> {
     fn attrs(&self, obj: Option<&Value>, old: Option<&Value>) -> Attrs<'_> {
         let name = if self.ctx.info.name.is_empty() { obj.or(old).map_or("", |o| o.name()) } else { &self.ctx.info.name };
         Attrs {
+            ctx: self.ctx,
             core: &self.ctx.core,
             user: &self.ctx.user,
             operation: if old.is_none() && self.operation == Operation::Update { Operation::Create } else { self.operation },

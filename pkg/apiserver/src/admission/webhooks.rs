@@ -1,0 +1,263 @@
+//! MutatingAdmissionWebhook and ValidatingAdmissionWebhook.
+
+mod review;
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use knarr_registry::{
+    ApiError, Object,
+    selector::{Requirement, Selector},
+};
+use knarr_schema::Resource;
+use serde_json::Value;
+
+use super::{Attrs, Operation};
+use crate::{bridge, webhook};
+
+/// One webhook of a configuration.
+struct Hook {
+    /// Configuration and place in it.
+    id: String,
+    spec: Value,
+}
+
+impl Hook {
+    fn name(&self) -> &str {
+        self.spec.str_at(&["name"])
+    }
+    fn ignores_failure(&self) -> bool {
+        self.spec.str_at(&["failurePolicy"]) == "Ignore"
+    }
+    fn timeout(&self) -> Duration {
+        Duration::from_secs(self.spec.at(&["timeoutSeconds"]).and_then(Value::as_u64).unwrap_or(10).clamp(1, 30))
+    }
+}
+
+/// Why a webhook's word is not there, or what it said.
+enum Failure {
+    /// It could not be asked.
+    Call(String),
+    /// It said no, or the request may not go on in any case.
+    Refused(ApiError),
+}
+
+fn hooks(a: &Attrs<'_>, plural: &str) -> Vec<Hook> {
+    let Ok(kind) = a.core.kind(plural) else { return Vec::new() };
+    let snapshot = kind.cache.snapshot();
+    let mut out = Vec::new();
+    for e in snapshot.range("") {
+        let v = e.value();
+        for (i, h) in v.list_at(&["webhooks"]).iter().enumerate() {
+            out.push(Hook { id: format!("{}/{i}", e.name), spec: h.clone() });
+        }
+    }
+    out
+}
+
+/// Whether configurations of admission themselves are written: no webhook sees them.
+fn exempt(a: &Attrs<'_>) -> bool {
+    a.resource.group == "admissionregistration.k8s.io"
+        && (a.resource.plural.ends_with("webhookconfigurations") || a.resource.plural.contains("admissionpolic"))
+}
+
+/// A label selector as objects hold it.
+fn selector(v: &Value) -> Selector {
+    let mut all = Vec::new();
+    for (k, x) in v.get("matchLabels").and_then(Value::as_object).into_iter().flatten() {
+        all.push(Requirement::In(k.clone(), vec![x.as_str().unwrap_or_default().to_owned()]));
+    }
+    for e in v.list_at(&["matchExpressions"]) {
+        let k = e.str_at(&["key"]).to_owned();
+        let values = e.list_at(&["values"]).iter().filter_map(|x| x.as_str().map(str::to_owned)).collect();
+        all.push(match e.str_at(&["operator"]) {
+            "In" => Requirement::In(k, values),
+            "NotIn" => Requirement::NotIn(k, values),
+            "Exists" => Requirement::Exists(k),
+            _ => Requirement::Absent(k),
+        });
+    }
+    Selector { all }
+}
+
+fn holds(s: &Selector, labels: Option<&Value>) -> bool {
+    s.holds(|k| labels.and_then(|l| l.get(k)).and_then(Value::as_str))
+}
+
+fn labels(v: &Value) -> Option<&Value> {
+    v.at(&["metadata", "labels"])
+}
+
+/// Whether a rule fits the request as one of a row's.
+fn fits(rule: &Value, a: &Attrs<'_>, r: &Resource) -> bool {
+    let any = |key: &str, want: &str| rule.list_at(&[key]).iter().any(|v| v == "*" || v == want);
+    let namespace = r.group.is_empty() && r.plural == "namespaces";
+    let scope = match rule.str_at(&["scope"]) {
+        "Namespaced" => r.namespaced,
+        "Cluster" => namespace || !r.namespaced,
+        _ => true,
+    };
+    scope
+        && any("operations", operation(a.operation))
+        && any("apiGroups", &r.group)
+        && any("apiVersions", &r.version)
+        && rule.list_at(&["resources"]).iter().filter_map(Value::as_str).any(|x| {
+            let (res, sub) = x.split_once('/').unwrap_or((x, ""));
+            (res == "*" || res == r.plural) && (sub == "*" || sub == a.subresource)
+        })
+}
+
+fn operation(o: Operation) -> &'static str {
+    match o {
+        Operation::Create => "CREATE",
+        Operation::Update => "UPDATE",
+        Operation::Delete => "DELETE",
+        Operation::Connect => "CONNECT",
+    }
+}
+
+/// The row as which a webhook wants to see the request; `None` if it does not.
+fn wanted(h: &Hook, a: &Attrs<'_>, obj: &Value, old: Option<&Value>) -> Result<Option<Arc<Resource>>, ApiError> {
+    let rules = h.spec.list_at(&["rules"]);
+    let table = a.core.table();
+    let row = if rules.iter().any(|r| fits(r, a, a.resource)) {
+        table.catalog.lookup(&a.resource.group, &a.resource.version, &a.resource.plural).cloned()
+    } else if h.spec.str_at(&["matchPolicy"]) == "Exact" {
+        None
+    } else {
+        // The same objects in other versions.
+        table
+            .catalog
+            .resources()
+            .iter()
+            .find(|r| r.key_prefix == a.resource.key_prefix && !r.key_prefix.is_empty() && (r.group != a.resource.group || r.version != a.resource.version) && rules.iter().any(|x| fits(x, a, r)))
+            .cloned()
+    };
+    let Some(row) = row else { return Ok(None) };
+    let s = selector(h.spec.get("namespaceSelector").unwrap_or(&Value::Null));
+    let is_namespace = a.is("", "namespaces");
+    if !s.is_empty() && (!a.namespace.is_empty() || is_namespace) {
+        let fresh = is_namespace && a.subresource.is_empty() && matches!(a.operation, Operation::Create | Operation::Update);
+        let name = if is_namespace { &a.name } else { &a.namespace };
+        let found = if fresh { Some(obj.clone()) } else { a.core.peek("namespaces", "", name) };
+        let ns = found.ok_or_else(|| ApiError::not_found("", "namespaces", name))?;
+        if !holds(&s, labels(&ns)) {
+            return Ok(None);
+        }
+    }
+    let s = selector(h.spec.get("objectSelector").unwrap_or(&Value::Null));
+    if !s.is_empty() && !holds(&s, labels(obj)) && !old.is_some_and(|o| holds(&s, labels(o))) {
+        return Ok(None);
+    }
+    Ok(Some(row))
+}
+
+/// Asks one webhook; the patch of a mutating one, if it sent any.
+async fn ask(h: &Hook, a: &Attrs<'_>, row: &Resource, obj: &Value, old: Option<&Value>, mutating: bool) -> Result<Option<Value>, Failure> {
+    if a.dry_run && !matches!(h.spec.str_at(&["sideEffects"]), "None" | "NoneOnDryRun") {
+        return Err(Failure::Refused(ApiError::bad_request(format!("admission webhook {:?} does not support dry run", h.name()))));
+    }
+    let versions = h.spec.list_at(&["admissionReviewVersions"]);
+    let Some(version) = versions.iter().filter_map(Value::as_str).find(|v| matches!(*v, "v1" | "v1beta1")) else {
+        return Err(Failure::Call("could not create admission objects: webhook does not accept known AdmissionReview versions (v1, v1beta1)".into()));
+    };
+    let uid = uuid::Uuid::new_v4().to_string();
+    let question = review::question(a, row, obj, old, &uid, version);
+    let answer = webhook::post(a.core, &h.spec["clientConfig"], &question, h.timeout())
+        .await
+        .map_err(|e| Failure::Call(format!("failed to call webhook: {e}")))?;
+    let (patch, warnings) = review::answer(&answer, &uid, version, mutating, h.name())?;
+    for w in warnings {
+        a.ctx.warn(w);
+    }
+    Ok(patch)
+}
+
+/// What a failure means to the request; `Ok` if the webhook does not mind.
+fn settle(h: &Hook, f: Failure) -> Result<(), ApiError> {
+    match f {
+        Failure::Refused(e) => Err(e),
+        Failure::Call(why) if h.ignores_failure() => {
+            tracing::warn!(webhook = h.name(), why, "a webhook could not be asked and is ignored");
+            Ok(())
+        }
+        Failure::Call(why) => Err(ApiError::internal(format!("failed calling webhook {:?}: {why}", h.name()))),
+    }
+}
+
+/// What one pass over the mutating webhooks did.
+#[derive(Default)]
+pub(super) struct Rounds {
+    before: Vec<String>,
+    again: HashSet<String>,
+    second: bool,
+    output: Option<Value>,
+    /// Whether the object was changed.
+    pub changed: bool,
+}
+
+/// One pass over the mutating webhooks; the second one asks only those that want it.
+pub(super) async fn mutate(a: &Attrs<'_>, obj: &mut Value, old: Option<&Value>, rounds: &mut Rounds) -> Result<(), ApiError> {
+    if exempt(a) {
+        return Ok(());
+    }
+    let all = hooks(a, "mutatingwebhookconfigurations");
+    if rounds.output.as_ref().is_some_and(|o| o != obj) {
+        rounds.again.extend(std::mem::take(&mut rounds.before));
+    }
+    for h in all {
+        if rounds.second && !rounds.again.contains(&h.id) {
+            continue;
+        }
+        let Some(row) = wanted(&h, a, obj, old)? else { continue };
+        let shown = if obj.is_null() { Value::Null } else { bridge::outward(obj.clone(), &row) };
+        let old_shown = old.map(|o| bridge::outward(o.clone(), &row));
+        match ask(&h, a, &row, &shown, old_shown.as_ref(), true).await {
+            Err(f) => settle(&h, f)?,
+            Ok(None) => {}
+            Ok(Some(patch)) => {
+                if obj.is_null() {
+                    return Err(ApiError::internal(format!("admission webhook {:?} attempted to modify the object, which is not supported for this operation", h.name())));
+                }
+                let mut next = shown.clone();
+                knarr_schema::patch::json(&mut next, &patch).map_err(|e| ApiError::internal(e.to_string()))?;
+                if !next.is_object() {
+                    return Err(ApiError::internal(format!("admission webhook {:?} replaced the object by something that is none", h.name())));
+                }
+                let (next, _) = bridge::normalize(&row, &next, "Ignore").map_err(|e| ApiError::internal(e.message))?;
+                if next != shown {
+                    *obj = bridge::inward(next, &row);
+                    rounds.changed = true;
+                    rounds.again.extend(std::mem::take(&mut rounds.before));
+                }
+            }
+        }
+        if h.spec.str_at(&["reinvocationPolicy"]) == "IfNeeded" {
+            rounds.before.push(h.id);
+        }
+    }
+    rounds.second = true;
+    rounds.output = Some(obj.clone());
+    Ok(())
+}
+
+/// All validating webhooks at once; the first refusal in their order is the answer.
+pub(super) async fn validate(a: &Attrs<'_>, obj: &Value, old: Option<&Value>) -> Result<(), ApiError> {
+    if exempt(a) {
+        return Ok(());
+    }
+    let mut asked = Vec::new();
+    for h in hooks(a, "validatingwebhookconfigurations") {
+        if let Some(row) = wanted(&h, a, obj, old)? {
+            asked.push((h, row));
+        }
+    }
+    let calls = asked.iter().map(|(h, row)| async move {
+        let shown = if obj.is_null() { Value::Null } else { bridge::outward(obj.clone(), row) };
+        let old = old.map(|o| bridge::outward(o.clone(), row));
+        match ask(h, a, row, &shown, old.as_ref(), false).await {
+            Ok(_) => Ok(()),
+            Err(f) => settle(h, f),
+        }
+    });
+    futures::future::join_all(calls).await.into_iter().collect()
+}

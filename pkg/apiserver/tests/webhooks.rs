@@ -1,0 +1,238 @@
+//! Admission webhooks over the network: what they see, change, refuse, and what their absence means.
+
+mod common;
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex},
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use http::{Request, Response};
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use knarr_apiserver::UserInfo;
+use knarr_pki::{Leaf, Pki};
+use kube::Client;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+use serde_json::{Value, json};
+
+/// A webhook server; its path says what it does.
+struct Hooks {
+    address: SocketAddr,
+    ca: String,
+    seen: Arc<Mutex<Vec<(String, Value)>>>,
+    _dir: tempfile::TempDir,
+}
+
+fn answer(path: &str, request: &Value) -> Value {
+    let mut r = json!({"uid": request["uid"], "allowed": true});
+    let patch = |r: &mut Value, ops: Value| {
+        r["patchType"] = json!("JSONPatch");
+        r["patch"] = json!(STANDARD.encode(ops.to_string()));
+    };
+    match path {
+        "/deny" => {
+            r["allowed"] = json!(false);
+            r["status"] = json!({"message": "not this one", "code": 403, "reason": "Forbidden"});
+        }
+        "/first" => {
+            if request["object"]["data"]["second"].is_string() {
+                patch(&mut r, json!([{"op": "add", "path": "/data/again", "value": "yes"}]));
+            } else {
+                patch(&mut r, json!([{"op": "add", "path": "/data/first", "value": "yes"}]));
+            }
+        }
+        "/second" => patch(&mut r, json!([{"op": "add", "path": "/data/second", "value": "yes"}])),
+        "/warn" => r["warnings"] = json!(["mind the gap"]),
+        "/wrong" => r["uid"] = json!("other"),
+        "/bad" => patch(&mut r, json!([{"op": "replace", "path": "", "value": 1}])),
+        _ => {}
+    }
+    json!({"apiVersion": "admission.k8s.io/v1", "kind": "AdmissionReview", "response": r})
+}
+
+async fn hooks() -> Hooks {
+    let dir = tempfile::tempdir().expect("a folder");
+    let pki = Pki::open(dir.path()).expect("pki");
+    let ca = pki.authority("hooks", "hooks").expect("ca");
+    let leaf = pki
+        .leaf(&ca, &Leaf {
+            file: "hook".into(),
+            common_name: "hook".into(),
+            dns_names: vec!["hook.default.svc".into(), "localhost".into()],
+            addresses: vec!["127.0.0.1".parse().expect("ip")],
+            server: true,
+            ..Leaf::default()
+        })
+        .expect("leaf");
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(leaf.certificate.as_bytes()).collect::<Result<_, _>>().expect("pem");
+    let key = PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).expect("pem");
+    let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .expect("certificate");
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("port");
+    let address = listener.local_addr().expect("address");
+    let seen: Arc<Mutex<Vec<(String, Value)>>> = Arc::default();
+    let log = Arc::clone(&seen);
+    tokio::spawn(async move {
+        while let Ok((tcp, _)) = listener.accept().await {
+            let (acceptor, log) = (acceptor.clone(), Arc::clone(&log));
+            tokio::spawn(async move {
+                let Ok(tls) = acceptor.accept(tcp).await else { return };
+                let service = hyper::service::service_fn(move |r: Request<hyper::body::Incoming>| {
+                    let log = Arc::clone(&log);
+                    async move {
+                        let uri = r.uri().to_string();
+                        let path = r.uri().path().to_owned();
+                        let body = r.into_body().collect().await.expect("body").to_bytes();
+                        let review: Value = serde_json::from_slice(&body).expect("json");
+                        log.lock().expect("lock").push((uri, review["request"].clone()));
+                        if path == "/slow" {
+                            tokio::time::sleep(std::time::Duration::from_secs(20)).await;
+                        }
+                        Ok::<_, std::convert::Infallible>(Response::new(Full::new(bytes::Bytes::from(answer(&path, &review["request"]).to_string()))))
+                    }
+                });
+                let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(tls), service).await;
+            });
+        }
+    });
+    Hooks { address, ca: ca.certificate().to_owned(), seen, _dir: dir }
+}
+
+async fn call(c: &Client, method: &str, path: &str, body: &Value) -> (u16, Value) {
+    let media = if method == "PATCH" { "application/merge-patch+json" } else { "application/json" };
+    let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
+    let request = Request::builder().method(method).uri(path).header("content-type", media).body(body).expect("request");
+    match c.request_text(request).await {
+        Ok(t) => (200, serde_json::from_str(&t).unwrap_or(Value::String(t))),
+        Err(kube::Error::Api(s)) => (s.code, json!({"message": s.message, "reason": s.reason})),
+        Err(e) => panic!("{e}"),
+    }
+}
+
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+fn map(name: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"k": "v"}})
+}
+
+impl Hooks {
+    fn hook(&self, name: &str, path: &str, more: Value) -> Value {
+        let mut h = json!({"name": format!("{name}.example.com"), "sideEffects": "None", "admissionReviewVersions": ["v1"],
+            "clientConfig": {"url": format!("https://127.0.0.1:{}{path}", self.address.port()), "caBundle": STANDARD.encode(&self.ca)},
+            "rules": [{"operations": ["*"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["configmaps"]}]});
+        for (k, v) in more.as_object().into_iter().flatten() {
+            h[k] = v.clone();
+        }
+        h
+    }
+    async fn install(&self, c: &Client, kind: &str, name: &str, hooks: Vec<Value>) {
+        let plural = format!("{}webhookconfigurations", kind.to_lowercase());
+        let v = json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": format!("{kind}WebhookConfiguration"), "metadata": {"name": name}, "webhooks": hooks});
+        let (code, v) = call(c, "POST", &format!("/apis/admissionregistration.k8s.io/v1/{plural}"), &v).await;
+        assert_eq!(code, 200, "{v}");
+    }
+}
+
+#[tokio::test]
+async fn objects_are_changed_and_hooks_asked_again() {
+    let h = common::start().await;
+    let c = h.server.client(UserInfo::admin());
+    let hooks = hooks().await;
+    hooks.install(&c, "Mutating", "m", vec![hooks.hook("one", "/first", json!({"reinvocationPolicy": "IfNeeded"})), hooks.hook("two", "/second", json!({}))]).await;
+    let (code, v) = call(&c, "POST", MAPS, &map("a")).await;
+    assert_eq!((code, &v["data"]), (200, &json!({"k": "v", "first": "yes", "second": "yes", "again": "yes"})), "{v}");
+    let seen = hooks.seen.lock().expect("lock").clone();
+    assert_eq!(seen.len(), 3);
+    let (uri, q) = &seen[0];
+    assert!(uri.ends_with("/first?timeout=10s"), "{uri}");
+    assert_eq!((&q["operation"], &q["name"], &q["namespace"]), (&json!("CREATE"), &json!("a"), &json!("default")));
+    assert_eq!((&q["kind"]["kind"], &q["resource"]["resource"], &q["oldObject"]), (&json!("ConfigMap"), &json!("configmaps"), &Value::Null));
+    assert_eq!(q["userInfo"]["username"], "system:apiserver");
+    // The configuration itself is seen by none, and can be taken away.
+    let path = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/m";
+    assert_eq!(call(&c, "DELETE", path, &Value::Null).await.0, 200);
+    let (_, v) = call(&c, "POST", MAPS, &map("b")).await;
+    assert_eq!(v["data"], json!({"k": "v"}));
+}
+
+#[tokio::test]
+async fn requests_are_refused_in_upstreams_words() {
+    let h = common::start().await;
+    let c = h.server.client(UserInfo::admin());
+    let hooks = hooks().await;
+    call(&c, "POST", MAPS, &map("kept")).await;
+    let only = json!({"objectSelector": {"matchLabels": {"deny": "yes"}}});
+    hooks.install(&c, "Validating", "v", vec![hooks.hook("no", "/deny", only)]).await;
+    assert_eq!(call(&c, "POST", MAPS, &map("free")).await.0, 200);
+    let mut denied = map("x");
+    denied["metadata"]["labels"] = json!({"deny": "yes"});
+    let (code, v) = call(&c, "POST", MAPS, &denied).await;
+    assert_eq!((code, v["message"].as_str(), v["reason"].as_str()), (403, Some(r#"admission webhook "no.example.com" denied the request: not this one"#), Some("Forbidden")));
+    let (code, _) = call(&c, "PATCH", &format!("{MAPS}/kept"), &json!({"metadata": {"labels": {"deny": "yes"}}})).await;
+    assert_eq!(code, 403);
+    let (_, v) = call(&c, "GET", &format!("{MAPS}/kept"), &Value::Null).await;
+    assert!(v["metadata"]["labels"].is_null());
+    let path = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations/v";
+    assert_eq!(call(&c, "PATCH", path, &json!({"metadata": {"labels": {"a": "b"}}})).await.0, 200);
+    let deletes = json!({"rules": [{"operations": ["DELETE"], "apiGroups": ["*"], "apiVersions": ["*"], "resources": ["configmaps"]}]});
+    hooks.install(&c, "Validating", "w", vec![hooks.hook("del", "/deny", deletes)]).await;
+    let (code, v) = call(&c, "DELETE", &format!("{MAPS}/kept"), &Value::Null).await;
+    assert_eq!(code, 403, "{v}");
+    let seen = hooks.seen.lock().expect("lock").last().cloned().expect("asked");
+    assert_eq!((&seen.1["operation"], &seen.1["oldObject"]["metadata"]["name"], &seen.1["object"]), (&json!("DELETE"), &json!("kept"), &Value::Null));
+}
+
+#[tokio::test]
+async fn a_hook_that_does_not_answer_closes_or_opens_the_way() {
+    let h = common::start().await;
+    let c = h.server.client(UserInfo::admin());
+    let hooks = hooks().await;
+    let labelled = |l: &str, more: Value| {
+        let mut m = json!({"objectSelector": {"matchLabels": {"t": l}}});
+        for (k, v) in more.as_object().into_iter().flatten() {
+            m[k] = v.clone();
+        }
+        m
+    };
+    let url = json!({"url": "https://127.0.0.1:1/x", "caBundle": STANDARD.encode(&hooks.ca)});
+    let service = json!({"service": {"name": "gone", "namespace": "default", "path": "/p"}, "caBundle": STANDARD.encode(&hooks.ca)});
+    hooks
+        .install(&c, "Validating", "v", vec![
+            hooks.hook("slow", "/slow", labelled("slow", json!({"timeoutSeconds": 1}))),
+            hooks.hook("away", "/", labelled("away", json!({"clientConfig": url}))),
+            hooks.hook("open", "/", labelled("open", json!({"clientConfig": url, "failurePolicy": "Ignore"}))),
+            hooks.hook("svc", "/", labelled("svc", json!({"clientConfig": service}))),
+            hooks.hook("wrong", "/wrong", labelled("wrong", json!({}))),
+            hooks.hook("trust", "/", labelled("trust", json!({"clientConfig": {"url": format!("https://127.0.0.1:{}/", hooks.address.port()), "caBundle": STANDARD.encode(&h.ca)}}))),
+            hooks.hook("effects", "/", labelled("effects", json!({"sideEffects": "Some"}))),
+        ])
+        .await;
+    hooks.install(&c, "Mutating", "m", vec![hooks.hook("bad", "/bad", labelled("bad", json!({})))]).await;
+    let make = |l: &str| {
+        let mut v = map(l);
+        v["metadata"]["labels"] = json!({"t": l});
+        v
+    };
+    let slow = format!(r#"Internal error occurred: failed calling webhook "slow.example.com": failed to call webhook: Post "https://127.0.0.1:{}/slow?timeout=1s": context deadline exceeded"#, hooks.address.port());
+    let away = r#"Internal error occurred: failed calling webhook "away.example.com": failed to call webhook: Post "https://127.0.0.1:1/x?timeout=10s": dial tcp 127.0.0.1:1: connect: connection refused"#;
+    let svc = r#"Internal error occurred: failed calling webhook "svc.example.com": failed to call webhook: Post "https://gone.default.svc:443/p?timeout=10s": service "gone" not found"#;
+    for (label, text) in [("slow", slow.as_str()), ("away", away), ("svc", svc)] {
+        let (code, v) = call(&c, "POST", MAPS, &make(label)).await;
+        assert_eq!((code, v["message"].as_str()), (500, Some(text)));
+    }
+    for (label, part) in [("wrong", "received invalid webhook response: expected response.uid="), ("trust", "tls: failed to verify certificate"), ("bad", "replaced the object")] {
+        let (code, v) = call(&c, "POST", MAPS, &make(label)).await;
+        assert_eq!(code, 500);
+        assert!(v["message"].as_str().is_some_and(|m| m.contains(part)), "{v}");
+    }
+    assert_eq!(call(&c, "POST", MAPS, &make("open")).await.0, 200);
+    let (code, v) = call(&c, "POST", &format!("{MAPS}?dryRun=All"), &make("effects")).await;
+    assert_eq!((code, v["message"].as_str()), (400, Some(r#"admission webhook "effects.example.com" does not support dry run"#)));
+}
