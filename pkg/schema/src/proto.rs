@@ -120,20 +120,12 @@ pub fn decode_object(bytes: &[u8]) -> Result<Value, Error> {
     Ok(Value::Object(object))
 }
 
-/// One watch event as a length-delimited frame; `object` is an already enveloped object.
+/// One watch event as a length-delimited frame; `object` is an already enveloped object. The event
+/// itself has no envelope: a stream's frames are bare messages, as client-go reads them.
 pub fn watch_frame(event: &str, object: &[u8]) -> BytesMut {
-    let mut message = Vec::with_capacity(object.len() + 64);
-    message.extend_from_slice(&MAGIC);
-    let mut meta = Vec::with_capacity(20);
-    encode::text(&mut meta, 1, "v1");
-    encode::text(&mut meta, 2, "WatchEvent");
-    encode::bytes(&mut message, 1, &meta);
-    encode::nested(&mut message, 2, |out| {
-        encode::text(out, 1, event);
-        encode::nested(out, 2, |out| encode::bytes(out, 1, object));
-    });
-    encode::text(&mut message, 3, "");
-    encode::text(&mut message, 4, "");
+    let mut message = Vec::with_capacity(object.len() + 32);
+    encode::text(&mut message, 1, event);
+    encode::nested(&mut message, 2, |out| encode::bytes(out, 1, object));
     let mut frame = BytesMut::with_capacity(message.len() + 4);
     frame.put_u32(message.len() as u32);
     frame.put_slice(&message);

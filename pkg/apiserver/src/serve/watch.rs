@@ -247,7 +247,12 @@ impl Watching {
                     }
                     Err(lag) => {
                         let e = ApiError::expired(format!("too old resource version: watcher fell behind ({})", lag.oldest));
-                        self.queue.push_back(frame_bytes("ERROR", e.status().to_string().as_bytes()));
+                        let status = e.status();
+                        let frame = match self.protobuf() {
+                            true => bridge::protobuf_frame("ERROR", &status).unwrap_or_default(),
+                            false => frame_bytes("ERROR", status.to_string().as_bytes()),
+                        };
+                        self.queue.push_back(frame);
                         self.done = true;
                     }
                 },

@@ -105,3 +105,10 @@ fn no_bytes_make_it_panic() {
         let _ = decode_object(&broken);
     }
 }
+
+#[test]
+fn a_watch_frame_is_a_bare_event_around_an_enveloped_object() {
+    let object = b"k8s\0\x12\x00";
+    let want = b"\x00\x00\x00\x11\x0a\x05ADDED\x12\x08\x0a\x06k8s\0\x12\x00";
+    assert_eq!(&super::watch_frame("ADDED", object)[..], want);
+}
