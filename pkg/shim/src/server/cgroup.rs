@@ -194,15 +194,17 @@ pub(super) fn leave_starters_cgroups(to: &str) {
         if path == "/" || path == to || first == "cpuset" {
             continue;
         }
-        let mount = if first.is_empty() {
-            mounts.v2.as_ref()
+        // A thread that moves itself takes no lock that the whole machine waits for, and a shim
+        // has but one.
+        let (mount, file) = if first.is_empty() {
+            (mounts.v2.as_ref(), "cgroup.procs")
         } else {
-            mounts.v1.get(first)
+            (mounts.v1.get(first), "tasks")
         };
         if let Some(folder) = mount.and_then(|m| m.resolve(to)) {
             let join = || {
                 fs::create_dir_all(&folder)?;
-                fs::write(folder.join("cgroup.procs"), std::process::id().to_string())
+                fs::write(folder.join(file), "0")
             };
             // Whoever tidies up may remove the empty folder in between.
             let moved = join().or_else(|_| join());
