@@ -142,7 +142,8 @@ pub fn table(catalog: Arc<Catalog>, registry: &Registry) -> Table {
     // Each version of a custom resource is checked by a schema of its own.
     for r in catalog.resources().iter().filter(|r| r.is_custom()) {
         if let Some(stored) = kinds.get(r.key_prefix.as_ref()).cloned() {
-            let strategy = strategy::custom(r.subresource("status").is_some(), r.schema.clone());
+            // What a webhook has converted is checked as it is stored.
+            let strategy = if r.conversion.is_some() { Arc::clone(&stored.strategy) } else { strategy::custom(r.subresource("status").is_some(), r.schema.clone()) };
             kinds.insert(format!("{}@{}", r.key_prefix, r.version), Kind { strategy, ..stored });
         }
     }

@@ -109,7 +109,8 @@ fn catalog(all: &[Value]) -> Catalog {
     let mut groups: Vec<Group> = Vec::new();
     let mut out = Vec::new();
     for crd in all {
-        if conflict(all, crd).is_some() {
+        // Served is what has its names.
+        if !is_established(crd) || conflict(all, crd).is_some() {
             continue;
         }
         for r in rows(crd) {

@@ -25,7 +25,26 @@ struct Hooks {
     _dir: tempfile::TempDir,
 }
 
+/// In version 1 there is `host`, in version 2 `address`.
+fn converted(request: &Value) -> Value {
+    let to = &request["desiredAPIVersion"];
+    let objects = request["objects"].as_array().cloned().unwrap_or_default().into_iter().map(|mut o| {
+        let (from, into) = if to == "example.com/v2" { ("host", "address") } else { ("address", "host") };
+        let v = o["spec"][from].clone();
+        o["spec"] = json!({into: v});
+        o["apiVersion"] = to.clone();
+        o["metadata"]["annotations"] = json!({"by": "hook"});
+        o["metadata"]["name"] = json!("a-hook-may-not-rename");
+        o
+    });
+    let response = json!({"uid": request["uid"], "result": {"status": "Success"}, "convertedObjects": objects.collect::<Vec<_>>()});
+    json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "ConversionReview", "response": response})
+}
+
 fn answer(path: &str, request: &Value) -> Value {
+    if path == "/convert" {
+        return converted(request);
+    }
     let mut r = json!({"uid": request["uid"], "allowed": true});
     let patch = |r: &mut Value, ops: Value| {
         r["patchType"] = json!("JSONPatch");
@@ -235,4 +254,57 @@ async fn a_hook_that_does_not_answer_closes_or_opens_the_way() {
     assert_eq!(call(&c, "POST", MAPS, &make("open")).await.0, 200);
     let (code, v) = call(&c, "POST", &format!("{MAPS}?dryRun=All"), &make("effects")).await;
     assert_eq!((code, v["message"].as_str()), (400, Some(r#"admission webhook "effects.example.com" does not support dry run"#)));
+}
+
+#[tokio::test]
+async fn versions_are_converted_by_a_hook() {
+    use futures::{AsyncBufReadExt, TryStreamExt};
+    let h = common::start().await;
+    let c = h.server.client(UserInfo::admin());
+    let hooks = hooks().await;
+    let schema = |f: &str| json!({"openAPIV3Schema": {"type": "object", "properties": {"spec": {"type": "object", "required": [f], "properties": {f: {"type": "string"}}}}}});
+    let crd = json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": "hosts.example.com"}, "spec": {
+        "group": "example.com", "scope": "Namespaced", "names": {"plural": "hosts", "kind": "Host"},
+        "versions": [{"name": "v1", "served": true, "storage": true, "schema": schema("host")}, {"name": "v2", "served": true, "storage": false, "schema": schema("address")}],
+        "conversion": {"strategy": "Webhook", "webhook": {"conversionReviewVersions": ["v1"],
+            "clientConfig": {"url": format!("https://127.0.0.1:{}/convert", hooks.address.port()), "caBundle": STANDARD.encode(&hooks.ca)}}}}});
+    let crds = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    let (code, v) = call(&c, "POST", crds, &crd).await;
+    assert_eq!(code, 200, "{v}");
+    let (one, two) = ("/apis/example.com/v1/namespaces/default/hosts", "/apis/example.com/v2/namespaces/default/hosts");
+    for _ in 0..200 {
+        if call(&c, "GET", two, &Value::Null).await.0 == 200 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    let object = |v: &str, name: &str, spec: Value| json!({"apiVersion": format!("example.com/{v}"), "kind": "Host", "metadata": {"name": name}, "spec": spec});
+    let (code, v) = call(&c, "POST", one, &object("v1", "a", json!({"host": "x"}))).await;
+    assert_eq!(code, 200, "{v}");
+    let (code, v) = call(&c, "POST", two, &object("v2", "b", json!({"address": "y"}))).await;
+    assert_eq!((code, &v["spec"], &v["metadata"]["name"]), (200, &json!({"address": "y"}), &json!("b")), "{v}");
+    let (_, v) = call(&c, "GET", &format!("{one}/b"), &Value::Null).await;
+    assert_eq!((&v["spec"], &v["apiVersion"]), (&json!({"host": "y"}), &json!("example.com/v1")));
+    let (_, v) = call(&c, "GET", two, &Value::Null).await;
+    assert_eq!((&v["items"][0]["spec"], &v["items"][0]["metadata"]["annotations"]), (&json!({"address": "x"}), &json!({"by": "hook"})), "{v}");
+    let (code, v) = call(&c, "PATCH", &format!("{two}/a"), &json!({"spec": {"address": "z"}})).await;
+    assert_eq!((code, &v["spec"]), (200, &json!({"address": "z"})), "{v}");
+    let request = Request::get(format!("{two}?watch=1")).body(Vec::new()).expect("request");
+    let mut lines = c.request_stream(request).await.expect("watch").lines();
+    let first: Value = serde_json::from_str(&lines.try_next().await.expect("event").expect("event")).expect("json");
+    assert_eq!((&first["type"], &first["object"]["spec"]), (&json!("ADDED"), &json!({"address": "z"})), "{first}");
+    // Without the hook the stored version is still there.
+    let gone = json!({"spec": {"conversion": {"webhook": {"clientConfig": {"url": "https://127.0.0.1:1/convert"}}}}});
+    let (code, v) = call(&c, "PATCH", &format!("{crds}/hosts.example.com"), &gone).await;
+    assert_eq!(code, 200, "{v}");
+    let mut last = (0, Value::Null);
+    for _ in 0..200 {
+        last = call(&c, "GET", &format!("{two}/a"), &Value::Null).await;
+        if last.0 == 500 {
+            break;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    assert_eq!(last.1["message"], r#"conversion webhook for example.com/v1, Kind=Host failed: Post "https://127.0.0.1:1/convert?timeout=30s": dial tcp 127.0.0.1:1: connect: connection refused"#);
+    assert_eq!(call(&c, "GET", &format!("{one}/a"), &Value::Null).await.0, 200);
 }

@@ -1,6 +1,7 @@
 //! The one generic path: from a row and a verb to an answer.
 
 pub mod connect;
+mod convert;
 mod read;
 mod review;
 mod sub;
@@ -87,12 +88,12 @@ async fn dispatch(ctx: &Arc<Ctx>, request: http::Request<Body>) -> Result<Reply,
 }
 
 /// The answer that shows one stored object.
-pub fn show(ctx: &Ctx, code: u16, entry: &Entry) -> Result<Reply, ApiError> {
+pub async fn show(ctx: &Ctx, code: u16, entry: &Entry) -> Result<Reply, ApiError> {
     let f = ctx.format;
     if f.view == View::Full && f.encoding == Encoding::Json && !f.pretty && bridge::same_version(&ctx.resource) {
         return Ok(finish(ctx, respond::bytes(code, "application/json", entry.json().clone(), f.gzip)));
     }
-    show_value(ctx, code, &bridge::outward(entry.value(), &ctx.resource))
+    show_value(ctx, code, &convert::outward_one(&ctx.core, entry.value(), &ctx.resource).await?)
 }
 
 /// The answer that shows one object of the row's version.

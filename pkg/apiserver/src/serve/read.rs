@@ -55,7 +55,7 @@ pub(super) async fn get(ctx: &Arc<Ctx>) -> Result<Reply, ApiError> {
         }
     }
     let entry = kind.cache.get(&key).ok_or_else(missing)?;
-    show(ctx, 200, &entry)
+    show(ctx, 200, &entry).await
 }
 
 pub(super) async fn page(ctx: &Ctx) -> Result<Page, ApiError> {
@@ -124,7 +124,7 @@ pub(super) async fn list(ctx: &Arc<Ctx>) -> Result<Reply, ApiError> {
         out.extend_from_slice(b"]}\n");
         return Ok(finish(ctx, respond::bytes(200, "application/json", out, f.gzip)));
     }
-    let items: Vec<Value> = p.items.iter().map(|e| bridge::outward(e.value(), r)).collect();
+    let items = super::convert::outward(&ctx.core, p.items.iter().map(|e| e.value()).collect(), r).await?;
     let body = match f.view {
         View::Table => {
             let refs: Vec<&Value> = items.iter().collect();

@@ -26,7 +26,7 @@ pub(super) async fn serve(ctx: &Arc<Ctx>, body: Bytes) -> Result<Reply, ApiError
         let v = json!({"kind": "ComponentStatusList", "apiVersion": "v1", "metadata": {}, "items": []});
         return if ctx.info.name.is_empty() { Ok(respond::object(200, &v, respond::Format { view: View::Full, ..ctx.format })) } else { Err(ApiError::not_found("", "componentstatuses", &ctx.info.name)) };
     }
-    let mut v = super::decode_body(ctx, &body)?;
+    let mut v = super::decode_body(ctx, &body).await?;
     let status = match r.plural.as_ref() {
         "selfsubjectreviews" => {
             v.meta_mut().insert("creationTimestamp".into(), json!(knarr_registry::object::now()));

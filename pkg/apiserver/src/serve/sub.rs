@@ -34,7 +34,7 @@ pub(super) async fn serve(ctx: &Arc<Ctx>, body: Bytes) -> Result<Reply, ApiError
             let kind = ctx.kind()?;
             let key = kind.key(&ctx.info.namespace_of(kind.namespaced), &ctx.info.name);
             let e = kind.cache.get(&key).ok_or_else(|| ApiError::not_found(&ctx.resource.group, &ctx.resource.plural, &ctx.info.name))?;
-            show(ctx, 200, &e)
+            show(ctx, 200, &e).await
         }
         ("pods", "ephemeralcontainers" | "resize", "update")
         | ("certificatesigningrequests", "approval", "update") => write::update(ctx, body).await,

@@ -108,7 +108,7 @@ pub(super) async fn watch(ctx: &Arc<Ctx>) -> Result<Reply, ApiError> {
         let scope = w.scope.clone();
         for e in s.prefixed(&scope) {
             if w.filter.passes(e) {
-                let b = w.event("ADDED", e);
+                let b = w.event("ADDED", e).await;
                 w.queue.push_back(b);
             }
         }
@@ -151,12 +151,21 @@ impl Watching {
         self.same && self.ctx.format.view == View::Full && !self.protobuf()
     }
 
-    fn event(&mut self, kind: &'static str, e: &Entry) -> Bytes {
+    async fn event(&mut self, kind: &'static str, e: &Entry) -> Bytes {
         if self.plain() {
             return frame_bytes(kind, e.json());
         }
-        let v = bridge::outward(e.value(), &self.ctx.resource);
-        self.value_event(kind, &v)
+        self.converted(kind, e.value()).await
+    }
+
+    async fn converted(&mut self, kind: &'static str, v: Value) -> Bytes {
+        match super::convert::outward_one(&self.ctx.core, v, &self.ctx.resource).await {
+            Ok(v) => self.value_event(kind, &v),
+            Err(e) => {
+                self.done = true;
+                frame_bytes("ERROR", e.status().to_string().as_bytes())
+            }
+        }
     }
 
     fn value_event(&mut self, kind: &'static str, v: &Value) -> Bytes {
@@ -189,7 +198,7 @@ impl Watching {
     }
 
     /// What a change means to this watcher, `None` if nothing.
-    fn translate(&mut self, c: &Change) -> Option<Bytes> {
+    async fn translate(&mut self, c: &Change) -> Option<Bytes> {
         if !c.entry.key.starts_with(&self.scope) {
             return None;
         }
@@ -206,14 +215,13 @@ impl Watching {
             // It left the selection: shown as it was, with the version of the change.
             let mut v = c.previous.as_ref()?.value();
             v["metadata"]["resourceVersion"] = json!(c.revision.to_string());
-            let v = bridge::outward(v, &self.ctx.resource);
-            return Some(self.value_event(kind, &v));
+            return Some(self.converted(kind, v).await);
         }
         let natural = if c.deleted { "DELETED" } else if c.previous.is_some() { "MODIFIED" } else { "ADDED" };
         if natural == kind && self.plain() {
             return Some(c.frame.get_or_init(|| frame_bytes(kind, c.entry.json())).clone());
         }
-        Some(self.event(kind, &c.entry))
+        Some(self.event(kind, &c.entry).await)
     }
 
     async fn next(&mut self) -> Option<Bytes> {
@@ -240,7 +248,7 @@ impl Watching {
                 changes = self.watcher.next() => match changes {
                     Ok(all) => {
                         for c in all {
-                            if let Some(b) = self.translate(&c) {
+                            if let Some(b) = self.translate(&c).await {
                                 self.queue.push_back(b);
                             }
                         }
@@ -266,7 +274,7 @@ impl Watching {
                         // Read first: every change up to it is in the ring already.
                         let applied = self.ctx.core.registry.applied();
                         for c in self.watcher.ready().unwrap_or_default() {
-                            if let Some(b) = self.translate(&c) {
+                            if let Some(b) = self.translate(&c).await {
                                 self.queue.push_back(b);
                             }
                         }

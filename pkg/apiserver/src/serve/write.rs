@@ -11,7 +11,7 @@ use knarr_registry::{
 };
 use serde_json::{Value, json};
 
-use super::{finish, read, show};
+use super::{convert, finish, read, show};
 use crate::{
     admission::{self, Attrs, Operation},
     alloc, bridge,
@@ -106,13 +106,13 @@ fn media_type(ctx: &Ctx) -> String {
 ///
 /// # Errors
 /// 400 or 415.
-pub fn decode_body(ctx: &Ctx, body: &[u8]) -> Result<Value, ApiError> {
+pub async fn decode_body(ctx: &Ctx, body: &[u8]) -> Result<Value, ApiError> {
     let (v, warnings) = bridge::decode(&ctx.resource, &media_type(ctx), body, ctx.query.get("fieldValidation"))?;
     for w in warnings {
         ctx.warn(w);
     }
     check_version(ctx, &v)?;
-    Ok(bridge::inward(v, &ctx.resource))
+    convert::inward(&ctx.core, v, &ctx.resource).await
 }
 
 fn check_version(ctx: &Ctx, v: &Value) -> Result<(), ApiError> {
@@ -145,17 +145,17 @@ fn options(ctx: &Ctx, sub: &str) -> Result<WriteOptions, ApiError> {
 
 pub(super) async fn create(ctx: &Arc<Ctx>, body: Bytes) -> Result<Reply, ApiError> {
     let kind = ctx.kind()?;
-    let obj = decode_body(ctx, &body)?;
+    let obj = decode_body(ctx, &body).await?;
     let o = options(ctx, "")?;
     let hooks = Hooked::new(ctx, Operation::Create, "", o.dry_run);
     let e = rest::create(&ctx.core.registry, kind, &ctx.info.namespace_of(kind.namespaced), obj, &o, &hooks).await?;
     drop(hooks);
-    show(ctx, 201, &e)
+    show(ctx, 201, &e).await
 }
 
 pub(super) async fn update(ctx: &Arc<Ctx>, body: Bytes) -> Result<Reply, ApiError> {
     let kind = ctx.kind()?;
-    let obj = decode_body(ctx, &body)?;
+    let obj = decode_body(ctx, &body).await?;
     let mut o = options(ctx, &ctx.info.subresource)?;
     o.create = kind.strategy.create_on_update() && o.subresource.is_empty();
     let hooks = Hooked::new(ctx, Operation::Update, &ctx.info.subresource, o.dry_run);
@@ -164,7 +164,7 @@ pub(super) async fn update(ctx: &Arc<Ctx>, body: Bytes) -> Result<Reply, ApiErro
         |_| std::future::ready(Ok(obj.clone())),
     )
     .await?;
-    show(ctx, if u.created { 201 } else { 200 }, &u.entry)
+    show(ctx, if u.created { 201 } else { 200 }, &u.entry).await
 }
 
 pub(super) async fn patch(ctx: &Arc<Ctx>, body: Bytes) -> Result<Reply, ApiError> {
@@ -195,10 +195,14 @@ pub(super) async fn patch(ctx: &Arc<Ctx>, body: Bytes) -> Result<Reply, ApiError
     let u = rest::update(
         &ctx.core.registry, kind, &ctx.info.namespace_of(kind.namespaced), &ctx.info.name, &o, &hooks,
         |old| {
-            let out = (|| {
-                let old = old.map(|v| bridge::outward(v, &ctx.resource));
+            let (patch, manager, validation) = (&patch, manager.as_str(), validation.as_str());
+            async move {
+                let old = match old {
+                    Some(v) => Some(convert::outward_one(&ctx.core, v, &ctx.resource).await?),
+                    None => None,
+                };
                 let asked = patch.resource_version();
-                let (mut v, warnings) = patch.apply(&ctx.resource, old.as_ref(), &manager, force, &ctx.info.subresource, &validation)?;
+                let (mut v, warnings) = patch.apply(&ctx.resource, old.as_ref(), manager, force, &ctx.info.subresource, validation)?;
                 for w in warnings {
                     ctx.warn(w);
                 }
@@ -217,13 +221,12 @@ pub(super) async fn patch(ctx: &Arc<Ctx>, body: Bytes) -> Result<Reply, ApiError
                         v.meta_mut().insert("resourceVersion".into(), json!(rv));
                     }
                 }
-                Ok(bridge::inward(v, &ctx.resource))
-            })();
-            std::future::ready(out)
+                convert::inward(&ctx.core, v, &ctx.resource).await
+            }
         },
     )
     .await?;
-    show(ctx, if u.created { 201 } else { 200 }, &u.entry)
+    show(ctx, if u.created { 201 } else { 200 }, &u.entry).await
 }
 
 /// Reads the options of a deletion from body and query.
@@ -274,9 +277,9 @@ pub(super) async fn delete(ctx: &Arc<Ctx>, body: Bytes) -> Result<Reply, ApiErro
     match d {
         Deleted::Pending(e) => {
             let code = if o.orphan == Some(false) { 202 } else { 200 };
-            show(ctx, code, &e)
+            show(ctx, code, &e).await
         }
-        Deleted::Gone(e) if kind.strategy.returns_deleted() => show(ctx, 200, &e),
+        Deleted::Gone(e) if kind.strategy.returns_deleted() => show(ctx, 200, &e).await,
         Deleted::Gone(e) => {
             let v = e.value();
             let mut details = json!({"name": v.name(), "kind": ctx.resource.plural, "uid": v.uid()});
@@ -301,7 +304,7 @@ pub(super) async fn delete_collection(ctx: &Arc<Ctx>, body: Bytes) -> Result<Rep
             Err(e) if e.is_not_found() => {}
             Err(e) => return Err(e),
         }
-        items.push(bridge::outward(e.value(), &ctx.resource));
+        items.push(convert::outward_one(&ctx.core, e.value(), &ctx.resource).await?);
     }
     let r = &ctx.resource;
     let v = json!({"kind": r.list_kind, "apiVersion": r.api_version(), "metadata": {"resourceVersion": p.revision.to_string()}, "items": items});
