@@ -1,6 +1,7 @@
 //! The controllers: each is a plan over the shared caches, run by the runner.
 #![forbid(unsafe_code)]
 
+pub mod certificates;
 mod claim;
 pub mod discovery;
 pub mod disruption;
@@ -13,6 +14,7 @@ pub mod quota;
 pub mod rbac;
 mod revisions;
 pub mod serviceaccounts;
+pub mod volumes;
 pub mod workloads;
 
 use k8s_openapi::api::apps::v1::ReplicaSet;
@@ -37,6 +39,8 @@ pub struct Config {
     pub node_monitor_grace: std::time::Duration,
     /// Ended pods beyond this number are removed, oldest first.
     pub terminated_pod_threshold: usize,
+    /// Signs certificate requests; nothing is signed without it.
+    pub certificate_signer: Option<Arc<dyn certificates::CertificateSigner>>,
     /// Shared with other parts of the process; else made.
     pub informers: Option<Informers>,
 }
@@ -50,6 +54,7 @@ impl Default for Config {
             node_cidr_mask_v6: 64,
             node_monitor_grace: std::time::Duration::from_secs(40),
             terminated_pod_threshold: 12_500,
+            certificate_signer: None,
             informers: None,
         }
     }
@@ -103,6 +108,12 @@ pub async fn run(client: kube::Client, cfg: Config, shutdown: CancellationToken)
     s.add(nodes::Lifecycle::new(&i, cfg.node_monitor_grace), 2);
     s.add(nodes::Evictions::new(&i), 2);
     s.add(nodes::PodGc::new(&i, cfg.terminated_pod_threshold), 2);
+    s.add(certificates::Certificates::new(&i, cfg.certificate_signer.clone()), 1);
+    s.add(volumes::Claims::new(&i), 1);
+    s.add(volumes::Volumes::new(&i), 1);
+    s.add(volumes::ClaimProtection::new(&i), 1);
+    s.add(volumes::VolumeProtection::new(&i), 1);
+    s.add(volumes::Ephemeral::new(&i), 1);
     if !cfg.cluster_cidrs.is_empty() {
         let (v4, v6) = (cfg.node_cidr_mask_v4, cfg.node_cidr_mask_v6);
         s.add(nodes::Ipam::new(&i, &cfg.cluster_cidrs, v4, v6), 1);

@@ -19,6 +19,10 @@ use rcgen::{
 };
 use time::{Duration, OffsetDateTime};
 
+mod requests;
+
+pub use requests::{Request, RequestError, Signer};
+
 #[cfg(test)]
 mod tests;
 

@@ -163,6 +163,19 @@ impl<K: crate::Kind> Cache<K> {
         }
     }
 
+    /// A cache of these objects that nothing feeds: what tests of plans look at.
+    pub fn of(objects: impl IntoIterator<Item = K>) -> Self {
+        let cache = Self::new();
+        {
+            let mut feed = crate::lock(&cache.feed);
+            for o in objects {
+                cache.put(&mut feed, Arc::new(o));
+            }
+        }
+        cache.synced.send_replace(true);
+        cache
+    }
+
     fn read(&self) -> std::sync::RwLockReadGuard<'_, Store<K>> {
         self.store.read().unwrap_or_else(PoisonError::into_inner)
     }

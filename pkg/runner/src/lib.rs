@@ -19,6 +19,7 @@ pub mod meta;
 pub mod metrics;
 pub mod placement;
 pub mod quantity;
+pub mod volumes;
 mod queue;
 mod reflect;
 

@@ -1,20 +1,13 @@
 //! Node selectors and inter-pod affinity.
 
 use crate::model::{Cluster, NodeInfo, PodInfo};
-use k8s_openapi::api::core::v1::{
-    Namespace, NodeSelector, NodeSelectorTerm, PodAffinityTerm,
-};
+use k8s_openapi::api::core::v1::{Namespace, NodeSelectorTerm, PodAffinityTerm};
 use knarr_runner::{Cache, meta, placement};
 use std::collections::HashMap;
 
 /// Whether one term matches the node.
 pub fn term_matches(t: &NodeSelectorTerm, n: &NodeInfo) -> bool {
     placement::term_matches(t, &n.node)
-}
-
-/// Whether any term matches.
-pub fn selector_matches(s: &NodeSelector, n: &NodeInfo) -> bool {
-    placement::selector_matches(s, &n.node)
 }
 
 /// Whether a pod's nodeSelector and required node affinity accept the node.

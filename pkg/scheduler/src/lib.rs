@@ -17,5 +17,8 @@ mod scores;
 mod spread;
 mod volumes;
 
+#[cfg(test)]
+mod tests;
+
 pub use decisions::{Decision, Decisions, NodeVerdict};
 pub use engine::{Config, run};

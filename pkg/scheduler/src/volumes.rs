@@ -1,9 +1,9 @@
 //! Claims: missing, unbound, or bound to a volume that some nodes cannot reach.
 
-use crate::affinity::selector_matches;
 use crate::model::{NodeInfo, PodInfo};
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
+use knarr_runner::volumes::{NO_PROVISIONER, choose, claim_class, reachable};
 use knarr_runner::{Cache, meta};
 use std::sync::Arc;
 
@@ -20,6 +20,9 @@ pub struct Claims {
     bound: Vec<Arc<PersistentVolume>>,
     /// Claims that are bound when a node has been chosen.
     pub delayed: Vec<Arc<PersistentVolumeClaim>>,
+    /// Those of them that nobody makes a volume for, and the volumes there are.
+    found: Vec<Arc<PersistentVolumeClaim>>,
+    all: Vec<Arc<PersistentVolume>>,
 }
 
 /// The names of the claims a pod uses, ephemeral ones included.
@@ -73,15 +76,18 @@ impl Volumes {
                 }
                 continue;
             }
-            let class = spec.storage_class_name.unwrap_or_default();
-            let waits = self
-                .classes
-                .get("", &class)
-                .is_some_and(|c| c.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer"));
-            if !waits {
+            let class = self.classes.get("", claim_class(&c));
+            let mode = class.as_ref().and_then(|c| c.volume_binding_mode.as_deref());
+            if mode != Some("WaitForFirstConsumer") {
                 return Err("pod has unbound immediate PersistentVolumeClaims".into());
             }
+            if class.is_some_and(|c| c.provisioner == NO_PROVISIONER) {
+                out.found.push(c.clone());
+            }
             out.delayed.push(c);
+        }
+        if !out.found.is_empty() {
+            out.all = self.volumes.list();
         }
         Ok(out)
     }
@@ -90,13 +96,10 @@ impl Volumes {
 impl Claims {
     /// The reason a node is refused.
     pub fn check(&self, n: &NodeInfo) -> Option<&'static str> {
-        let reachable = self.bound.iter().all(|v| {
-            v.spec
-                .as_ref()
-                .and_then(|s| s.node_affinity.as_ref())
-                .and_then(|a| a.required.as_ref())
-                .is_none_or(|s| selector_matches(s, n))
-        });
-        (!reachable).then_some("node(s) didn't match PersistentVolume's node affinity")
+        if !self.bound.iter().all(|v| reachable(v, &n.node)) {
+            return Some("node(s) didn't match PersistentVolume's node affinity");
+        }
+        let findable = self.found.iter().all(|c| choose(&self.all, c, Some(&n.node), false).is_some());
+        (!findable).then_some("node(s) didn't find available persistent volumes to bind")
     }
 }

@@ -3,6 +3,7 @@
 
 mod certs;
 mod kubelet;
+mod signer;
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -170,6 +171,7 @@ impl Node {
         let controllers = knarr_controllers::Config {
             cluster_ca_pem: certs.ca.clone(),
             cluster_cidrs: vec![options.cluster_cidr.clone()],
+            certificate_signer: Some(signer::from(&certs.ca, &certs.ca_key)?),
             informers: Some(informers.clone()),
             ..knarr_controllers::Config::default()
         };

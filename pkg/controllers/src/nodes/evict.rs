@@ -6,19 +6,34 @@ use k8s_openapi::api::core::v1::{Node, Pod, Taint, Toleration};
 use knarr_runner::meta::{self, Key};
 use knarr_runner::placement::tolerates;
 use knarr_runner::{Action, Cache, Controller, Event, EventType, Informers, Plan, Queue};
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 /// The taint eviction controller; its keys are pods.
 pub struct Evictions {
     nodes: Arc<Cache<Node>>,
     pods: Arc<Cache<Pod>>,
+    /// Since when a pod is known to stand on a tainted node: taints made by people do not say
+    /// when they were added.
+    since: Mutex<HashMap<String, Timestamp>>,
 }
 
 impl Evictions {
     /// A controller over these informers.
     pub fn new(i: &Informers) -> Self {
-        Self { nodes: i.get(), pods: i.get() }
+        Self { nodes: i.get(), pods: i.get(), since: Mutex::default() }
+    }
+
+    /// When the pod was first seen so; forgotten when nothing makes it go any more.
+    fn first_seen(&self, p: &Pod, evictable: bool, now: Timestamp) -> Timestamp {
+        let mut all = self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        let uid = meta::uid(&p.metadata);
+        if evictable {
+            return *all.entry(uid.to_owned()).or_insert(now);
+        }
+        all.remove(uid);
+        now
     }
 }
 
@@ -30,8 +45,9 @@ fn no_execute(n: &Node) -> Vec<&Taint> {
         .collect()
 }
 
-/// When the pod must go: `None` never, zero or less at once.
-fn due(p: &Pod, taints: &[&Taint], now: Timestamp) -> Option<f64> {
+/// When the pod must go: `None` never, zero or less at once. `seen` stands for the time of
+/// taints that have none.
+fn due(p: &Pod, taints: &[&Taint], seen: Timestamp, now: Timestamp) -> Option<f64> {
     let tolerations = p.spec.as_ref().and_then(|s| s.tolerations.as_deref()).unwrap_or(&[]);
     let mut first: Option<f64> = None;
     for taint in taints {
@@ -40,7 +56,7 @@ fn due(p: &Pod, taints: &[&Taint], now: Timestamp) -> Option<f64> {
         if fits.is_empty() {
             return Some(0.0);
         }
-        let since = taint.time_added.as_ref().map_or(now, |t| t.0);
+        let since = taint.time_added.as_ref().map_or(seen, |t| t.0);
         let seconds = fits.iter().filter_map(|t| t.toleration_seconds).min();
         if let Some(s) = seconds {
             let left = s.max(0) as f64 - meta::seconds_between(since, now);
@@ -72,6 +88,9 @@ impl Controller for Evictions {
         self.pods.on_event(move |e| {
             let p = e.object();
             let node = pods::node(p);
+            if matches!(e, Event::Deleted(_)) {
+                return q.add(Key::of(&p.metadata));
+            }
             if !node.is_empty() && nodes.get("", node).is_some_and(|n| !no_execute(&n).is_empty()) {
                 q.add(Key::of(&p.metadata));
             }
@@ -81,13 +100,23 @@ impl Controller for Evictions {
         self.nodes.has_synced() && self.pods.has_synced()
     }
     fn plan(&self, key: &Key, now: Timestamp) -> Plan {
-        let Some(p) = self.pods.by_key(key) else { return Plan::none() };
+        let Some(p) = self.pods.by_key(key) else {
+            let mut all = self.since.lock().unwrap_or_else(PoisonError::into_inner);
+            if !all.is_empty() {
+                let live: std::collections::HashSet<String> =
+                    self.pods.list().iter().map(|p| meta::uid(&p.metadata).to_owned()).collect();
+                all.retain(|uid, _| live.contains(uid));
+            }
+            return Plan::none();
+        };
         if meta::deleting(&p.metadata) || pods::finished(&p) {
             return Plan::none();
         }
-        let Some(n) = self.nodes.get("", pods::node(&p)) else { return Plan::none() };
-        let taints = no_execute(&n);
-        let Some(left) = due(&p, &taints, now) else { return Plan::none() };
+        let node = self.nodes.get("", pods::node(&p));
+        let taints = node.as_deref().map(no_execute).unwrap_or_default();
+        let evictable = due(&p, &taints, now, now).is_some();
+        let seen = self.first_seen(&p, evictable, now);
+        let Some(left) = due(&p, &taints, seen, now) else { return Plan::none() };
         if left > 0.0 {
             return Plan {
                 requeue_after: Some(Duration::from_secs_f64(left + 0.01)),
@@ -113,3 +142,6 @@ impl Controller for Evictions {
         plan
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -136,3 +136,6 @@ pub fn proportional(v: &View) -> Vec<(Arc<ReplicaSet>, i32)> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests;
