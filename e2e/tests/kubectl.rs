@@ -104,6 +104,10 @@ fn apply_patch_scale_and_roll_out(cluster: &Cluster) -> Result<()> {
     assert!(history.lines().any(|l| l.starts_with('2')), "{history}");
     cluster.kubectl(&["rollout", "undo", "deployment/web"])?;
     cluster.kubectl(&["rollout", "status", "deployment/web", "--timeout=60s"])?;
+    // The pods of the other revision may still be leaving.
+    cluster.wait_for(&["pods", "-l", "app=web"], |l| {
+        l["items"].as_array().is_some_and(|items| items.len() == 3)
+    })?;
     let logs = cluster.kubectl(&["logs", "deployment/web"])?;
     assert_eq!(logs.trim(), "one");
     cluster.kubectl(&["rollout", "restart", "deployment/web"])?;
@@ -270,6 +274,15 @@ fn explain_and_discovery(cluster: &Cluster) -> Result<()> {
             }),
             "{name} in\n{resources}"
         );
+    }
+    // Every kind is served through the one path.
+    let all = cluster.kubectl(&["api-resources", "--verbs=list", "-o", "name"])?;
+    assert!(all.lines().count() > 50, "{all}");
+    for resource in all.lines() {
+        cluster.kubectl(&["get", resource, "-A"]).with_context(|| resource.to_owned())?;
+        // After the first dot explain takes a field's name.
+        let plural = resource.split('.').next().unwrap_or(resource);
+        cluster.kubectl(&["explain", plural]).with_context(|| plural.to_owned())?;
     }
     let versions = cluster.kubectl(&["api-versions"])?;
     assert!(versions.lines().any(|l| l == "apps/v1"), "{versions}");

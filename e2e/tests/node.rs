@@ -23,12 +23,16 @@ fn a_static_pod_has_a_mirror_and_follows_its_file() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let manifests = folder.path().to_str().context("path")?;
     fs::write(folder.path().join("one.yaml"), static_pod("one"))?;
+    // A broken neighbour is named in the log and harms nobody.
+    fs::write(folder.path().join("broken.yaml"), "kind: Pod\nspec: [\n")?;
     let cluster = Cluster::up(&["--manifests", manifests])?;
     let node = cluster.get(&["nodes"])?["items"][0]["metadata"]["name"]
         .as_str()
         .context("no node")?
         .to_owned();
     let mirror = cluster.wait_ready(&format!("one-{node}"))?;
+    let log = fs::read_to_string(cluster.data_dir().join("knarr.log"))?;
+    assert!(log.contains("broken.yaml"), "{log}");
     let annotations = &mirror["metadata"]["annotations"];
     assert_eq!(annotations["kubernetes.io/config.source"], "file");
     assert!(annotations["kubernetes.io/config.mirror"].is_string());
