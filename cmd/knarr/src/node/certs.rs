@@ -17,10 +17,6 @@ pub struct Certs {
     pub apiserver: Pair,
     /// What the API server shows kubelets.
     pub kubelet_client: Pair,
-    /// What the API server shows aggregated API servers.
-    pub front_proxy_client: Pair,
-    /// What the kubelet serves with.
-    pub kubelet: Pair,
     /// The administrator.
     pub admin: Pair,
     /// Signs service-account tokens.
@@ -66,6 +62,19 @@ pub fn load(layout: &Layout, names: &Names<'_>) -> Result<Certs> {
     };
     let mut kubelet_addresses = loopback().to_vec();
     kubelet_addresses.push(names.address);
+    // The kubelet reads these files itself.
+    pki.leaf(
+        &ca,
+        &Leaf {
+            file: "kubelet".into(),
+            common_name: format!("system:node:{}", names.node),
+            organizations: vec!["system:nodes".into()],
+            dns_names: vec![names.node.to_owned(), "localhost".into()],
+            addresses: kubelet_addresses,
+            server: true,
+            ..Leaf::default()
+        },
+    )?;
     Ok(Certs {
         apiserver: pki.leaf(
             &ca,
@@ -81,19 +90,6 @@ pub fn load(layout: &Layout, names: &Names<'_>) -> Result<Certs> {
         kubelet_client: pki.leaf(
             &ca,
             &client("apiserver-kubelet-client", "kube-apiserver-kubelet-client", &["system:masters"]),
-        )?,
-        front_proxy_client: pki.leaf(&front, &client("front-proxy-client", "front-proxy-client", &[]))?,
-        kubelet: pki.leaf(
-            &ca,
-            &Leaf {
-                file: "kubelet".into(),
-                common_name: format!("system:node:{}", names.node),
-                organizations: vec!["system:nodes".into()],
-                dns_names: vec![names.node.to_owned(), "localhost".into()],
-                addresses: kubelet_addresses,
-                server: true,
-                ..Leaf::default()
-            },
         )?,
         admin: pki.leaf(&ca, &client("admin", "kubernetes-admin", &["system:masters"]))?,
         service_account_key: pki.service_account_key()?,
