@@ -52,6 +52,41 @@ fn requests(p: &Pod, name: &str) -> i64 {
         .sum()
 }
 
+/// Sysctls of a namespace whose use harms no other pod.
+const SAFE_SYSCTLS: &[&str] = &[
+    "kernel.shm_rmid_forced",
+    "net.ipv4.ip_local_port_range",
+    "net.ipv4.ip_local_reserved_ports",
+    "net.ipv4.ip_unprivileged_port_start",
+    "net.ipv4.ping_group_range",
+    "net.ipv4.tcp_fin_timeout",
+    "net.ipv4.tcp_keepalive_intvl",
+    "net.ipv4.tcp_keepalive_probes",
+    "net.ipv4.tcp_keepalive_time",
+    "net.ipv4.tcp_rmem",
+    "net.ipv4.tcp_syncookies",
+    "net.ipv4.tcp_wmem",
+];
+
+/// What is wrong with a sysctl that the pod asks for.
+fn forbidden_sysctl(pod: &Pod) -> Option<String> {
+    let s = spec::spec(pod);
+    let asked = s.security_context.as_ref()?.sysctls.as_ref()?;
+    asked.iter().find_map(|sysctl| {
+        let name = sysctl.name.replace('/', ".");
+        let why = if name.starts_with("net.") && s.host_network == Some(true) {
+            "not allowed with host net enabled"
+        } else if !name.starts_with("net.") && s.host_ipc == Some(true) {
+            "not allowed with host ipc enabled"
+        } else if SAFE_SYSCTLS.contains(&name.as_str()) {
+            return None;
+        } else {
+            "not allowlisted"
+        };
+        Some(format!("forbidden sysctl: {name:?} {why}"))
+    })
+}
+
 /// `None` when `pod` may run beside `others`.
 pub fn check(
     pod: &Pod,
@@ -60,6 +95,12 @@ pub fn check(
 ) -> Option<Refused> {
     if !active(pod) || pod.metadata.deletion_timestamp.is_some() {
         return None;
+    }
+    if let Some(message) = forbidden_sysctl(pod) {
+        return Some(Refused {
+            reason: "SysctlForbidden",
+            message,
+        });
     }
     let running: Vec<&Arc<Pod>> = others.iter().filter(|p| active(p)).collect();
     let taken: Vec<_> = running.iter().flat_map(|p| ports(p)).collect();
@@ -166,6 +207,23 @@ mod tests {
         assert_eq!(reason(pod(Some(""), "1")), Some("NodePorts"));
         assert_eq!(reason(pod(Some("10.0.0.1"), "1")), None);
         assert_eq!(reason(pod(None, "1")), None);
+    }
+
+    #[test]
+    fn only_safe_sysctls_are_allowed() {
+        let node = BTreeMap::new();
+        let asks = |name: &str, host: bool| -> Option<String> {
+            let pod: Pod = serde_json::from_value(serde_json::json!({"metadata": {"name": "p"},
+                "spec": {"containers": [], "hostNetwork": host, "securityContext":
+                    {"sysctls": [{"name": name, "value": "1"}]}}}))
+            .expect("a pod");
+            check(&pod, &[], &node).map(|r| r.message)
+        };
+        assert_eq!(asks("net/ipv4/tcp_syncookies", false), None);
+        let text = asks("net.ipv4.tcp_syncookies", true).expect("refused");
+        assert_eq!(text, "forbidden sysctl: \"net.ipv4.tcp_syncookies\" not allowed with host net enabled");
+        let text = asks("kernel.msgmax", false).expect("refused");
+        assert_eq!(text, "forbidden sysctl: \"kernel.msgmax\" not allowlisted");
     }
 
     #[test]

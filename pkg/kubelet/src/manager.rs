@@ -557,13 +557,17 @@ impl Manager {
                     return;
                 }
             };
+            // without an API server nothing is known of its pods: they are left alone
+            let alone = sh.client.is_none();
+            let mut removed = HashSet::new();
             for s in sandboxes {
                 let Some(uid) = s.labels.get(label::POD_UID) else {
                     continue;
                 };
-                if known.contains(uid) {
+                if known.contains(uid) || (alone && !spec::from_manifest(&s.annotations)) {
                     continue;
                 }
+                removed.insert(uid.clone());
                 tracing::info!(sandbox = s.id, uid, "removing an orphan");
                 let id = s.id;
                 let stop = v1::StopPodSandboxRequest {
@@ -580,7 +584,7 @@ impl Manager {
             };
             for e in entries.flatten() {
                 let name = e.file_name().to_string_lossy().into_owned();
-                if !known.contains(&name) {
+                if !known.contains(&name) && (!alone || removed.contains(&name)) {
                     tracing::info!(uid = name, "removing an orphan's folder");
                     volumes::remove(e.path()).await;
                 }

@@ -81,6 +81,11 @@ pub fn is_static(pod: &Pod) -> bool {
     annotation(pod, CONFIG_SOURCE).is_some_and(|s| s != "api")
 }
 
+/// Whether the annotations of a sandbox tell of a pod from a manifest file.
+pub fn from_manifest(annotations: &std::collections::HashMap<String, String>) -> bool {
+    annotations.get(CONFIG_SOURCE).is_some_and(|s| s != "api")
+}
+
 /// Whether the pod is the API server's picture of a static pod.
 pub fn is_mirror(pod: &Pod) -> bool {
     annotation(pod, CONFIG_MIRROR).is_some()

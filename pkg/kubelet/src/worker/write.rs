@@ -71,9 +71,23 @@ pub fn patch(uid: &str, old: Option<&PodStatus>, new: &PodStatus) -> Value {
             });
             for old in before.get("conditions").and_then(Value::as_array).into_iter().flatten() {
                 let t = old.get("type").and_then(Value::as_str).unwrap_or_default();
-                let still = list.iter().any(|c| c.get("type").and_then(Value::as_str) == Some(t));
-                if t.starts_with("PodResize") && !still {
-                    list.push(json!({"$patch": "delete", "type": t}));
+                let now = list
+                    .iter_mut()
+                    .find(|c| c.get("type").and_then(Value::as_str) == Some(t))
+                    .and_then(Value::as_object_mut);
+                match now {
+                    // conditions are merged field by field: what no longer holds must be said
+                    Some(now) => {
+                        for field in ["reason", "message"] {
+                            if old.get(field).is_some_and(|v| !v.is_null()) {
+                                now.entry(field).or_insert(Value::Null);
+                            }
+                        }
+                    }
+                    None if t.starts_with("PodResize") => {
+                        list.push(json!({"$patch": "delete", "type": t}));
+                    }
+                    None => {}
                 }
             }
         }
