@@ -1,5 +1,8 @@
 //! What is filled into new pods: limits, service account, priority, runtime class, tolerations.
 
+#[cfg(test)]
+mod tests;
+
 use knarr_registry::{ApiError, Object};
 use knarr_schema::quantity::Quantity;
 use serde_json::{Value, json};
@@ -240,28 +243,40 @@ pub(super) fn limits(a: &Attrs<'_>, obj: &Value) -> Result<(), ApiError> {
             _ => continue,
         };
         for t in &targets {
-            for (k, v) in item.at(&["min"]).and_then(Value::as_object).into_iter().flatten() {
-                let text = v.as_str().unwrap_or("");
-                match t.at(&["requests", k]) {
-                    None => out.push(format!("minimum {k} usage per {kind} is {text}.  No request is specified")),
-                    r if milli(r) < milli(Some(v)) => out.push(format!("minimum {k} usage per {kind} is {text}, but request is {}", r.and_then(Value::as_str).unwrap_or(""))),
-                    _ => {}
-                }
-            }
-            for (k, v) in item.at(&["max"]).and_then(Value::as_object).into_iter().flatten() {
-                let text = v.as_str().unwrap_or("");
-                match t.at(&["limits", k]) {
-                    None => out.push(format!("maximum {k} usage per {kind} is {text}.  No limit is specified")),
-                    r if milli(r) > milli(Some(v)) => out.push(format!("maximum {k} usage per {kind} is {text}, but limit is {}", r.and_then(Value::as_str).unwrap_or(""))),
-                    _ => {}
-                }
-            }
+            outside(&item, kind, t, &mut out);
         }
     }
     match out.len() {
         0 => Ok(()),
         1 => Err(a.forbidden(&out[0])),
         _ => Err(a.forbidden(&format!("[{}]", out.join(", ")))),
+    }
+}
+
+/// What of a container's or pod's resources is outside a LimitRange item, in upstream's words.
+fn outside(item: &Value, kind: &str, t: &Value, out: &mut Vec<String>) {
+    let shown = |q: Option<&Value>| q.and_then(Value::as_str).unwrap_or("").to_owned();
+    for (k, v) in item.at(&["min"]).and_then(Value::as_object).into_iter().flatten() {
+        let (text, least) = (v.as_str().unwrap_or(""), milli(Some(v)));
+        let (request, limit) = (t.at(&["requests", k]), t.at(&["limits", k]));
+        if request.is_none() {
+            out.push(format!("minimum {k} usage per {kind} is {text}.  No request is specified"));
+        } else if milli(request) < least {
+            out.push(format!("minimum {k} usage per {kind} is {text}, but request is {}", shown(request)));
+        } else if limit.is_some() && milli(limit) < least {
+            out.push(format!("minimum {k} usage per {kind} is {text}, but limit is {}", shown(limit)));
+        }
+    }
+    for (k, v) in item.at(&["max"]).and_then(Value::as_object).into_iter().flatten() {
+        let (text, most) = (v.as_str().unwrap_or(""), milli(Some(v)));
+        let (request, limit) = (t.at(&["requests", k]), t.at(&["limits", k]));
+        if limit.is_none() {
+            out.push(format!("maximum {k} usage per {kind} is {text}.  No limit is specified"));
+        } else if milli(limit) > most {
+            out.push(format!("maximum {k} usage per {kind} is {text}, but limit is {}", shown(limit)));
+        } else if milli(request) > most {
+            out.push(format!("maximum {k} usage per {kind} is {text}, but request is {}", shown(request)));
+        }
     }
 }
 
