@@ -26,6 +26,8 @@ mod lifecycle;
 mod placement;
 #[path = "workloads/policy.rs"]
 mod policy;
+#[path = "workloads/storage.rs"]
+mod storage;
 
 /// How many functions run at once.
 const SIDE_BY_SIDE: usize = 6;
@@ -139,7 +141,16 @@ const SLEEP: &str = "sleep 100000";
 const NOWHERE: &str = ", nodeSelector: {nowhere: 'true'}";
 
 fn all() -> Vec<(&'static str, Check)> {
-    [batch::CHECKS, apps::CHECKS, lifecycle::CHECKS, policy::CHECKS, placement::CHECKS].concat()
+    // The slowest first.
+    [
+        batch::CHECKS,
+        lifecycle::CHECKS,
+        storage::CHECKS,
+        apps::CHECKS,
+        policy::CHECKS,
+        placement::CHECKS,
+    ]
+    .concat()
 }
 
 #[test]

@@ -146,14 +146,12 @@ fn adoption(s: &Space<'_>) -> Result<()> {
 
 fn statefulset(replicas: i32, more: &str, template: &str) -> String {
     format!(
-        "[{{apiVersion: v1, kind: Service, metadata: {{name: db}}, spec: {{clusterIP: None, \
-         selector: {{app: db}}, ports: [{{port: 80}}]}}}}, \
+        "{{apiVersion: v1, kind: Service, metadata: {{name: db}}, spec: {{clusterIP: None, \
+         selector: {{app: db}}, ports: [{{port: 80}}]}}}}\n---\n\
          {{apiVersion: apps/v1, kind: StatefulSet, metadata: {{name: db}}, spec: {{\
          serviceName: db, replicas: {replicas}, selector: {{matchLabels: {{app: db}}}}{more}, \
-         template: {template}}}}}]"
+         template: {template}}}}}"
     )
-    .replacen('[', "{apiVersion: v1, kind: List, items: [", 1)
-        + "}"
 }
 
 fn statefulset_partition(s: &Space<'_>) -> Result<()> {

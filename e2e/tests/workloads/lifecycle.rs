@@ -3,10 +3,10 @@
 use super::*;
 
 pub const CHECKS: &[(&str, Check)] = &[
+    ("no-execute", no_execute),
     ("cascades", cascades),
     ("finalizers", finalizers),
     ("mirroring", mirroring),
-    ("no-execute", no_execute),
 ];
 
 fn set(name: &str) -> String {

@@ -1,8 +1,11 @@
-//! Budgets, quotas.
+//! Budgets, quotas, certificates.
 
 use super::*;
 
-pub const CHECKS: &[(&str, Check)] = &[("budget", budget), ("quota", quota)];
+pub const CHECKS: &[(&str, Check)] = &[("budget", budget), ("quota", quota), ("certificates", certificates)];
+
+/// O=dev, CN=alice.
+const ALICE: &str = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0KTUlIYU1JR0FBZ0VBTUI0eEREQUtCZ05WQkFvTUEyUmxkakVPTUF3R0ExVUVBd3dGWVd4cFkyVXdXVEFUQmdjcQpoa2pPUFFJQkJnZ3Foa2pPUFFNQkJ3TkNBQVNaR20raEwrMWEyeXdScDB5cWY5a3RpZDkycXN1UHJEb3BUYk5LCkZncGNNTjdGamt0cEVZNTdjdzhqZVlBRUhBNHlQUjRIQTBMRS8wNEYwL2poRmEzdm9BQXdDZ1lJS29aSXpqMEUKQXdJRFNRQXdSZ0loQVBQb3NnMVhhMU1rd2x0MXNOekl1dHc5dG9tMndmUjJ2cENvT1UyaXY0cDRBaUVBL2hYaQpkV1FlUXYvZDQ3blFZRFZFNWJMd2piNmp2Sno5NnRPa2xDVlljU009Ci0tLS0tRU5EIENFUlRJRklDQVRFIFJFUVVFU1QtLS0tLQo=";
 
 fn budget(s: &Space<'_>) -> Result<()> {
     s.apply(&format!(
@@ -62,5 +65,36 @@ fn quota(s: &Space<'_>) -> Result<()> {
     s.kubectl(&["delete", "pod", "one"])?;
     s.wait(&["quota", "q"], |q| q["status"]["used"]["pods"] == "0")?;
     s.apply(&pod("two", SLEEP, NOWHERE))?;
+    Ok(())
+}
+
+fn certificates(s: &Space<'_>) -> Result<()> {
+    let request = |name: &str, signer: &str| {
+        s.apply(&format!(
+            "{{apiVersion: certificates.k8s.io/v1, kind: CertificateSigningRequest, \
+             metadata: {{name: {name}}}, spec: {{request: {ALICE}, \
+             signerName: kubernetes.io/{signer}, expirationSeconds: 3600, \
+             usages: [client auth, digital signature]}}}}"
+        ))
+    };
+    request("alice", "kube-apiserver-client")?;
+    let r = s.get(&["csr", "alice"])?;
+    ensure!(r["status"]["certificate"].is_null(), "nobody approved it: {r:#}");
+    s.kubectl(&["certificate", "approve", "alice"])?;
+    let r = s.wait(&["csr", "alice"], |r| !r["status"]["certificate"].is_null())?;
+    ensure!(condition(&r, "Approved").0 == "True", "{r:#}");
+    let pem = text(&r["status"]["certificate"]);
+    ensure!(pem.starts_with("LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS"), "{pem}");
+    // What a signer does not sign fails, also when it is approved.
+    request("no-kubelet", "kubelet-serving")?;
+    s.kubectl(&["certificate", "approve", "no-kubelet"])?;
+    s.wait(&["csr", "no-kubelet"], |r| {
+        condition(r, "Failed") == ("True", "SignerValidationFailure")
+    })?;
+    request("denied", "kube-apiserver-client")?;
+    s.kubectl(&["certificate", "deny", "denied"])?;
+    let table = s.kubectl(&["get", "csr", "denied"])?;
+    ensure!(table.contains("Denied"), "{table}");
+    s.kubectl(&["delete", "csr", "alice", "no-kubelet", "denied"])?;
     Ok(())
 }
