@@ -5,7 +5,6 @@ use super::*;
 pub const CHECKS: &[(&str, Check)] = &[
     ("claims", claims),
     ("late-binding", late_binding),
-    ("statefulset-claims", statefulset_claims),
     ("ephemeral", ephemeral),
 ];
 
@@ -101,36 +100,6 @@ fn late_binding(s: &Space<'_>) -> Result<()> {
     s.kubectl(&["delete", "pvc", "c"])?;
     s.wait(&["pv", "late-near"], is_phase("Released"))?;
     s.kubectl(&["delete", "pv", "late-near", "late-far"])?;
-    Ok(())
-}
-
-fn statefulset_claims(s: &Space<'_>) -> Result<()> {
-    for name in ["set-0", "set-1"] {
-        volume(s, name, "set", "")?;
-    }
-    let template = template("db", "hostname > /data/who; sleep 100000", "").replacen(
-        "command:",
-        "volumeMounts: [{name: data, mountPath: /data}], command:",
-        1,
-    );
-    s.apply(&format!(
-        "{{apiVersion: apps/v1, kind: StatefulSet, metadata: {{name: db}}, spec: {{\
-         serviceName: db, replicas: 2, selector: {{matchLabels: {{app: db}}}}, \
-         persistentVolumeClaimRetentionPolicy: {{whenScaled: Delete, whenDeleted: Delete}}, \
-         volumeClaimTemplates: [{{metadata: {{name: data}}, spec: {}}}], template: {template}}}}}",
-        claim_spec("set")
-    ))?;
-    s.rolled_out("statefulset/db")?;
-    s.wait_list(&["pvc"], |l| {
-        l.len() == 2 && l.iter().all(|c| c["status"]["phase"] == "Bound")
-    })?;
-    let who = s.kubectl(&["exec", "db-1", "--", "cat", "/data/who"])?;
-    ensure!(who.trim() == "db-1", "{who}");
-    s.kubectl(&["scale", "statefulset", "db", "--replicas=1"])?;
-    s.wait_list(&["pvc"], |l| l.len() == 1 && name(&l[0]) == "data-db-0")?;
-    s.kubectl(&["delete", "statefulset", "db"])?;
-    s.wait_list(&["pvc"], <[Value]>::is_empty)?;
-    s.kubectl(&["delete", "pv", "set-0", "set-1"])?;
     Ok(())
 }
 
