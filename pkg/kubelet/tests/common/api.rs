@@ -54,8 +54,12 @@ fn merge(into: &mut Value, patch: &Value) {
             let list = into[k].as_array_mut().unwrap();
             for c in v.as_array().unwrap() {
                 match list.iter_mut().find(|o| o["type"] == c["type"]) {
-                    Some(o) => *o = c.clone(),
-                    None => list.push(c.clone()),
+                    Some(o) => merge(o, c),
+                    None => {
+                        let mut new = Value::Null;
+                        merge(&mut new, c);
+                        list.push(new);
+                    }
                 }
             }
         } else if let Value::Array(a) = v {
