@@ -184,7 +184,10 @@ fn a_full_disk_loses_nothing_and_is_survived() -> Result<()> {
     let disk = folder.path().join("disk");
     fs::create_dir(&disk)?;
     run(Command::new("mount").args(["-t", "tmpfs", "-o", "size=24m", "knarr-e2e"]).arg(&disk))?;
-    let outcome = (|| -> Result<()> {
+    let disk = Disk(disk);
+    // The cluster must be gone before its disk is.
+    {
+        let disk = &disk.0;
         let data = disk.join("data");
         let cluster = Cluster::up_in(&data, &[])?;
         cluster.kubectl(&["create", "configmap", "before", "--from-literal=a=b"])?;
@@ -220,10 +223,18 @@ fn a_full_disk_loses_nothing_and_is_survived() -> Result<()> {
         for name in ["before", "after"] {
             assert_eq!(cluster.get(&["configmap", name])?["data"]["a"], "b", "{name}");
         }
-        Ok(())
-    })();
-    run(Command::new("umount").arg("-l").arg(&disk))?;
-    outcome
+    }
+    drop(disk);
+    Ok(())
+}
+
+/// A file system of its own, unmounted also when a test fails.
+struct Disk(std::path::PathBuf);
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let _ = run(Command::new("umount").arg("-l").arg(&self.0));
+    }
 }
 
 #[test]
