@@ -308,3 +308,40 @@ async fn versions_are_converted_by_a_hook() {
     assert_eq!(last.1["message"], r#"conversion webhook for example.com/v1, Kind=Host failed: Post "https://127.0.0.1:1/convert?timeout=30s": dial tcp 127.0.0.1:1: connect: connection refused"#);
     assert_eq!(call(&c, "GET", &format!("{one}/a"), &Value::Null).await.0, 200);
 }
+
+#[tokio::test]
+async fn conditions_decide_whether_a_hook_is_asked() {
+    let h = common::start().await;
+    let c = h.server.client(UserInfo::admin());
+    let hooks = hooks().await;
+    let when = |e: &str, policy: &str| json!({"failurePolicy": policy, "matchConditions": [{"name": "first", "expression": "request.operation == 'CREATE'"}, {"name": "second", "expression": e}]});
+    hooks
+        .install(&c, "Validating", "v", vec![
+            hooks.hook("name", "/deny", when("object.metadata.name.startsWith('no-') && authorizer.requestResource.check('create').allowed()", "Fail")),
+            hooks.hook("open", "/deny", when("object.data.missing == 'x' && object.metadata.name == 'odd'", "Ignore")),
+        ])
+        .await;
+    assert_eq!(call(&c, "POST", MAPS, &map("yes")).await.0, 200);
+    let (code, v) = call(&c, "POST", MAPS, &map("no-1")).await;
+    assert_eq!((code, v["message"].as_str()), (403, Some(r#"admission webhook "name.example.com" denied the request: not this one"#)));
+    assert_eq!(hooks.seen.lock().expect("lock").len(), 1);
+    // A condition that cannot be evaluated closes the way if the policy is Fail, a false one beside it does not.
+    let path = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations";
+    assert_eq!(call(&c, "DELETE", &format!("{path}/v"), &Value::Null).await.0, 200);
+    hooks.install(&c, "Validating", "w", vec![hooks.hook("fails", "/allow", when("object.data.missing == 'x'", "Fail"))]).await;
+    let (code, v) = call(&c, "POST", MAPS, &map("odd")).await;
+    let text = v["message"].as_str().unwrap_or_default();
+    assert_eq!(code, 403, "{v}");
+    assert!(text.ends_with("expression 'object.data.missing == 'x'' resulted in error: no such key: missing"), "{text}");
+    assert_eq!(call(&c, "PATCH", &format!("{MAPS}/yes"), &json!({"data": {"a": "b"}})).await.0, 200);
+    // What cannot be compiled is not stored.
+    let bad = json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration", "metadata": {"name": "bad"},
+        "webhooks": [hooks.hook("bad", "/allow", json!({"matchConditions": [{"name": "a", "expression": "... [] bad expression"}, {"name": "a", "expression": "1"}, {"name": "b", "expression": "object.x == bogus"}]}))]});
+    let (code, v) = call(&c, "POST", path, &bad).await;
+    let text = v["message"].as_str().unwrap_or_default();
+    assert_eq!(code, 422, "{v}");
+    for part in ["webhooks[0].matchConditions[0].expression: Invalid value: ", "compilation failed: ERROR: <input>:1:2: Syntax error: mismatched input '.'",
+        "webhooks[0].matchConditions[1].name: Duplicate value: \"a\"", "must evaluate to bool but got int", "undeclared reference to 'bogus' (in container '')"] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+}

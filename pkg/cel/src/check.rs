@@ -206,7 +206,8 @@ impl Checker<'_> {
                 if !*test && let Some(q) = operand.qualified() {
                     let root = q.split('.').next().unwrap_or_default().to_owned();
                     let full = format!("{q}.{field}");
-                    if self.scopes.iter().all(|(n, _)| *n != root) && !self.env.variables.contains_key(&root)
+                    let known = self.env.variables.contains_key(&full) || !self.env.variables.contains_key(&root);
+                    if known && self.scopes.iter().all(|(n, _)| *n != root)
                         && let Some(t) = self.named(&full)
                     {
                         e.kind = Kind::Ident(full);

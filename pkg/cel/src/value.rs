@@ -184,6 +184,11 @@ impl<'a> Value<'a> {
     pub fn authorizer() -> Self {
         Self::opaque(Opaque::Authorizer(Check::default()))
     }
+    /// A check of a resource that wants its verb.
+    #[must_use]
+    pub fn resource_check(c: Check) -> Self {
+        Self::opaque(Opaque::ResourceCheck(c))
+    }
     pub(crate) fn opaque(o: Opaque) -> Self {
         Value::Opaque(Rc::new(o))
     }

@@ -6,6 +6,7 @@
 
 pub mod cache;
 pub mod error;
+pub mod expressions;
 pub mod list;
 pub mod names;
 pub mod object;

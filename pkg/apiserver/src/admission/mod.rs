@@ -1,5 +1,6 @@
 //! Admission: what may change or refuse a write after it is authorized.
 
+mod conditions;
 mod node;
 mod pods;
 mod quota;

@@ -148,7 +148,29 @@ fn wanted(h: &Hook, a: &Attrs<'_>, obj: &Value, old: Option<&Value>) -> Result<O
     if !s.is_empty() && !holds(&s, labels(obj)) && !old.is_some_and(|o| holds(&s, labels(o))) {
         return Ok(None);
     }
+    if !conditions_hold(h, a, &row, obj, old)? {
+        return Ok(None);
+    }
     Ok(Some(row))
+}
+
+/// Whether a webhook's `matchConditions` hold; if that cannot be said its failure policy decides.
+fn conditions_hold(h: &Hook, a: &Attrs<'_>, row: &Resource, obj: &Value, old: Option<&Value>) -> Result<bool, ApiError> {
+    let all = h.spec.list_at(&["matchConditions"]);
+    if all.is_empty() {
+        return Ok(true);
+    }
+    let shown = if obj.is_null() { Value::Null } else { bridge::outward(obj.clone(), row) };
+    let old = old.map(|o| bridge::outward(o.clone(), row));
+    let review = review::question(a, row, &shown, old.as_ref(), "", "v1");
+    match super::conditions::hold(a, all, &review["request"]) {
+        Ok(yes) => Ok(yes),
+        Err(why) if h.ignores_failure() => {
+            tracing::warn!(webhook = h.name(), why, "a webhook's conditions cannot be evaluated and it is left out");
+            Ok(false)
+        }
+        Err(why) => Err(a.forbidden(&why)),
+    }
 }
 
 /// Asks one webhook; the patch of a mutating one, if it sent any.

@@ -9,6 +9,7 @@ mod pod_validation;
 mod service;
 #[cfg(test)]
 mod tests;
+mod webhooks;
 mod workloads;
 
 use std::sync::Arc;
@@ -101,6 +102,7 @@ pub fn of(group: &str, resource: &str) -> Arc<dyn Strategy> {
         ("rbac.authorization.k8s.io", _) => {
             Arc::new(workloads::Rbac { binding: resource.ends_with("bindings"), inner: g })
         }
+        ("admissionregistration.k8s.io", "mutatingwebhookconfigurations" | "validatingwebhookconfigurations") => Arc::new(webhooks::Webhooks { inner: g }),
         ("apiextensions.k8s.io", "customresourcedefinitions") => Arc::new(custom::Definitions { inner: g }),
         _ => Arc::new(g),
     }

@@ -1,0 +1,95 @@
+//! What the expressions of admission may name, and the check of those that are written.
+
+use std::sync::OnceLock;
+
+use knarr_cel::{Decl, Env, ObjectType, Program, Type};
+use serde_json::Value;
+
+use crate::{error::FieldError, names, object::Object};
+
+/// The most conditions of one webhook.
+const MOST: usize = 64;
+
+fn request() -> Type {
+    let text = Type::String;
+    let three = |name: &str, last: &'static str| Type::Object(ObjectType::new(name, [("group", Type::String), ("version", Type::String), (last, Type::String)]));
+    let kind = three("kubernetes.GroupVersionKind", "kind");
+    let resource = three("kubernetes.GroupVersionResource", "resource");
+    let user = ObjectType::new("kubernetes.UserInfo", [
+        ("username", text.clone()),
+        ("uid", text.clone()),
+        ("groups", Type::list(text.clone())),
+        ("extra", Type::map(Type::String, Type::list(text.clone()))),
+    ]);
+    Type::Object(ObjectType::new("kubernetes.AdmissionRequest", [
+        ("kind", kind.clone()),
+        ("resource", resource.clone()),
+        ("subResource", text.clone()),
+        ("requestKind", kind),
+        ("requestResource", resource),
+        ("requestSubResource", text.clone()),
+        ("name", text.clone()),
+        ("namespace", text.clone()),
+        ("operation", text),
+        ("userInfo", Type::Object(user)),
+        ("dryRun", Type::Bool),
+        ("options", Type::Dyn),
+    ]))
+}
+
+/// The names that `matchConditions` of webhooks may use: `object`, `oldObject`, `request`,
+/// `authorizer` and `authorizer.requestResource`.
+pub fn match_conditions() -> &'static Env {
+    static ENV: OnceLock<Env> = OnceLock::new();
+    ENV.get_or_init(|| {
+        Env::default()
+            .with("object", Decl::ANY)
+            .with("oldObject", Decl::ANY)
+            .with("request", Decl::of(request()))
+            .with("authorizer", Decl::of(Type::Opaque("kubernetes.authorization.Authorizer")))
+            .with("authorizer.requestResource", Decl::of(Type::Opaque("kubernetes.authorization.ResourceCheck")))
+    })
+}
+
+/// Compiles an expression that has to be a truth.
+///
+/// # Errors
+/// The sentence after the value in a field's error.
+pub fn condition(expression: &str, env: &Env) -> Result<Program, String> {
+    let p = Program::compile(expression, env).map_err(|e| format!("compilation failed: {e}"))?;
+    if p.result == Type::Bool { Ok(p) } else { Err(format!("must evaluate to bool but got {}", p.result)) }
+}
+
+/// Everything wrong with a list of match conditions.
+pub(crate) fn validate_match_conditions(all: &[Value], path: &str) -> Vec<FieldError> {
+    let mut out = Vec::new();
+    if all.len() > MOST {
+        out.push(FieldError {
+            kind: crate::error::FieldErrorKind::TooMany,
+            field: path.to_owned(),
+            value: Some(all.len().into()),
+            detail: format!("must have at most {MOST} items"),
+        });
+    }
+    let mut seen: Vec<&str> = Vec::new();
+    for (i, c) in all.iter().enumerate() {
+        let (name, expression) = (c.str_at(&["name"]), c.str_at(&["expression"]).trim());
+        let at = format!("{path}[{i}].expression");
+        if expression.is_empty() {
+            out.push(FieldError::required(at, ""));
+        } else if let Err(why) = condition(expression, match_conditions()) {
+            out.push(FieldError::invalid(at, expression, why));
+        }
+        let at = format!("{path}[{i}].name");
+        if name.is_empty() {
+            out.push(FieldError::required(at, ""));
+            continue;
+        }
+        out.extend(names::qualified(name).into_iter().map(|why| FieldError::invalid(at.clone(), name, why)));
+        if seen.contains(&name) {
+            out.push(FieldError::duplicate(at, name));
+        }
+        seen.push(name);
+    }
+    out
+}
