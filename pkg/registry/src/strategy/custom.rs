@@ -1,6 +1,9 @@
 //! Custom resources, and the definitions they come from.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::HashSet,
+    sync::{Arc, OnceLock},
+};
 
 use knarr_schema::structural::{self, Reason, Violation};
 use serde_json::{Value, json};
@@ -16,6 +19,8 @@ use crate::{
 pub(super) struct Custom {
     pub(super) inner: Generic,
     pub(super) schema: Option<Arc<Value>>,
+    /// Compiled when an object is first looked at.
+    pub(super) rules: OnceLock<Option<super::rules::Rules>>,
 }
 
 fn error(v: Violation) -> FieldError {
@@ -43,6 +48,9 @@ impl Custom {
     fn check(&self, obj: &Value, old: Option<&Value>) -> Vec<FieldError> {
         let Some(schema) = &self.schema else { return Vec::new() };
         let mut all = structural::validate(obj, schema);
+        if all.is_empty() {
+            return self.rules.get_or_init(|| super::rules::Rules::of(schema, true)).as_ref().map(|r| r.check(obj, old)).unwrap_or_default();
+        }
         if let (Some(old), false) = (old, all.is_empty()) {
             // What was wrong before and is untouched does not stand in the way of other changes.
             let before = structural::validate(old, schema);
@@ -133,6 +141,11 @@ fn definition(obj: &Value) -> Vec<FieldError> {
                     });
                 }
                 patterns(s, &at, &mut out, 0);
+                let mut broken = Vec::new();
+                if let Some(r) = super::rules::Rules::of(s, true) {
+                    r.broken(&at, &mut broken);
+                }
+                out.extend(broken.into_iter().map(|(at, i, why)| FieldError::invalid(format!("{at}.x-kubernetes-validations[{i}].rule"), "", why)));
             }
         }
     }

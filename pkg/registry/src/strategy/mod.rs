@@ -6,6 +6,7 @@ mod data;
 mod generic;
 mod pod;
 mod pod_validation;
+mod rules;
 mod service;
 #[cfg(test)]
 mod tests;
@@ -121,5 +122,5 @@ pub fn custom(has_status: bool, schema: Option<Arc<Value>>) -> Arc<dyn Strategy>
         create_on_update: false,
         returns_deleted: false,
     };
-    Arc::new(custom::Custom { inner, schema })
+    Arc::new(custom::Custom { inner, schema, rules: std::sync::OnceLock::new() })
 }

@@ -43,3 +43,17 @@ fn grace_is_zero_for_pods_that_no_node_runs() {
     assert_eq!(s.grace(&json!({"spec": {"nodeName": "n", "terminationGracePeriodSeconds": 7}}), None), Some(7));
     assert_eq!(s.grace(&json!({"spec": {"nodeName": "n"}}), Some(0)), Some(0));
 }
+
+#[test]
+fn rules_of_custom_resources() {
+    let schema = json!({"type": "object", "properties": {"spec": {"type": "object",
+        "x-kubernetes-validations": [{"rule": "self.min <= self.max", "messageExpression": "'min ' + string(self.min) + ' is more than max'", "fieldPath": ".min"}],
+        "properties": {"min": {"type": "integer"}, "max": {"type": "integer"}, "fixed": {"type": "string", "x-kubernetes-validations": [{"rule": "self == oldSelf", "message": "fixed is immutable"}]}}}}});
+    let s = super::custom(false, Some(std::sync::Arc::new(schema)));
+    let object = |min: i64, fixed: &str| json!({"apiVersion": "e.com/v1", "kind": "W", "metadata": {"name": "w"}, "spec": {"min": min, "max": 5, "fixed": fixed}});
+    assert!(s.validate(&object(1, "a")).is_empty());
+    let say = |e: Vec<crate::FieldError>| e.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(say(s.validate(&object(7, "a"))), [r#"spec.min: Invalid value: "object": min 7 is more than max"#]);
+    assert_eq!(say(s.validate_update(&object(1, "b"), &object(1, "a"))), [r#"spec.fixed: Invalid value: "string": fixed is immutable"#]);
+    assert!(s.validate_update(&object(7, "a"), &object(7, "a")).is_empty());
+}
