@@ -14,7 +14,7 @@ use knarr_schema::{Resource, defaults, json as schema_json, proto, selector, tab
 use serde_json::{Value, json};
 
 pub use patch::{Patch, track};
-pub use version::{inward, outward, same_version};
+pub use version::{inward, outward, same_version, stored_field};
 
 /// Turns what the schema says went wrong into an answer.
 fn status(s: knarr_schema::Status) -> ApiError {

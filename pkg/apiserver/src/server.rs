@@ -270,7 +270,7 @@ async fn compact(core: Arc<Core>) {
             () = core.stop.cancelled() => return,
         }
         if let Some(r) = before.replace(core.registry.applied())
-            && let Err(error) = core.registry.store().compact(r).await
+            && let Err(error) = core.registry.compact(r).await
         {
             tracing::warn!(%error, "history cannot be compacted");
         }

@@ -188,6 +188,22 @@ impl Collector {
         self.patch(i, &patch).await
     }
 
+    /// Lets all owners of an object go without it, so that a circle of owners that wait for one
+    /// another comes apart.
+    async fn unblock(&self, i: &Ident, uid: &str) -> Result<(), kube::Error> {
+        let Some(m) = self.live(i).await? else { return Ok(()) };
+        let mut owners = m.owner_references.clone().unwrap_or_default();
+        if meta::uid(&m) != uid || owners.iter().all(|o| o.block_owner_deletion != Some(true)) {
+            return Ok(());
+        }
+        for o in &mut owners {
+            o.block_owner_deletion = Some(false);
+        }
+        let patch = json!({"metadata": {
+            "uid": uid, "resourceVersion": m.resource_version, "ownerReferences": owners }});
+        self.patch(i, &patch).await
+    }
+
     /// Orphans the dependents of an object being deleted, then lets it go.
     async fn process_orphan(&self, uid: &str) -> Result<(), kube::Error> {
         let Some(node) = self.graph().get(uid).cloned() else { return Ok(()) };
@@ -256,6 +272,9 @@ impl Collector {
             return self.drop_owners(&node.ident, uid, &dangling).await;
         }
         let policy = if !waiting.is_empty() && !node.dependents.is_empty() {
+            if self.graph().circular(uid) {
+                self.unblock(&node.ident, uid).await?;
+            }
             Some("Foreground")
         } else {
             None

@@ -82,6 +82,10 @@ fn read_token(text: &str) -> Result<(i64, String), ApiError> {
 }
 
 async fn at(registry: &Registry, kind: &Kind, revision: u64) -> Result<Snapshot, ApiError> {
+    // What memory still has of a time that is forgotten is not given out either.
+    if revision < registry.compacted() {
+        return Err(ApiError::expired("The resourceVersion for the provided list is too old."));
+    }
     if let Some(s) = kind.cache.snapshot_at(revision) {
         return Ok(s);
     }

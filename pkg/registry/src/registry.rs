@@ -34,6 +34,8 @@ pub struct Registry {
     store: SharedStore,
     caches: RwLock<HashMap<String, Arc<Cache>>>,
     applied: watch::Sender<u64>,
+    /// The revision up to which history was given up.
+    compacted: std::sync::atomic::AtomicU64,
     /// Held while events are applied and while a cache is loaded.
     gate: Mutex<()>,
     task: std::sync::Mutex<Option<tokio::task::JoinHandle<()>>>,
@@ -68,6 +70,7 @@ impl Registry {
             store,
             caches: RwLock::new(caches),
             applied: watch::Sender::new(0),
+            compacted: std::sync::atomic::AtomicU64::new(0),
             gate: Mutex::new(()),
             task: std::sync::Mutex::new(None),
             lease: Mutex::new(None),
@@ -230,6 +233,22 @@ impl Registry {
     #[must_use]
     pub fn applied(&self) -> u64 {
         *self.applied.borrow()
+    }
+
+    /// Gives up the history before `revision`: lists and watches of then answer 410.
+    ///
+    /// # Errors
+    /// What the store says.
+    pub async fn compact(&self, revision: u64) -> Result<(), knarr_storage::Error> {
+        self.store.compact(revision).await?;
+        self.compacted.fetch_max(revision, std::sync::atomic::Ordering::AcqRel);
+        Ok(())
+    }
+
+    /// The oldest revision of which a list can be had.
+    #[must_use]
+    pub fn compacted(&self) -> u64 {
+        self.compacted.load(std::sync::atomic::Ordering::Acquire)
     }
 
     /// The store.

@@ -46,6 +46,12 @@ impl Requirement {
             Self::Greater(k, _) | Self::Less(k, _) => k,
         }
     }
+
+    /// Gives the key another name.
+    pub fn rename(&mut self, key: &str) {
+        let (Self::In(k, _) | Self::NotIn(k, _) | Self::Exists(k) | Self::Absent(k) | Self::Greater(k, _) | Self::Less(k, _)) = self;
+        key.clone_into(k);
+    }
 }
 
 impl Selector {

@@ -98,6 +98,9 @@ async fn plugins(a: &Attrs<'_>, obj: &mut Value) -> Result<(), ApiError> {
         pods::default_tolerations(obj);
         pods::taint_tolerations(obj);
     }
+    if a.operation == Operation::Update && a.subresource.is_empty() && a.is("", "pods") {
+        pods::default_tolerations(obj);
+    }
     if a.creates("", "nodes") {
         node::taint_new(obj);
     }

@@ -32,6 +32,18 @@ const EVENT: [(&str, &str); 6] = [
     ("lastTimestamp", "deprecatedLastTimestamp"),
 ];
 
+/// The name in the version that is kept in memory of a field that selectors of this row may name,
+/// if it is another one.
+#[must_use]
+pub fn stored_field(r: &knarr_schema::Resource, field: &str) -> Option<String> {
+    if r.group != "events.k8s.io" {
+        return None;
+    }
+    let (head, tail) = field.split_once('.').map_or((field, None), |(h, t)| (h, Some(t)));
+    let (stored, _) = EVENT.iter().find(|(_, shown)| *shown == head)?;
+    Some(tail.map_or_else(|| (*stored).to_owned(), |t| format!("{stored}.{t}")))
+}
+
 const METRICS: &str = "autoscaling.alpha.kubernetes.io/metrics";
 const BEHAVIOR: &str = "autoscaling.alpha.kubernetes.io/behavior";
 const CONDITIONS: &str = "autoscaling.alpha.kubernetes.io/conditions";

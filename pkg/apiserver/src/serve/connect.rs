@@ -322,11 +322,19 @@ pub async fn serve(ctx: &Arc<Ctx>, mut request: Request<Body>) -> Result<Reply, 
     let _ = tcp.set_nodelay(true);
     let authority = if t.host.parse::<IpAddr>().is_ok_and(|a| a.is_ipv6()) { format!("[{}]:{}", t.host, t.port) } else { format!("{}:{}", t.host, t.port) };
     let (parts, body) = request.into_parts();
+    let proxied = (ctx.info.subresource == "proxy").then(|| super::links::Proxied {
+        prefix: ctx.info.path.strip_suffix(&ctx.info.rest).unwrap_or(&ctx.info.path).trim_end_matches('/').to_owned(),
+        inside: authority.clone(),
+        outside: parts.uri.authority().map(ToString::to_string).or_else(|| parts.headers.get(header::HOST).and_then(|h| h.to_str().ok()).map(ToOwned::to_owned)).unwrap_or_default(),
+    });
     let mut out = Request::builder().method(parts.method.clone()).uri(&t.path);
     if let Some(h) = out.headers_mut() {
         copy_headers(&parts.headers, h, upgrade, t.strip);
         if let Ok(v) = HeaderValue::from_str(&authority) {
             h.insert(header::HOST, v);
+        }
+        if let Some(p) = &proxied {
+            p.forwarded(h, &t.path);
         }
     }
     let out = out.body(body).map_err(|e| ApiError::bad_request(e.to_string()))?;
@@ -338,7 +346,7 @@ pub async fn serve(ctx: &Arc<Ctx>, mut request: Request<Body>) -> Result<Reply, 
         }
         None => send(TokioIo::new(tcp), out).await?,
     };
-    relay(response, on_client).await
+    relay(response, on_client, proxied.as_ref()).await
 }
 
 fn copy_headers(from: &HeaderMap, to: &mut HeaderMap, upgrade: bool, strip: bool) {
@@ -366,7 +374,7 @@ where
     sender.send_request(request).await.map_err(unavailable)
 }
 
-async fn relay(mut response: Response<hyper::body::Incoming>, on_client: Option<hyper::upgrade::OnUpgrade>) -> Result<Reply, ApiError> {
+async fn relay(mut response: Response<hyper::body::Incoming>, on_client: Option<hyper::upgrade::OnUpgrade>, proxied: Option<&super::links::Proxied>) -> Result<Reply, ApiError> {
     if response.status() == http::StatusCode::SWITCHING_PROTOCOLS
         && let Some(client) = on_client
     {
@@ -388,6 +396,16 @@ async fn relay(mut response: Response<hyper::body::Incoming>, on_client: Option<
     let (mut parts, body) = response.into_parts();
     for h in [header::CONNECTION, header::TRANSFER_ENCODING] {
         parts.headers.remove(h);
+    }
+    if let Some(p) = proxied {
+        p.redirect(&mut parts.headers);
+        let known = http_body::Body::size_hint(&body).upper().is_none_or(|n| n <= super::links::MAX_PAGE as u64);
+        if known && super::links::Proxied::is_page(&parts.headers) {
+            let limited = http_body_util::Limited::new(body, super::links::MAX_PAGE);
+            let page = limited.collect().await.map_err(unavailable)?.to_bytes();
+            let shown = p.page(&mut parts.headers, &page).unwrap_or(page);
+            return Ok(Response::from_parts(parts, full(shown)));
+        }
     }
     Ok(Response::from_parts(parts, body.map_err(|e| crate::respond::BodyError(e.to_string())).boxed_unsync()))
 }

@@ -2,6 +2,7 @@
 
 pub mod connect;
 mod convert;
+mod links;
 mod read;
 mod review;
 mod sub;

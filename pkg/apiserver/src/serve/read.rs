@@ -22,8 +22,8 @@ use crate::{
 /// 400.
 pub(super) fn filter(ctx: &Ctx) -> Result<Filter, ApiError> {
     let labels = Selector::labels(ctx.query.get("labelSelector")).map_err(ApiError::bad_request)?;
-    let fields = Selector::fields(ctx.query.get("fieldSelector")).map_err(ApiError::bad_request)?;
-    for r in &fields.all {
+    let mut fields = Selector::fields(ctx.query.get("fieldSelector")).map_err(ApiError::bad_request)?;
+    for r in &mut fields.all {
         let k = r.key();
         let known = matches!(k, "metadata.name" | "metadata.namespace")
             || ctx.resource.selectable_fields.iter().any(|f| f == k);
@@ -36,6 +36,9 @@ pub(super) fn filter(ctx: &Ctx) -> Result<Filter, ApiError> {
             } else {
                 format!("field label not supported: {k}")
             }));
+        }
+        if let Some(stored) = bridge::stored_field(&ctx.resource, k) {
+            r.rename(&stored);
         }
     }
     Ok(Filter { labels, fields })

@@ -39,6 +39,13 @@ impl Graph {
         self.nodes.get(uid).map(|n| n.dependents.iter().cloned().collect()).unwrap_or_default()
     }
 
+    /// Whether a dependent of this object itself waits for its own dependents: a circle of owners.
+    pub fn circular(&self, uid: &str) -> bool {
+        self.nodes.get(uid).is_some_and(|n| {
+            n.dependents.iter().any(|d| self.nodes.get(d).is_some_and(|x| x.foreground))
+        })
+    }
+
     /// Inserts or replaces a node. Tells whether it should be looked at (an owner is missing,
     /// waiting or changed), and which virtual owners were made.
     pub fn put(
@@ -123,5 +130,43 @@ impl Graph {
             })
             .map(|(u, _)| u.clone())
             .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(owners: &[&str], foreground: bool) -> Node {
+        let resource = Resource {
+            group: String::new(),
+            version: "v1".into(),
+            plural: "pods".into(),
+            kind: "Pod".into(),
+            namespaced: true,
+            verbs: Vec::new(),
+        };
+        Node {
+            ident: Ident { resource: Arc::new(resource), namespace: "a".into(), name: "x".into() },
+            owners: owners
+                .iter()
+                .map(|u| OwnerReference { uid: (*u).into(), ..OwnerReference::default() })
+                .collect(),
+            dependents: HashSet::new(),
+            deleting: foreground,
+            foreground,
+            is_virtual: false,
+        }
+    }
+
+    #[test]
+    fn a_circle_of_owners_is_seen_where_it_closes() {
+        let mut g = Graph::default();
+        let guess = |_: &OwnerReference| node(&[], false).ident;
+        g.put("a", node(&["c"], true), guess);
+        g.put("b", node(&["a"], true), guess);
+        g.put("c", node(&["b"], false), guess);
+        assert!(g.circular("c"), "its dependent a already waits");
+        assert!(!g.circular("b"), "c does not wait yet");
     }
 }

@@ -292,7 +292,14 @@ impl StatefulSets {
             .filter(|p| ordinal(s, p).is_some_and(|n| n < first || n >= end))
             .collect();
         excess.sort_by_key(|p| std::cmp::Reverse(ordinal(s, p)));
+        // In order, an unhealthy pod holds up the removal of those before it; only the first
+        // unhealthy one of all may itself be removed.
+        let first_sick = excess.iter().rev().find(|p| !v.healthy(p)).and_then(|p| ordinal(s, p));
         for p in &excess {
+            let waits = !parallel && !v.healthy(p) && ordinal(s, p) != first_sick;
+            if waits {
+                return out;
+            }
             if meta::deleting(&p.metadata) {
                 if parallel {
                     continue;

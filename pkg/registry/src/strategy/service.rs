@@ -41,7 +41,7 @@ impl Strategy for Services {
                 }
             }
         }
-        if new == "ClusterIP" && before != "ClusterIP" {
+        if !matches!(new.as_str(), "NodePort" | "LoadBalancer") && matches!(before.as_str(), "NodePort" | "LoadBalancer") {
             let old_ports = old.list_at(&["spec", "ports"]).to_vec();
             for p in obj.pointer_mut("/spec/ports").and_then(Value::as_array_mut).into_iter().flatten() {
                 if old_ports.iter().any(|o| o.get("nodePort") == p.get("nodePort"))
