@@ -29,6 +29,72 @@ pub fn encode(value: &Value) -> Vec<u8> {
     serde_yaml_ng::to_string(value).unwrap_or_default().into_bytes()
 }
 
+/// Keys that a block mapping of the text has twice, each with the line (from 1) where it comes
+/// again.
+///
+/// Mappings in flow style, which JSON is, are not looked into.
+pub fn repeated_keys(text: &str) -> Vec<(usize, String)> {
+    let mut out = Vec::new();
+    // The mappings that are open, outermost first: the column of their keys, and the keys.
+    let mut open: Vec<(usize, Vec<&str>)> = Vec::new();
+    let mut scalar = None;
+    for (number, line) in text.lines().enumerate() {
+        let mut rest = line.trim_start_matches(' ');
+        let mut column = line.len() - rest.len();
+        if rest.is_empty() || scalar.is_some_and(|s| column > s) {
+            continue;
+        }
+        scalar = None;
+        if rest.starts_with('#') {
+            continue;
+        }
+        if column == 0 && (rest.starts_with("---") || rest == "...") {
+            open.clear();
+            continue;
+        }
+        let mut outer = column;
+        while let Some(item) = rest.strip_prefix("- ") {
+            // An item of a list is a new mapping.
+            open.retain(|(c, _)| *c <= column);
+            let inner = item.trim_start_matches(' ');
+            outer = column;
+            column += rest.len() - inner.len();
+            rest = inner;
+        }
+        open.retain(|(c, _)| *c <= column);
+        let Some((key, value)) = key_of(rest) else { continue };
+        match open.last_mut() {
+            Some((c, keys)) if *c == column => {
+                if keys.contains(&key) {
+                    out.push((number + 1, key.to_owned()));
+                } else {
+                    keys.push(key);
+                }
+            }
+            _ => open.push((column, vec![key])),
+        }
+        if value.trim_start().starts_with(['|', '>']) {
+            scalar = Some(outer.max(column));
+        }
+    }
+    out
+}
+
+/// The key at the start of a line, and what stands behind its colon.
+fn key_of(text: &str) -> Option<(&str, &str)> {
+    if let Some(quote) = text.chars().next().filter(|c| matches!(c, '"' | '\'')) {
+        let (key, rest) = text[1..].split_once(quote)?;
+        return rest.trim_start().strip_prefix(':').map(|value| (key, value));
+    }
+    if text.starts_with(['{', '[', '&', '*', '!', '|', '>', '%', '?']) {
+        return None;
+    }
+    if let Some((key, value)) = text.split_once(": ") {
+        return Some((key.trim_end(), value));
+    }
+    text.trim_end().strip_suffix(':').map(|key| (key, ""))
+}
+
 fn fault(error: serde_yaml_ng::Error) -> Error {
     Error::Syntax(format!("error converting YAML to JSON: yaml: {error}"))
 }
@@ -36,6 +102,12 @@ fn fault(error: serde_yaml_ng::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_that_comes_again_is_found_with_its_line() {
+        let text = "\na: 1\nspec:\n  foo: x\n  'foo': y\n  list:\n  - n: 1\n    m: 1\n  - n: 2\n    m: 2\n    n: 3\n  text: |\n    foo: 1\n    foo: 2\nother:\n  foo: z\n---\na: 2\n";
+        assert_eq!(repeated_keys(text), [(5, "foo".to_owned()), (11, "n".to_owned())]);
+    }
 
     #[test]
     fn typed() {

@@ -167,6 +167,22 @@ pub(super) async fn update(ctx: &Arc<Ctx>, body: Bytes) -> Result<Reply, ApiErro
     show(ctx, if u.created { 201 } else { 200 }, &u.entry).await
 }
 
+/// Tells of keys that a configuration to apply has twice.
+fn repeated_keys(ctx: &Ctx, body: &[u8], strict: bool) -> Result<(), ApiError> {
+    let Ok(text) = std::str::from_utf8(body) else { return Ok(()) };
+    let twice = knarr_schema::yaml::repeated_keys(text);
+    if twice.is_empty() {
+        return Ok(());
+    }
+    let lines: Vec<String> = twice.iter().map(|(line, key)| format!("line {line}: key {key:?} already set in map")).collect();
+    let text = format!("error converting YAML to JSON: yaml: unmarshal errors:\n  {}", lines.join("\n  "));
+    if strict {
+        return Err(ApiError::bad_request(format!("error strict decoding YAML: {text}")));
+    }
+    ctx.warn(text);
+    Ok(())
+}
+
 pub(super) async fn patch(ctx: &Arc<Ctx>, body: Bytes) -> Result<Reply, ApiError> {
     let kind = ctx.kind()?;
     let media = media_type(ctx);
@@ -187,6 +203,9 @@ pub(super) async fn patch(ctx: &Arc<Ctx>, body: Bytes) -> Result<Reply, ApiError
     }
     let validation = ctx.query.get("fieldValidation").to_owned();
     let mut hooks = Hooked::new(ctx, Operation::Update, &ctx.info.subresource, o.dry_run);
+    if apply && validation != "Ignore" {
+        repeated_keys(ctx, &body, validation == "Strict")?;
+    }
     if apply {
         // Apply knows better than a comparison who owns what.
         hooks.manager = None;

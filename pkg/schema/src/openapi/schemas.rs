@@ -85,8 +85,8 @@ impl Writer {
                 "type": "object",
                 "required": ["items"],
                 "properties": {
-                    "apiVersion": { "type": "string" },
-                    "kind": { "type": "string" },
+                    "apiVersion": self.envelope("apiVersion"),
+                    "kind": self.envelope("kind"),
                     "metadata": meta,
                     "items": { "type": "array", "items": item },
                 },
@@ -137,6 +137,14 @@ impl Writer {
             schema.insert("x-kubernetes-group-version-kind".into(), list.collect());
         }
         self.schemas.insert(ty.name.to_owned(), Value::Object(schema));
+    }
+
+    /// `apiVersion` or `kind` of an object that has no type of its own, with the words that every
+    /// built-in kind has for it.
+    fn envelope(&self, field: &str) -> Value {
+        let mut schema = Map::from_iter([("type".to_owned(), json!("string"))]);
+        self.describe(&mut schema, "io.k8s.api.core.v1.Pod", Some(field));
+        Value::Object(schema)
     }
 
     #[cfg_attr(not(feature = "descriptions"), allow(unused_variables, clippy::unused_self))]
@@ -295,9 +303,12 @@ fn custom(row: &Resource, writer: &mut Writer) -> Value {
     if let Some(map) = schema.as_object_mut() {
         let properties = map.entry("properties").or_insert_with(|| json!({}));
         if let Some(properties) = properties.as_object_mut() {
-            properties.insert("apiVersion".into(), json!({ "type": "string" }));
-            properties.insert("kind".into(), json!({ "type": "string" }));
-            let meta = if writer.dialect == Dialect::V3 { json!({ "allOf": [meta] }) } else { meta };
+            properties.insert("apiVersion".into(), writer.envelope("apiVersion"));
+            properties.insert("kind".into(), writer.envelope("kind"));
+            let mut meta = if writer.dialect == Dialect::V3 { json!({ "allOf": [meta] }) } else { meta };
+            if let Some(meta) = meta.as_object_mut() {
+                writer.describe(meta, "io.k8s.api.core.v1.Pod", Some("metadata"));
+            }
             properties.insert("metadata".into(), meta);
         }
         map.insert(
