@@ -51,6 +51,8 @@ enum Command {
     Reset,
     /// Run the kubelet alone on a folder of static pods, with no API server
     Kubelet(Box<node::KubeletOptions>),
+    /// Run the container runtime alone: CRI v1 on a unix socket, for any kubelet
+    Cri(Box<node::CriOptions>),
     /// Show a pod through the nine layers, from the API object down to the process
     Trace(trace::Options),
     /// List, import, export and remove images
@@ -77,6 +79,7 @@ fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Up(options) => up::run(&layout, &options, &cli.log),
         Command::Kubelet(options) => node::run_kubelet(&layout, &options, &cli.log),
+        Command::Cri(options) => node::run_cri(&layout, &options, &cli.log),
         Command::Status => up::status(&layout),
         Command::Stop => {
             if !reset::stop(&layout)? {

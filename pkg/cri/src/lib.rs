@@ -20,6 +20,7 @@ use knarr_cri_api::v1::runtime_service_server::RuntimeServiceServer;
 use knarr_images::Images;
 use tokio::sync::broadcast;
 
+mod cni;
 mod container;
 mod error;
 mod events;
@@ -38,6 +39,7 @@ mod stats;
 mod status;
 mod streams;
 
+pub use cni::CniNetwork;
 pub use error::Error;
 pub use network::{BridgeNetwork, HostPort, Network, NetworkRequest, NoNetwork};
 

@@ -32,6 +32,8 @@ pub struct NetworkRequest<'a> {
     pub namespace: &'a str,
     /// The pod's name.
     pub name: &'a str,
+    /// The pod's UID.
+    pub uid: &'a str,
     /// Its host ports.
     pub ports: Vec<HostPort>,
     /// Traffic limit into the pod, in bits per second.

@@ -190,6 +190,7 @@ impl Cri {
             netns: &netns,
             namespace: &meta.namespace,
             name: &meta.name,
+            uid: &meta.uid,
             ports: host_ports(config)?,
             ingress: limit("kubernetes.io/ingress-bandwidth"),
             egress: limit("kubernetes.io/egress-bandwidth"),

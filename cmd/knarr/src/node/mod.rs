@@ -2,10 +2,13 @@
 //! service proxy and DNS, all in this process.
 
 mod certs;
+mod cri;
 mod kubelet;
 mod signer;
 
 use std::{
+    collections::BTreeMap,
+    path::PathBuf,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -14,7 +17,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 use k8s_openapi::api::core::v1::Node as NodeObject;
 use knarr_apiserver::{ApiServer, UserInfo};
-use knarr_cri::{BridgeNetwork, Cri};
+use knarr_cri::{BridgeNetwork, Cri, Network};
 use knarr_network::Bridge;
 use knarr_runner::Informers;
 use knarr_scheduler::Decisions;
@@ -22,6 +25,7 @@ use knarr_storage::{EtcdConfig, SharedStore};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use cri::{Options as CriOptions, run as run_cri};
 pub use kubelet::{Options as KubeletOptions, run as run_kubelet};
 
 use crate::{CGROUP_ROOT, demo, helpers, layout::Layout, preflight, reset, up::Options};
@@ -293,6 +297,17 @@ pub fn remove_network(layout: &Layout) -> Result<()> {
     Bridge::remove_all(&config).context("cannot remove the pod network")
 }
 
+/// The built-in pod network, and the address of this node in it.
+async fn bridge(config: &knarr_network::Config) -> Result<(Arc<dyn Network>, std::net::Ipv4Addr)> {
+    let config = config.clone();
+    let bridge = tokio::task::spawn_blocking(move || Bridge::open(config))
+        .await?
+        .context("cannot set up the pod network")?;
+    let bridge = Arc::new(bridge);
+    let gateway = bridge.gateway();
+    Ok((Arc::new(BridgeNetwork::new(bridge)), gateway))
+}
+
 /// Layers 6 and 7 of a node.
 struct Runtime {
     cri: Arc<Cri>,
@@ -302,22 +317,26 @@ struct Runtime {
 
 impl Runtime {
     async fn open(layout: &Layout, network: &knarr_network::Config) -> Result<Self> {
+        let (network, gateway) = bridge(network).await?;
+        let cri = Self::services(layout, network, BTreeMap::new()).await?;
+        let channel = cri.connect_in_process().await?;
+        Ok(Runtime { cri, channel, gateway })
+    }
+
+    /// The services over a network, with the OCI runtimes that RuntimeClasses may name.
+    async fn services(
+        layout: &Layout,
+        network: Arc<dyn Network>,
+        handlers: BTreeMap<String, PathBuf>,
+    ) -> Result<Arc<Cri>> {
         let helpers = helpers::install(&layout.bin())?;
-        let config = network.clone();
-        let bridge = tokio::task::spawn_blocking(move || Bridge::open(config))
-            .await?
-            .context("cannot set up the pod network")?;
-        let bridge = Arc::new(bridge);
-        let gateway = bridge.gateway();
-        let network = Arc::new(BridgeNetwork::new(bridge));
         let mut config = knarr_cri::Config::new(&layout.data_dir, &layout.run_dir, network);
         config.shim = helpers.shim;
         config.runc = helpers.runc;
         config.pause = helpers.pause;
         config.cgroup_root = CGROUP_ROOT.into();
-        let cri = Cri::open(config).await.context("cannot start the container runtime")?;
-        let channel = cri.connect_in_process().await?;
-        Ok(Runtime { cri, channel, gateway })
+        config.handlers = handlers;
+        Cri::open(config).await.context("cannot start the container runtime")
     }
 
     fn serve(&self, layout: &Layout, parts: &Parts, shutdown: &CancellationToken) {
