@@ -41,13 +41,24 @@ fn request() -> Type {
 /// `authorizer` and `authorizer.requestResource`.
 pub fn match_conditions() -> &'static Env {
     static ENV: OnceLock<Env> = OnceLock::new();
+    ENV.get_or_init(admission)
+}
+
+fn admission() -> Env {
+    Env::default()
+        .with("object", Decl::ANY)
+        .with("oldObject", Decl::ANY)
+        .with("request", Decl::of(request()))
+        .with("authorizer", Decl::of(Type::Opaque("kubernetes.authorization.Authorizer")))
+        .with("authorizer.requestResource", Decl::of(Type::Opaque("kubernetes.authorization.ResourceCheck")))
+}
+
+/// The names that the expressions of admission policies may use: those of match conditions, and
+/// `namespaceObject`, `params` and `variables`.
+pub fn policies() -> &'static Env {
+    static ENV: OnceLock<Env> = OnceLock::new();
     ENV.get_or_init(|| {
-        Env::default()
-            .with("object", Decl::ANY)
-            .with("oldObject", Decl::ANY)
-            .with("request", Decl::of(request()))
-            .with("authorizer", Decl::of(Type::Opaque("kubernetes.authorization.Authorizer")))
-            .with("authorizer.requestResource", Decl::of(Type::Opaque("kubernetes.authorization.ResourceCheck")))
+        admission().with("namespaceObject", Decl::ANY).with("params", Decl::ANY).with("variables", Decl::ANY)
     })
 }
 
@@ -62,6 +73,49 @@ pub fn condition(expression: &str, env: &Env) -> Result<Program, String> {
 
 /// Everything wrong with a list of match conditions.
 pub(crate) fn validate_match_conditions(all: &[Value], path: &str) -> Vec<FieldError> {
+    conditions(all, path, match_conditions())
+}
+
+/// Everything wrong with the expressions of a ValidatingAdmissionPolicy's `spec`.
+pub(crate) fn validate_policy(spec: &Value) -> Vec<FieldError> {
+    let env = policies();
+    let mut out = conditions(spec.list_at(&["matchConditions"]), "spec.matchConditions", env);
+    let mut compiles = |at: String, expression: &str, wanted: Option<Type>| {
+        let expression = expression.trim();
+        if expression.is_empty() {
+            out.push(FieldError::required(at, ""));
+            return;
+        }
+        match Program::compile(expression, env) {
+            Err(e) => out.push(FieldError::invalid(at, expression, format!("compilation failed: {e}"))),
+            Ok(p) if wanted.as_ref().is_some_and(|w| p.result != *w && p.result != Type::Dyn) => {
+                let wanted = wanted.map(|w| w.to_string()).unwrap_or_default();
+                out.push(FieldError::invalid(at, expression, format!("must evaluate to {wanted}")));
+            }
+            Ok(_) => {}
+        }
+    };
+    for (i, v) in spec.list_at(&["variables"]).iter().enumerate() {
+        compiles(format!("spec.variables[{i}].expression"), v.str_at(&["expression"]), None);
+    }
+    for (i, v) in spec.list_at(&["validations"]).iter().enumerate() {
+        compiles(format!("spec.validations[{i}].expression"), v.str_at(&["expression"]), Some(Type::Bool));
+        if v.get("messageExpression").is_some() {
+            compiles(format!("spec.validations[{i}].messageExpression"), v.str_at(&["messageExpression"]), Some(Type::String));
+        }
+    }
+    for (i, v) in spec.list_at(&["auditAnnotations"]).iter().enumerate() {
+        compiles(format!("spec.auditAnnotations[{i}].valueExpression"), v.str_at(&["valueExpression"]), None);
+    }
+    if spec.list_at(&["validations"]).is_empty() && spec.list_at(&["auditAnnotations"]).is_empty() {
+        let why = "validations or auditAnnotations must be non-empty; at least one is required";
+        out.push(FieldError::required("spec.validations", why));
+        out.push(FieldError::required("spec.auditAnnotations", why));
+    }
+    out
+}
+
+fn conditions(all: &[Value], path: &str, env: &Env) -> Vec<FieldError> {
     let mut out = Vec::new();
     if all.len() > MOST {
         out.push(FieldError {
@@ -77,7 +131,7 @@ pub(crate) fn validate_match_conditions(all: &[Value], path: &str) -> Vec<FieldE
         let at = format!("{path}[{i}].expression");
         if expression.is_empty() {
             out.push(FieldError::required(at, ""));
-        } else if let Err(why) = condition(expression, match_conditions()) {
+        } else if let Err(why) = condition(expression, env) {
             out.push(FieldError::invalid(at, expression, why));
         }
         let at = format!("{path}[{i}].name");

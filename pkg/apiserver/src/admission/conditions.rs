@@ -8,7 +8,7 @@ use super::Attrs;
 use crate::{auth::UserInfo, authz::Attributes};
 
 /// The server's authorizer, as expressions ask it.
-struct Asker<'a>(&'a Attrs<'a>);
+pub(super) struct Asker<'a>(pub(super) &'a Attrs<'a>);
 
 impl knarr_cel::Authorizer for Asker<'_> {
     fn check(&self, c: &Check) -> Decision {
@@ -32,6 +32,18 @@ impl knarr_cel::Authorizer for Asker<'_> {
     }
 }
 
+/// The check of the request's own resource, to which expressions add a verb.
+pub(super) fn check(a: &Attrs<'_>) -> Check {
+    Check {
+        group: a.resource.group.to_string(),
+        resource: a.resource.plural.to_string(),
+        subresource: a.subresource.to_owned(),
+        namespace: a.namespace.clone(),
+        name: a.name.clone(),
+        ..Check::default()
+    }
+}
+
 /// Whether all conditions hold for a request (the `request` of its review).
 ///
 /// # Errors
@@ -43,20 +55,12 @@ pub(super) fn hold(a: &Attrs<'_>, conditions: &[Value], request: &Value) -> Resu
     let env = expressions::match_conditions();
     let any = Decl::ANY;
     let shown = env.variables.get("request").unwrap_or(&any);
-    let check = Check {
-        group: a.resource.group.to_string(),
-        resource: a.resource.plural.to_string(),
-        subresource: a.subresource.to_owned(),
-        namespace: a.namespace.clone(),
-        name: a.name.clone(),
-        ..Check::default()
-    };
     let variables = Bindings(vec![
         ("object", Cel::any(&request["object"])),
         ("oldObject", Cel::any(&request["oldObject"])),
         ("request", Cel::json(request, shown)),
         ("authorizer", Cel::authorizer()),
-        ("authorizer.requestResource", Cel::resource_check(check)),
+        ("authorizer.requestResource", Cel::resource_check(check(a))),
     ]);
     let asker = Asker(a);
     let mut left = cost::MATCH_CONDITIONS_BUDGET;

@@ -1,8 +1,10 @@
 //! Admission: what may change or refuse a write after it is authorized.
 
 mod conditions;
+mod matching;
 mod node;
 mod pods;
+mod policies;
 mod quota;
 mod rbac;
 mod various;
@@ -126,6 +128,7 @@ pub async fn validate(a: &Attrs<'_>, obj: &Value, old: Option<&Value>) -> Result
     if a.creates("", "pods") {
         pods::limits(a, obj)?;
     }
+    policies::validate(a, obj, old)?;
     webhooks::validate(a, obj, old).await?;
     quota::check(a, obj, old).await
 }

@@ -4,14 +4,14 @@ mod review;
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use knarr_registry::{
-    ApiError, Object,
-    selector::{Requirement, Selector},
-};
+use knarr_registry::{ApiError, Object};
 use knarr_schema::Resource;
 use serde_json::Value;
 
-use super::{Attrs, Operation};
+use super::{
+    Attrs,
+    matching::{Scope, exempt, operation},
+};
 use crate::{bridge, webhook};
 
 /// One webhook of a configuration.
@@ -31,6 +31,11 @@ impl Hook {
     fn timeout(&self) -> Duration {
         Duration::from_secs(self.spec.at(&["timeoutSeconds"]).and_then(Value::as_u64).unwrap_or(10).clamp(1, 30))
     }
+}
+
+/// The review of a request as one of a row's, for those that only evaluate it.
+pub(super) fn question(a: &Attrs<'_>, row: &Resource, obj: &Value, old: Option<&Value>) -> Value {
+    review::question(a, row, obj, old, "", "v1")
 }
 
 /// Why a webhook's word is not there, or what it said.
@@ -54,104 +59,10 @@ fn hooks(a: &Attrs<'_>, plural: &str) -> Vec<Hook> {
     out
 }
 
-/// Whether configurations of admission themselves are written: no webhook sees them.
-fn exempt(a: &Attrs<'_>) -> bool {
-    a.resource.group == "admissionregistration.k8s.io"
-        && (a.resource.plural.ends_with("webhookconfigurations") || a.resource.plural.contains("admissionpolic"))
-}
-
-/// A label selector as objects hold it.
-fn selector(v: &Value) -> Selector {
-    let mut all = Vec::new();
-    for (k, x) in v.get("matchLabels").and_then(Value::as_object).into_iter().flatten() {
-        all.push(Requirement::In(k.clone(), vec![x.as_str().unwrap_or_default().to_owned()]));
-    }
-    for e in v.list_at(&["matchExpressions"]) {
-        let k = e.str_at(&["key"]).to_owned();
-        let values = e.list_at(&["values"]).iter().filter_map(|x| x.as_str().map(str::to_owned)).collect();
-        all.push(match e.str_at(&["operator"]) {
-            "In" => Requirement::In(k, values),
-            "NotIn" => Requirement::NotIn(k, values),
-            "Exists" => Requirement::Exists(k),
-            _ => Requirement::Absent(k),
-        });
-    }
-    Selector { all }
-}
-
-fn holds(s: &Selector, labels: Option<&Value>) -> bool {
-    s.holds(|k| labels.and_then(|l| l.get(k)).and_then(Value::as_str))
-}
-
-fn labels(v: &Value) -> Option<&Value> {
-    v.at(&["metadata", "labels"])
-}
-
-/// Whether a rule fits the request as one of a row's.
-fn fits(rule: &Value, a: &Attrs<'_>, r: &Resource) -> bool {
-    let any = |key: &str, want: &str| rule.list_at(&[key]).iter().any(|v| v == "*" || v == want);
-    let namespace = r.group.is_empty() && r.plural == "namespaces";
-    let scope = match rule.str_at(&["scope"]) {
-        "Namespaced" => r.namespaced,
-        "Cluster" => namespace || !r.namespaced,
-        _ => true,
-    };
-    scope
-        && any("operations", operation(a.operation))
-        && any("apiGroups", &r.group)
-        && any("apiVersions", &r.version)
-        && rule.list_at(&["resources"]).iter().filter_map(Value::as_str).any(|x| {
-            let (res, sub) = x.split_once('/').unwrap_or((x, ""));
-            (res == "*" || res == r.plural) && (sub == "*" || sub == a.subresource)
-        })
-}
-
-fn operation(o: Operation) -> &'static str {
-    match o {
-        Operation::Create => "CREATE",
-        Operation::Update => "UPDATE",
-        Operation::Delete => "DELETE",
-        Operation::Connect => "CONNECT",
-    }
-}
-
 /// The row as which a webhook wants to see the request; `None` if it does not.
 fn wanted(h: &Hook, a: &Attrs<'_>, obj: &Value, old: Option<&Value>) -> Result<Option<Arc<Resource>>, ApiError> {
-    let rules = h.spec.list_at(&["rules"]);
-    let table = a.core.table();
-    let row = if rules.iter().any(|r| fits(r, a, a.resource)) {
-        table.catalog.lookup(&a.resource.group, &a.resource.version, &a.resource.plural).cloned()
-    } else if h.spec.str_at(&["matchPolicy"]) == "Exact" {
-        None
-    } else {
-        // The same objects in other versions.
-        table
-            .catalog
-            .resources()
-            .iter()
-            .find(|r| r.key_prefix == a.resource.key_prefix && !r.key_prefix.is_empty() && (r.group != a.resource.group || r.version != a.resource.version) && rules.iter().any(|x| fits(x, a, r)))
-            .cloned()
-    };
-    let Some(row) = row else { return Ok(None) };
-    let s = selector(h.spec.get("namespaceSelector").unwrap_or(&Value::Null));
-    let is_namespace = a.is("", "namespaces");
-    if !s.is_empty() && (!a.namespace.is_empty() || is_namespace) {
-        let fresh = is_namespace && a.subresource.is_empty() && matches!(a.operation, Operation::Create | Operation::Update);
-        let name = if is_namespace { &a.name } else { &a.namespace };
-        let found = if fresh { Some(obj.clone()) } else { a.core.peek("namespaces", "", name) };
-        let ns = found.ok_or_else(|| ApiError::not_found("", "namespaces", name))?;
-        if !holds(&s, labels(&ns)) {
-            return Ok(None);
-        }
-    }
-    let s = selector(h.spec.get("objectSelector").unwrap_or(&Value::Null));
-    if !s.is_empty() && !holds(&s, labels(obj)) && !old.is_some_and(|o| holds(&s, labels(o))) {
-        return Ok(None);
-    }
-    if !conditions_hold(h, a, &row, obj, old)? {
-        return Ok(None);
-    }
-    Ok(Some(row))
+    let Some(row) = Scope::of(&h.spec, "rules").covers(a, obj, old)? else { return Ok(None) };
+    Ok(conditions_hold(h, a, &row, obj, old)?.then_some(row))
 }
 
 /// Whether a webhook's `matchConditions` hold; if that cannot be said its failure policy decides.

@@ -1,5 +1,6 @@
 //! What is special about each kind, as pure functions over objects.
 
+mod admission;
 mod core;
 mod custom;
 mod data;
@@ -10,7 +11,6 @@ mod rules;
 mod service;
 #[cfg(test)]
 mod tests;
-mod webhooks;
 mod workloads;
 
 use std::sync::Arc;
@@ -103,7 +103,12 @@ pub fn of(group: &str, resource: &str) -> Arc<dyn Strategy> {
         ("rbac.authorization.k8s.io", _) => {
             Arc::new(workloads::Rbac { binding: resource.ends_with("bindings"), inner: g })
         }
-        ("admissionregistration.k8s.io", "mutatingwebhookconfigurations" | "validatingwebhookconfigurations") => Arc::new(webhooks::Webhooks { inner: g }),
+        ("admissionregistration.k8s.io", "mutatingwebhookconfigurations" | "validatingwebhookconfigurations") => {
+            Arc::new(admission::Expressions { inner: g, part: "webhooks", check: admission::webhooks })
+        }
+        ("admissionregistration.k8s.io", "validatingadmissionpolicies") => {
+            Arc::new(admission::Expressions { inner: g, part: "spec", check: admission::policy })
+        }
         ("apiextensions.k8s.io", "customresourcedefinitions") => Arc::new(custom::Definitions { inner: g }),
         _ => Arc::new(g),
     }

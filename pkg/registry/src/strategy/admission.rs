@@ -1,0 +1,55 @@
+//! Kinds of admission that hold expressions: configurations of webhooks, policies.
+
+use serde_json::Value;
+
+use super::{Strategy, generic::Generic};
+use crate::{error::FieldError, expressions, names::NameRule, object::Object};
+
+/// Kinds whose expressions are checked when they are written.
+pub(super) struct Expressions {
+    pub(super) inner: Generic,
+    /// The top-level field that holds them.
+    pub(super) part: &'static str,
+    pub(super) check: fn(&Value) -> Vec<FieldError>,
+}
+
+/// Match conditions of MutatingWebhookConfigurations and ValidatingWebhookConfigurations.
+pub(super) fn webhooks(obj: &Value) -> Vec<FieldError> {
+    let all = obj.list_at(&["webhooks"]).iter().enumerate();
+    all.flat_map(|(i, h)| expressions::validate_match_conditions(h.list_at(&["matchConditions"]), &format!("webhooks[{i}].matchConditions"))).collect()
+}
+
+/// Expressions of ValidatingAdmissionPolicies.
+pub(super) fn policy(obj: &Value) -> Vec<FieldError> {
+    expressions::validate_policy(obj.get("spec").unwrap_or(&Value::Null))
+}
+
+impl Strategy for Expressions {
+    fn names(&self) -> NameRule {
+        self.inner.names()
+    }
+    fn prepare_create(&self, obj: &mut Value) {
+        self.inner.prepare_create(obj);
+    }
+    fn prepare_update(&self, obj: &mut Value, old: &Value) {
+        self.inner.prepare_update(obj, old);
+    }
+    fn validate(&self, obj: &Value) -> Vec<FieldError> {
+        let mut out = self.inner.validate(obj);
+        out.extend((self.check)(obj));
+        out
+    }
+    fn validate_update(&self, obj: &Value, old: &Value) -> Vec<FieldError> {
+        // What is stored and untouched stays valid.
+        if obj.get(self.part) == old.get(self.part) { self.inner.validate_update(obj, old) } else { self.validate(obj) }
+    }
+    fn unconditional_update(&self) -> bool {
+        self.inner.unconditional_update()
+    }
+    fn create_on_update(&self) -> bool {
+        self.inner.create_on_update()
+    }
+    fn returns_deleted(&self) -> bool {
+        self.inner.returns_deleted()
+    }
+}
