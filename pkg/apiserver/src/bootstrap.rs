@@ -186,6 +186,7 @@ pub async fn run(core: &Core) -> Result<(), ApiError> {
     for r in results {
         r?;
     }
+    crate::aggregator::builtin(core).await?;
     endpoints(core).await?;
     core.registry.current().await?;
     Ok(())

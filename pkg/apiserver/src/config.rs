@@ -40,6 +40,8 @@ pub struct Config {
     pub kubelet_ca: Option<String>,
     /// Authorities of front proxies' client certificates, PEM.
     pub requestheader_ca: Option<String>,
+    /// Client certificate and key (PEM) that aggregated API servers know this server by.
+    pub proxy_client: Option<(String, String)>,
     /// The cluster's DNS domain.
     pub cluster_domain: String,
     /// Whether requests without credentials are served as `system:anonymous`.
@@ -71,6 +73,7 @@ impl Config {
             kubelet_client: None,
             kubelet_ca: None,
             requestheader_ca: None,
+            proxy_client: None,
             cluster_domain: "cluster.local".into(),
             anonymous: true,
             event_ttl: Duration::from_secs(3600),

@@ -13,6 +13,7 @@ use knarr_schema::{Catalog, Resource};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    aggregator::Aggregator,
     auth::{Tokens, UserInfo},
     authz::Authorizer,
     bridge,
@@ -64,6 +65,10 @@ pub struct Core {
     pub inflight: [AtomicU64; 2],
     /// Cancelled when the server ends.
     pub stop: CancellationToken,
+    /// Numbers of the tables, as they come.
+    pub table_changes: tokio::sync::watch::Sender<u64>,
+    /// What other servers serve.
+    pub aggregator: Aggregator,
     /// The kubelets' client.
     pub kubelets: crate::serve::connect::Kubelets,
 }

@@ -200,7 +200,9 @@ pub async fn refresh(core: &Core) -> Result<(), ApiError> {
         }
     }
     let table = Arc::new(core::table(catalog, &core.registry));
+    let generation = table.generation;
     *core.table.write().unwrap_or_else(std::sync::PoisonError::into_inner) = table;
+    core.table_changes.send_replace(generation);
     Ok(())
 }
 
@@ -226,7 +228,8 @@ pub async fn follow(core: Arc<Core>) {
     }
 }
 
-struct Quiet;
+/// Writes without admission and warnings.
+pub struct Quiet;
 #[async_trait::async_trait]
 impl Hooks for Quiet {
     async fn mutate(&self, _: &mut Value, _: Option<&Value>) -> Result<(), ApiError> {

@@ -4,10 +4,13 @@ use http::HeaderMap;
 use knarr_registry::ApiError;
 use knarr_schema::{Catalog, discovery};
 
-use crate::respond::{self, Format, Reply, accepted};
+use crate::{
+    aggregator::{self, Remotes},
+    respond::{self, Format, Reply, accepted},
+};
 
 /// Serves a discovery path; `None` if it is another one.
-pub fn serve(c: &Catalog, path: &str, headers: &HeaderMap, f: Format, host: &str) -> Option<Result<Reply, ApiError>> {
+pub fn serve(c: &Catalog, remotes: &Remotes, path: &str, headers: &HeaderMap, f: Format, host: &str) -> Option<Result<Reply, ApiError>> {
     let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
     let wants = accepted(headers).into_iter().find_map(|(t, params)| {
         let get = |k: &str| params.iter().find(|(n, _)| n == k).map(|(_, v)| v.clone());
@@ -18,7 +21,10 @@ pub fn serve(c: &Catalog, path: &str, headers: &HeaderMap, f: Format, host: &str
     });
     let aggregate = wants == Some(true) && matches!(parts.as_slice(), ["api"] | ["apis"]);
     if aggregate {
-        let v = discovery::aggregated(c, parts == ["api"]);
+        let mut v = discovery::aggregated(c, parts == ["api"]);
+        if parts == ["apis"] && !remotes.is_empty() {
+            aggregator::aggregated(&mut v, remotes);
+        }
         let bytes = serde_json::to_vec(&v).unwrap_or_default();
         use sha2::Digest;
         let tag: String = sha2::Sha256::digest(&bytes).iter().map(|b| format!("{b:02X}")).collect();
@@ -37,9 +43,13 @@ pub fn serve(c: &Catalog, path: &str, headers: &HeaderMap, f: Format, host: &str
     }
     let v = match parts.as_slice() {
         ["api"] => Some(discovery::api_versions(host)),
-        ["apis"] => Some(discovery::group_list(c)),
+        ["apis"] => {
+            let mut v = discovery::group_list(c);
+            aggregator::group_list(&mut v, remotes);
+            Some(v)
+        }
         ["api", v] => discovery::resource_list(c, "", v),
-        ["apis", g] => discovery::group(c, g),
+        ["apis", g] => aggregator::group(discovery::group(c, g), g, remotes),
         ["apis", g, v] => discovery::resource_list(c, g, v),
         _ => return None,
     };

@@ -7,6 +7,7 @@
 //! There is no handler for any kind.
 
 pub mod admission;
+mod aggregator;
 mod alloc;
 pub mod auth;
 pub mod authz;

@@ -6,6 +6,7 @@ use knarr_registry::ApiError;
 use knarr_schema::openapi;
 
 use crate::{
+    aggregator::{self, Aggregator},
     core::Table,
     respond::{self, Format, Reply, accepted},
 };
@@ -13,9 +14,9 @@ use crate::{
 const VERSION: &str = "v1.37.2";
 
 /// Serves an OpenAPI path; `None` if it is another one.
-pub fn serve(table: &Table, path: &str, headers: &HeaderMap, f: Format) -> Option<Result<Reply, ApiError>> {
+pub fn serve(table: &Table, others: &Aggregator, path: &str, headers: &HeaderMap, f: Format) -> Option<Result<Reply, ApiError>> {
     let rest = path.strip_prefix("/openapi/")?.trim_end_matches('/');
-    let tag = openapi::etag(VERSION, table.generation);
+    let tag = openapi::etag(VERSION, (others.generation() << 32) + table.generation);
     let etag = format!("\"{tag}\"");
     let all = accepted(headers);
     let wants_json = all.is_empty() || all.iter().any(|(t, _)| matches!(t.as_str(), "application/json" | "*/*" | "application/*"));
@@ -27,8 +28,16 @@ pub fn serve(table: &Table, path: &str, headers: &HeaderMap, f: Format) -> Optio
     }
     let catalog = &table.catalog;
     let v = match rest {
-        "v2" => openapi::v2(catalog, VERSION),
-        "v3" => openapi::v3_index(catalog, |_| tag.clone()),
+        "v2" => {
+            let mut v = openapi::v2(catalog, VERSION);
+            aggregator::merge_v2(&mut v, &others.remotes());
+            v
+        }
+        "v3" => {
+            let mut v = openapi::v3_index(catalog, |_| tag.clone());
+            aggregator::merge_v3_index(&mut v, &others.remotes());
+            v
+        }
         other => match other.strip_prefix("v3/").and_then(|p| openapi::v3(catalog, p, VERSION)) {
             Some(v) => v,
             None => return Some(Err(ApiError::no_resource())),

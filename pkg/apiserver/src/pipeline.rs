@@ -7,6 +7,7 @@ use knarr_registry::ApiError;
 use serde_json::json;
 
 use crate::{
+    aggregator,
     auth::{self, UserInfo},
     authz::{self, Attributes},
     core::{Core, Ctx},
@@ -133,8 +134,15 @@ async fn answer(
         return Err(authz::denial(&user, &attributes, &reason));
     }
     let _running = Running::begin(core, &info, &user)?;
+    if let Some(remote) = core.aggregator.find(&info.path) {
+        return Ok(aggregator::serve(core, &remote, request, &user).await);
+    }
     let table = core.table();
     if !info.resource_request {
+        // The document of a group version that another server serves is that server's.
+        if let Some(remote) = info.path.strip_prefix("/openapi/v3").and_then(|p| core.aggregator.find(p)) {
+            return Ok(aggregator::serve(core, &remote, request, &user).await);
+        }
         return special(core, &request, &info, &query, &table, format);
     }
     let Some(resource) = table.catalog.lookup(&info.group, &info.version, &info.resource).cloned() else {
@@ -172,10 +180,10 @@ fn special(core: &Core, request: &Request<Body>, info: &Info, query: &Query, tab
     let path = info.path.as_str();
     let f = format.unwrap_or_default();
     let host = request.headers().get(header::HOST).and_then(|v| v.to_str().ok()).map_or_else(|| core.settings.advertise.to_string(), str::to_owned);
-    if let Some(r) = discovery::serve(&table.catalog, path, request.headers(), f, &host) {
+    if let Some(r) = discovery::serve(&table.catalog, &core.aggregator.remotes(), path, request.headers(), f, &host) {
         return r;
     }
-    if let Some(r) = openapi::serve(table, path, request.headers(), f) {
+    if let Some(r) = openapi::serve(table, &core.aggregator, path, request.headers(), f) {
         return r;
     }
     let (root, check) = path.trim_matches('/').split_once('/').unwrap_or((path.trim_matches('/'), ""));

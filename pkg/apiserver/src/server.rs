@@ -25,6 +25,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    aggregator::{self, Aggregator, ProxyClient},
     alloc::Cidr,
     auth::{Tokens, UserInfo, jwt},
     authz::Authorizer,
@@ -118,6 +119,8 @@ impl ApiServer {
             .map_err(|e| Error::Key { what: "service-account key", reason: e.to_string() })?;
         let kubelets = Kubelets::new(config.kubelet_client.as_ref(), config.kubelet_ca.as_deref())
             .map_err(|reason| Error::Key { what: "kubelet client certificate", reason })?;
+        let proxy_client = config.proxy_client.as_ref().map(|(c, k)| ProxyClient::new(c, k)).transpose();
+        let proxy_client = proxy_client.map_err(|reason| Error::Key { what: "front proxy's client certificate", reason })?;
         let listener = TcpListener::bind(config.listen)
             .await
             .map_err(|source| Error::Listen { address: config.listen, source })?;
@@ -150,6 +153,8 @@ impl ApiServer {
             requests: Mutex::new(HashMap::new()),
             inflight: [AtomicU64::new(0), AtomicU64::new(0)],
             stop: CancellationToken::new(),
+            table_changes: tokio::sync::watch::Sender::new(0),
+            aggregator: Aggregator::new(proxy_client),
             kubelets,
         });
         custom::refresh(&core).await.map_err(Error::Store)?;
@@ -158,6 +163,8 @@ impl ApiServer {
         let tasks = vec![
             tokio::spawn(accept(Arc::clone(&core), listener, acceptor)),
             tokio::spawn(custom::follow(Arc::clone(&core))),
+            tokio::spawn(aggregator::follow(Arc::clone(&core))),
+            tokio::spawn(aggregator::follow_custom(Arc::clone(&core))),
             tokio::spawn(compact(Arc::clone(&core))),
         ];
         Ok(Self { core, address, tasks })

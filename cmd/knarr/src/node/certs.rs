@@ -13,6 +13,8 @@ pub struct Certs {
     pub ca: String,
     /// The authority for aggregated API servers' clients, PEM.
     pub front_proxy_ca: String,
+    /// What the API server shows aggregated API servers.
+    pub front_proxy_client: Pair,
     /// What the API server serves with.
     pub apiserver: Pair,
     /// What the API server shows kubelets.
@@ -91,6 +93,7 @@ pub fn load(layout: &Layout, names: &Names<'_>) -> Result<Certs> {
             &ca,
             &client("apiserver-kubelet-client", "kube-apiserver-kubelet-client", &["system:masters"]),
         )?,
+        front_proxy_client: pki.leaf(&front, &client("front-proxy-client", "front-proxy-client", &[]))?,
         admin: pki.leaf(&ca, &client("admin", "kubernetes-admin", &["system:masters"]))?,
         service_account_key: pki.service_account_key()?,
         ca_key: std::fs::read_to_string(pki.path("ca.key"))

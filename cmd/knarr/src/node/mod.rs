@@ -149,6 +149,8 @@ impl Node {
             Some((certs.kubelet_client.certificate.clone(), certs.kubelet_client.key.clone()));
         config.kubelet_ca = Some(certs.ca.clone());
         config.requestheader_ca = Some(certs.front_proxy_ca.clone());
+        config.proxy_client =
+            Some((certs.front_proxy_client.certificate.clone(), certs.front_proxy_client.key.clone()));
         config.cluster_domain = options.cluster_domain.clone();
         let api = ApiServer::start(config).await?;
         let local = match options.listen.ip() {

@@ -30,7 +30,15 @@ pub struct Kubelets {
 
 /// Accepts any certificate, as kube-apiserver does when it is given no authority for kubelets.
 #[derive(Debug)]
-struct AnyServer(Arc<rustls::crypto::CryptoProvider>);
+pub struct AnyServer(Arc<rustls::crypto::CryptoProvider>);
+
+impl AnyServer {
+    /// With the algorithms that signatures may use.
+    #[must_use]
+    pub fn new(provider: Arc<rustls::crypto::CryptoProvider>) -> Self {
+        Self(provider)
+    }
+}
 
 impl ServerCertVerifier for AnyServer {
     fn verify_server_cert(&self, _: &CertificateDer<'_>, _: &[CertificateDer<'_>], _: &ServerName<'_>, _: &[u8], _: UnixTime) -> Result<ServerCertVerified, rustls::Error> {
@@ -349,7 +357,8 @@ pub async fn serve(ctx: &Arc<Ctx>, mut request: Request<Body>) -> Result<Reply, 
     relay(response, on_client, proxied.as_ref()).await
 }
 
-fn copy_headers(from: &HeaderMap, to: &mut HeaderMap, upgrade: bool, strip: bool) {
+/// Copies what is not about the connection; `strip` leaves the client's credentials out.
+pub fn copy_headers(from: &HeaderMap, to: &mut HeaderMap, upgrade: bool, strip: bool) {
     for (k, v) in from {
         let hop = matches!(k.as_str(), "host" | "transfer-encoding" | "keep-alive" | "te" | "trailer");
         let conn = matches!(k.as_str(), "connection" | "upgrade");
@@ -374,7 +383,11 @@ where
     sender.send_request(request).await.map_err(unavailable)
 }
 
-async fn relay(mut response: Response<hyper::body::Incoming>, on_client: Option<hyper::upgrade::OnUpgrade>, proxied: Option<&super::links::Proxied>) -> Result<Reply, ApiError> {
+/// Turns the answer of the other side into ours, tunnelling an upgraded connection.
+///
+/// # Errors
+/// If a page cannot be read.
+pub async fn relay(mut response: Response<hyper::body::Incoming>, on_client: Option<hyper::upgrade::OnUpgrade>, proxied: Option<&super::links::Proxied>) -> Result<Reply, ApiError> {
     if response.status() == http::StatusCode::SWITCHING_PROTOCOLS
         && let Some(client) = on_client
     {

@@ -40,7 +40,7 @@ const ATTRIBUTES: [(&str, &[&str]); 22] = [
 const MEDIA: [(&str, &[&str]); 3] = [("script", &["src"]), ("source", &["src"]), ("video", &["poster", "src"])];
 
 /// Where pages come from and where they are seen.
-pub(super) struct Proxied {
+pub struct Proxied {
     /// The path of the proxy itself, with no slash at its end.
     pub(super) prefix: String,
     /// The host that the page is asked of.

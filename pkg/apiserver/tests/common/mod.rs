@@ -12,6 +12,9 @@ pub struct Harness {
     pub kubeconfig: String,
     pub ca: String,
     pub admin: knarr_pki::Pair,
+    /// The authority of front proxies.
+    pub front_ca: String,
+    pub pki: Pki,
 }
 
 pub async fn start() -> Harness {
@@ -41,7 +44,11 @@ pub async fn start_over(store: knarr_storage::SharedStore) -> Harness {
             ..Leaf::default()
         })
         .expect("leaf");
+    let front = pki.authority("front-proxy-ca", "front-proxy-ca").expect("ca");
+    let proxy = pki.leaf(&front, &Leaf { file: "front-proxy-client".into(), common_name: "front-proxy-client".into(), client: true, ..Leaf::default() }).expect("leaf");
     let mut config = Config::new(store);
+    config.requestheader_ca = Some(front.certificate().to_owned());
+    config.proxy_client = Some((proxy.certificate, proxy.key));
     config.listen = std::env::var("KNARR_TEST_LISTEN").ok().and_then(|s| s.parse().ok()).unwrap_or(config.listen);
     config.tls_certificate = serving.certificate;
     config.tls_key = serving.key;
@@ -54,5 +61,5 @@ pub async fn start_over(store: knarr_storage::SharedStore) -> Harness {
     let url = format!("https://127.0.0.1:{}", server.address().port());
     let kubeconfig = knarr_pki::kubeconfig("knarr", &url, ca.certificate(), "admin", &admin);
     std::fs::write(dir.path().join("kubeconfig"), &kubeconfig).expect("written");
-    Harness { server, ca: ca.certificate().to_owned(), dir, kubeconfig, admin }
+    Harness { server, front_ca: front.certificate().to_owned(), pki, ca: ca.certificate().to_owned(), dir, kubeconfig, admin }
 }

@@ -1,6 +1,7 @@
 //! What is special about each kind, as pure functions over objects.
 
 mod admission;
+mod aggregation;
 mod core;
 mod custom;
 mod data;
@@ -109,6 +110,7 @@ pub fn of(group: &str, resource: &str) -> Arc<dyn Strategy> {
         ("admissionregistration.k8s.io", "validatingadmissionpolicies") => {
             Arc::new(admission::Expressions { inner: g, part: "spec", check: admission::policy })
         }
+        ("apiregistration.k8s.io", "apiservices") => Arc::new(aggregation::ApiServices { inner: g }),
         ("apiextensions.k8s.io", "customresourcedefinitions") => Arc::new(custom::Definitions { inner: g }),
         _ => Arc::new(g),
     }
