@@ -69,11 +69,16 @@ fn wanted(core: &Core) -> Result<Vec<Wanted>, ApiError> {
     let mut data = json!({"client-ca-file": core.settings.client_ca});
     if let Some(ca) = &core.settings.requestheader_ca {
         data["requestheader-client-ca-file"] = json!(ca);
-        data["requestheader-allowed-names"] = json!("[\"front-proxy-client\"]");
-        data["requestheader-username-headers"] = json!("[\"X-Remote-User\"]");
-        data["requestheader-group-headers"] = json!("[\"X-Remote-Group\"]");
-        data["requestheader-extra-headers-prefix"] = json!("[\"X-Remote-Extra-\"]");
-        data["requestheader-uid-headers"] = json!("[\"X-Remote-Uid\"]");
+        let h = &core.settings.requestheader;
+        for (key, values) in [
+            ("allowed-names", &h.allowed_names),
+            ("username-headers", &h.username),
+            ("group-headers", &h.group),
+            ("extra-headers-prefix", &h.extra_prefix),
+            ("uid-headers", &h.uid),
+        ] {
+            data[format!("requestheader-{key}")] = json!(json!(values).to_string());
+        }
     }
     out.push(Wanted { group: "", version: "v1", plural: "configmaps", object: json!({"metadata": {"name": "extension-apiserver-authentication", "namespace": "kube-system"}, "data": data}) });
     out.push(Wanted { group: "networking.k8s.io", version: "v1", plural: "servicecidrs", object: json!({"metadata": {"name": "kubernetes"}, "spec": {"cidrs": [core.settings.service_cidr.to_string()]}}) });

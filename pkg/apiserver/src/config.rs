@@ -8,7 +8,7 @@ use std::{
 
 use knarr_storage::SharedStore;
 
-use crate::{alloc::Cidr, auth::UserInfo};
+use crate::{alloc::Cidr, auth::{UserInfo, front_proxy::RequestHeaders}};
 
 /// Everything the server must be told.
 pub struct Config {
@@ -40,6 +40,8 @@ pub struct Config {
     pub kubelet_ca: Option<String>,
     /// Authorities of front proxies' client certificates, PEM.
     pub requestheader_ca: Option<String>,
+    /// Which front proxies are believed, and their headers.
+    pub requestheader: RequestHeaders,
     /// Client certificate and key (PEM) that aggregated API servers know this server by.
     pub proxy_client: Option<(String, String)>,
     /// The cluster's DNS domain.
@@ -73,6 +75,7 @@ impl Config {
             kubelet_client: None,
             kubelet_ca: None,
             requestheader_ca: None,
+            requestheader: RequestHeaders::default(),
             proxy_client: None,
             cluster_domain: "cluster.local".into(),
             anonymous: true,
@@ -103,4 +106,6 @@ pub struct Settings {
     pub client_ca: String,
     /// Authorities of front proxies, PEM.
     pub requestheader_ca: Option<String>,
+    /// Which front proxies are believed, and their headers.
+    pub requestheader: RequestHeaders,
 }

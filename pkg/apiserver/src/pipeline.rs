@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::{
     aggregator,
-    auth::{self, UserInfo},
+    auth::{self, UserInfo, front_proxy::Presented},
     authz::{self, Attributes},
     core::{Core, Ctx},
     discovery, openapi,
@@ -22,16 +22,21 @@ use crate::{
 pub enum Identity {
     /// In process: that user, without a question.
     Fixed(Arc<UserInfo>),
-    /// Over the network, with the user of the client certificate if there was one.
-    Network(Option<Arc<UserInfo>>),
+    /// Over the network, with what the client certificate proves if there was one.
+    Network(Presented),
 }
 
 fn authenticate(core: &Core, request: &Request<Body>, id: &Identity) -> Result<UserInfo, ApiError> {
     let certified = match id {
         Identity::Fixed(u) => return Ok(u.as_ref().clone()),
-        Identity::Network(u) => u,
+        Identity::Network(p) => p,
     };
-    if let Some(u) = certified {
+    if certified.front
+        && let Some(u) = core.settings.requestheader.user(request.headers())
+    {
+        return Ok(u);
+    }
+    if let Some(u) = &certified.user {
         return Ok(u.as_ref().clone());
     }
     let bearer = request

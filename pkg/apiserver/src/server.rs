@@ -18,7 +18,6 @@ use hyper_util::{
 };
 use knarr_registry::{ApiError, Registry};
 use knarr_schema::Catalog;
-use rustls::{RootCertStore, server::WebPkiClientVerifier};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
@@ -27,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     aggregator::{self, Aggregator, ProxyClient},
     alloc::Cidr,
-    auth::{Tokens, UserInfo, jwt},
+    auth::{Tokens, UserInfo, front_proxy::Authorities, jwt},
     authz::Authorizer,
     bootstrap,
     config::{Config, Settings},
@@ -77,25 +76,15 @@ pub struct ApiServer {
     tasks: Vec<tokio::task::JoinHandle<()>>,
 }
 
-fn tls(config: &Config) -> Result<TlsAcceptor, Error> {
+fn tls(config: &Config, authorities: &Authorities) -> Result<TlsAcceptor, Error> {
     let key_error = |what| move |e: &dyn std::fmt::Display| Error::Key { what, reason: e.to_string() };
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut roots = RootCertStore::empty();
-    for c in CertificateDer::pem_slice_iter(config.client_ca.as_bytes()) {
-        let c = c.map_err(|e| key_error("client authority")(&e))?;
-        roots.add(c).map_err(|e| key_error("client authority")(&e))?;
-    }
-    let builder = rustls::ServerConfig::builder_with_provider(Arc::clone(&provider))
+    let builder = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|e| key_error("TLS")(&e))?;
-    let builder = if roots.is_empty() {
-        builder.with_no_client_auth()
-    } else {
-        let v = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-            .allow_unauthenticated()
-            .build()
-            .map_err(|e| key_error("client authority")(&e))?;
-        builder.with_client_cert_verifier(v)
+    let builder = match &authorities.any {
+        None => builder.with_no_client_auth(),
+        Some(v) => builder.with_client_cert_verifier(Arc::clone(v)),
     };
     let chain: Vec<_> = CertificateDer::pem_slice_iter(config.tls_certificate.as_bytes())
         .collect::<Result<_, _>>()
@@ -112,7 +101,9 @@ impl ApiServer {
     /// # Errors
     /// [`Error`]; nothing is left running then.
     pub async fn start(config: Config) -> Result<Self, Error> {
-        let acceptor = tls(&config)?;
+        let authorities = Authorities::new(&config.client_ca, config.requestheader_ca.as_deref(), &config.requestheader.allowed_names)
+            .map_err(|reason| Error::Key { what: "client authority", reason })?;
+        let acceptor = tls(&config, &authorities)?;
         let service_cidr = Cidr::parse(&config.service_cidr)
             .ok_or_else(|| Error::Setting { what: "service network", value: config.service_cidr.clone() })?;
         let signer = jwt::Signer::new(&config.service_account_key)
@@ -143,6 +134,7 @@ impl ApiServer {
                 issuer: config.issuer.clone(),
                 client_ca: config.client_ca.clone(),
                 requestheader_ca: config.requestheader_ca.clone(),
+                requestheader: config.requestheader.clone(),
             },
             authorizer: Authorizer::new(Arc::clone(&registry)),
             tokens: Tokens { signer, issuer: config.issuer, audiences, fixed: config.tokens, registry: Arc::clone(&registry) },
@@ -161,7 +153,7 @@ impl ApiServer {
         bootstrap::run(&core).await.map_err(Error::Store)?;
         core.ready.store(true, Ordering::Release);
         let tasks = vec![
-            tokio::spawn(accept(Arc::clone(&core), listener, acceptor)),
+            tokio::spawn(accept(Arc::clone(&core), listener, acceptor, Arc::new(authorities))),
             tokio::spawn(custom::follow(Arc::clone(&core))),
             tokio::spawn(aggregator::follow(Arc::clone(&core))),
             tokio::spawn(aggregator::follow_custom(Arc::clone(&core))),
@@ -209,7 +201,7 @@ impl Drop for ApiServer {
     }
 }
 
-async fn accept(core: Arc<Core>, listener: TcpListener, acceptor: TlsAcceptor) {
+async fn accept(core: Arc<Core>, listener: TcpListener, acceptor: TlsAcceptor, authorities: Arc<Authorities>) {
     loop {
         let tcp = tokio::select! {
             r = listener.accept() => match r {
@@ -223,19 +215,14 @@ async fn accept(core: Arc<Core>, listener: TcpListener, acceptor: TlsAcceptor) {
             () = core.stop.cancelled() => return,
         };
         let _ = tcp.set_nodelay(true);
-        let (core, acceptor) = (Arc::clone(&core), acceptor.clone());
+        let (core, acceptor, authorities) = (Arc::clone(&core), acceptor.clone(), Arc::clone(&authorities));
         tokio::spawn(async move {
             let handshake = tokio::time::timeout(Duration::from_secs(10), acceptor.accept(tcp)).await;
             let Ok(Ok(stream)) = handshake else {
                 tracing::debug!("a TLS handshake failed");
                 return;
             };
-            let user = stream.get_ref().1.peer_certificates().and_then(|c| c.first()).and_then(|c| {
-                UserInfo::of_certificate(c)
-                    .inspect_err(|error| tracing::debug!(error, "client certificate refused"))
-                    .ok()
-            });
-            let id = Identity::Network(user.map(Arc::new));
+            let id = Identity::Network(authorities.read(stream.get_ref().1.peer_certificates().unwrap_or_default()));
             let stop = core.stop.clone();
             let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
                 let (core, id) = (Arc::clone(&core), id.clone());

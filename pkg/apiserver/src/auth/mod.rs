@@ -1,5 +1,6 @@
 //! Who asks: client certificates, tokens, anonymous; and as whom (impersonation).
 
+pub mod front_proxy;
 pub mod jwt;
 mod impersonate;
 mod tokens;
