@@ -4,6 +4,7 @@ mod conditions;
 mod matching;
 mod node;
 mod pods;
+mod podsecurity;
 mod policies;
 mod quota;
 mod rbac;
@@ -125,6 +126,7 @@ pub async fn validate(a: &Attrs<'_>, obj: &Value, old: Option<&Value>) -> Result
     }
     node::restrict(a, obj, old)?;
     rbac::escalation(a, obj, old)?;
+    podsecurity::validate(a, obj, old)?;
     if a.creates("", "pods") {
         pods::limits(a, obj)?;
     }
