@@ -13,16 +13,31 @@ use crate::{
 
 const VERSION: &str = "v1.37.2";
 
+const PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+/// The same, as older clients write it.
+const PROTOBUF_OLD: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+
+/// Whether the client takes protobuf rather than JSON; `None` if it takes neither.
+fn wants_protobuf(headers: &HeaderMap, document: &str) -> Option<bool> {
+    let all = accepted(headers);
+    if all.is_empty() {
+        return Some(false);
+    }
+    all.iter().find_map(|(t, _)| match t.as_str() {
+        "application/json" | "*/*" | "application/*" => Some(false),
+        PROTOBUF | PROTOBUF_OLD if document == "v2" => Some(true),
+        _ => None,
+    })
+}
+
 /// Serves an OpenAPI path; `None` if it is another one.
 pub fn serve(table: &Table, others: &Aggregator, path: &str, headers: &HeaderMap, f: Format) -> Option<Result<Reply, ApiError>> {
     let rest = path.strip_prefix("/openapi/")?.trim_end_matches('/');
     let tag = openapi::etag(VERSION, (others.generation() << 32) + table.generation);
     let etag = format!("\"{tag}\"");
-    let all = accepted(headers);
-    let wants_json = all.is_empty() || all.iter().any(|(t, _)| matches!(t.as_str(), "application/json" | "*/*" | "application/*"));
-    if !wants_json {
-        return Some(Err(ApiError::new(406, "NotAcceptable", "only the following media types are accepted: application/json")));
-    }
+    let Some(protobuf) = wants_protobuf(headers, rest) else {
+        return Some(Err(ApiError::new(406, "NotAcceptable", "only the following media types are accepted: application/json, application/com.github.proto-openapi.spec.v2.v1.0+protobuf")));
+    };
     if headers.get(header::IF_NONE_MATCH).and_then(|h| h.to_str().ok()) == Some(&etag) {
         return Some(Ok(tagged(respond::unchanged(), &etag)));
     }
@@ -43,6 +58,9 @@ pub fn serve(table: &Table, others: &Aggregator, path: &str, headers: &HeaderMap
             None => return Some(Err(ApiError::no_resource())),
         },
     };
+    if protobuf {
+        return Some(Ok(tagged(respond::bytes(200, PROTOBUF, openapi::protobuf::encode(&v), f.gzip), &etag)));
+    }
     let bytes = serde_json::to_vec(&v).unwrap_or_default();
     Some(Ok(tagged(respond::bytes(200, "application/json", bytes, f.gzip), &etag)))
 }

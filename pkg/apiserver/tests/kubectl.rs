@@ -59,6 +59,11 @@ async fn stock_kubectl_works() {
     k.ok(&["delete", "pod", "p"], "deleted");
     k.ok(&["auth", "whoami"], "kubernetes-admin");
     k.ok(&["apply", "--server-side", "--force-conflicts", "-f", f], "serverside-applied");
+    // A list, for which kubectl reads OpenAPI version 2 in protobuf.
+    let map = |n: u8| format!("- apiVersion: v1\n  kind: ConfigMap\n  metadata: {{name: listed-{n}}}\n  data: {{k: v{n}}}\n");
+    std::fs::write(&file, format!("apiVersion: v1\nkind: List\nitems:\n{}{}", map(1), map(2))).expect("written");
+    k.ok(&["apply", "-f", f], "configmap/listed-2 created");
+    k.ok(&["apply", "-f", f], "configmap/listed-2 unchanged");
     let (ok, text) = k.run(&["create", "cm", "A_b"]);
     assert!(!ok && text.contains("a lowercase RFC 1123 subdomain"), "{text}");
 }

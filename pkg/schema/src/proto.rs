@@ -2,7 +2,7 @@
 //! byte for byte, and the `k8s\0` envelope around it.
 
 mod decode;
-mod encode;
+pub(crate) mod encode;
 
 use bytes::{BufMut, BytesMut};
 use serde_json::{Map, Value};

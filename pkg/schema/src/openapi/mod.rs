@@ -7,6 +7,7 @@
 #[cfg(feature = "descriptions")]
 mod descriptions;
 mod paths;
+pub mod protobuf;
 mod schemas;
 #[cfg(test)]
 mod tests;

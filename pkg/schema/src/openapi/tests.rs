@@ -79,3 +79,11 @@ fn fields_are_described() {
     let replicas = &document["components"]["schemas"]["io.k8s.api.apps.v1.DeploymentSpec"]["properties"]["replicas"];
     assert!(replicas["description"].as_str().is_some_and(|d| d.contains("pods")));
 }
+
+#[test]
+fn documents_have_a_protobuf_form() {
+    let document = json!({"swagger": "2.0", "definitions": {"A": {"type": "object", "additionalProperties": false}}});
+    let schema = b"\xaa\x01\x02\x10\x00\xb2\x01\x08\x0a\x06object";
+    let wanted = [b"\x0a\x032.0\x4a\x17\x0a\x15\x0a\x01A\x12\x10".as_slice(), schema].concat();
+    assert_eq!(protobuf::encode(&document), wanted);
+}

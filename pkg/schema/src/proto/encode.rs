@@ -9,7 +9,7 @@ use crate::{
     types::{Field, Shape, Type, types},
 };
 
-pub(super) fn varint(out: &mut Vec<u8>, mut value: u64) {
+pub(crate) fn varint(out: &mut Vec<u8>, mut value: u64) {
     while value >= 0x80 {
         out.push((value as u8) | 0x80);
         value >>= 7;
@@ -17,7 +17,7 @@ pub(super) fn varint(out: &mut Vec<u8>, mut value: u64) {
     out.push(value as u8);
 }
 
-fn tag(out: &mut Vec<u8>, number: u32, wire: u32) {
+pub(crate) fn tag(out: &mut Vec<u8>, number: u32, wire: u32) {
     varint(out, u64::from(number << 3 | wire));
 }
 
@@ -26,7 +26,7 @@ fn integer(out: &mut Vec<u8>, number: u32, value: i64) {
     varint(out, value as u64);
 }
 
-pub(super) fn bytes(out: &mut Vec<u8>, number: u32, data: &[u8]) {
+pub(crate) fn bytes(out: &mut Vec<u8>, number: u32, data: &[u8]) {
     tag(out, number, 2);
     varint(out, data.len() as u64);
     out.extend_from_slice(data);
@@ -37,7 +37,7 @@ pub(super) fn text(out: &mut Vec<u8>, number: u32, text: &str) {
 }
 
 /// Writes a message whose length is not known beforehand.
-pub(super) fn nested(out: &mut Vec<u8>, number: u32, write: impl FnOnce(&mut Vec<u8>)) {
+pub(crate) fn nested(out: &mut Vec<u8>, number: u32, write: impl FnOnce(&mut Vec<u8>)) {
     tag(out, number, 2);
     let start = out.len();
     out.push(0);
