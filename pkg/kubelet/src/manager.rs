@@ -463,11 +463,18 @@ impl Manager {
         let Some(client) = self.sh.client.clone() else {
             return;
         };
-        if self.node_uid.is_none() {
+        // A mirror pod must name its node as its owner, and the node may just be registering.
+        for _ in 0..20 {
+            if self.node_uid.is_some() {
+                break;
+            }
             let node = Api::<Node>::all(client.clone())
                 .get_opt(&self.sh.cfg.node_name)
                 .await;
             self.node_uid = node.ok().flatten().and_then(|n| n.metadata.uid);
+            if self.node_uid.is_none() {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
         }
         let mut m = pod.clone();
         let hash = spec::annotation(pod, spec::CONFIG_HASH)

@@ -1,5 +1,6 @@
 //! Admission: what may change or refuse a write after it is authorized.
 
+mod certificates;
 mod conditions;
 mod matching;
 mod node;
@@ -12,6 +13,8 @@ mod various;
 mod webhooks;
 
 use std::sync::Arc;
+
+pub use node::audience;
 
 use knarr_registry::ApiError;
 use knarr_schema::Resource;
@@ -88,6 +91,7 @@ pub async fn mutate(a: &Attrs<'_>, obj: &mut Value, old: Option<&Value>) -> Resu
         plugins(a, obj).await?;
         webhooks::mutate(a, obj, old, &mut rounds).await?;
     }
+    certificates::requester(a, obj);
     Ok(())
 }
 
@@ -107,6 +111,7 @@ async fn plugins(a: &Attrs<'_>, obj: &mut Value) -> Result<(), ApiError> {
     if a.creates("", "nodes") {
         node::taint_new(obj);
     }
+    pods::topology_labels(a, obj);
     various::storage_object_in_use(a, obj);
     various::default_storage_class(a, obj);
     various::default_ingress_class(a, obj);
@@ -126,7 +131,10 @@ pub async fn validate(a: &Attrs<'_>, obj: &Value, old: Option<&Value>) -> Result
     }
     node::restrict(a, obj, old)?;
     rbac::escalation(a, obj, old)?;
+    certificates::validate(a, obj, old)?;
     podsecurity::validate(a, obj, old)?;
+    various::claim_resize(a, obj, old)?;
+    pods::resize(a, obj, old)?;
     if a.creates("", "pods") {
         pods::limits(a, obj)?;
     }

@@ -175,6 +175,47 @@ pub(super) fn taint_tolerations(obj: &mut Value) {
     }
 }
 
+/// PodTopologyLabels: a pod says in which zone and region its node is.
+pub(super) fn topology_labels(a: &Attrs<'_>, obj: &mut Value) {
+    let node = obj.str_at(&["spec", "nodeName"]).to_owned();
+    let placed = a.creates("", "pods") || a.is("", "pods") && a.subresource == "binding";
+    if !placed || node.is_empty() {
+        return;
+    }
+    let Some(node) = a.core.peek("minions", "", &node) else { return };
+    for key in ["topology.kubernetes.io/zone", "topology.kubernetes.io/region"] {
+        if let Some(v) = node.at(&["metadata", "labels", key]) {
+            obj.set_at(&["metadata", "labels", key], v.clone());
+        }
+    }
+}
+
+/// PodResizeValidator: what a pod asks for must fit its node at all.
+pub(super) fn resize(a: &Attrs<'_>, obj: &Value, old: Option<&Value>) -> Result<(), ApiError> {
+    let node = obj.str_at(&["spec", "nodeName"]);
+    if a.subresource != "resize" || !a.is("", "pods") || node.is_empty() || old.is_none_or(|o| o.generation() == obj.generation()) {
+        return Ok(());
+    }
+    let Some(node) = a.core.peek("minions", "", node) else { return Err(a.forbidden(&format!("node {node:?} not found"))) };
+    let os = node.str_at(&["metadata", "labels", "kubernetes.io/os"]);
+    if !matches!(os, "" | "linux") {
+        let why = format!("pod resize is only supported on linux nodes, node {:?} is {os:?}", node.name());
+        return Err(a.forbidden(&why).with_cause("UnsupportedPlatform", "", ""));
+    }
+    let requests = sum(obj, "requests");
+    let mut short = Vec::new();
+    for (k, unit) in [("cpu", 1), ("memory", 1000)] {
+        let (wanted, there) = (milli(requests.get(k)), milli(node.at(&["status", "allocatable", k])));
+        if wanted > there {
+            short.push(format!("{k}, requested: {}, allocatable: {}", wanted / unit, there / unit));
+        }
+    }
+    if short.is_empty() {
+        return Ok(());
+    }
+    Err(a.forbidden(&format!("node didn't have enough allocatable resources: {}", short.join("; "))).with_cause("NodeCapacity", "", ""))
+}
+
 fn ranges(a: &Attrs<'_>) -> Vec<Value> {
     let Ok(kind) = a.core.kind("limitranges") else { return Vec::new() };
     let scope = kind.scope(&a.namespace);

@@ -101,6 +101,30 @@ pub(super) fn default_ingress_class(a: &Attrs<'_>, obj: &mut Value) {
     }
 }
 
+/// PersistentVolumeClaimResize: only bound claims of classes that allow it grow.
+pub(super) fn claim_resize(a: &Attrs<'_>, obj: &Value, old: Option<&Value>) -> Result<(), ApiError> {
+    let Some(old) = old.filter(|_| a.operation == Operation::Update && a.subresource.is_empty() && a.is("", "persistentvolumeclaims")) else {
+        return Ok(());
+    };
+    let size = |v: &Value| super::pods::milli(v.at(&["spec", "resources", "requests", "storage"]));
+    if size(obj) <= size(old) {
+        return Ok(());
+    }
+    if old.str_at(&["status", "phase"]) != "Bound" {
+        return Err(a.forbidden("Only bound persistent volume claims can be expanded"));
+    }
+    let class = |v: &Value| match v.str_at(&["metadata", "annotations", "volume.beta.kubernetes.io/storage-class"]) {
+        "" => v.str_at(&["spec", "storageClassName"]).to_owned(),
+        c => c.to_owned(),
+    };
+    let name = class(obj);
+    let allows = !name.is_empty() && name == class(old) && a.core.peek("storageclasses", "", &name).is_some_and(|c| c["allowVolumeExpansion"] == true);
+    if allows {
+        return Ok(());
+    }
+    Err(a.forbidden("only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must support resize"))
+}
+
 /// Priority: at most one global default.
 pub(super) fn priority_class(a: &Attrs<'_>, obj: &Value) -> Result<(), ApiError> {
     if !a.is("scheduling.k8s.io", "priorityclasses") || a.operation == Operation::Delete || obj.get("globalDefault") != Some(&Value::Bool(true)) {

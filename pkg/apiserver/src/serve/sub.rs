@@ -345,6 +345,9 @@ async fn token(ctx: &Arc<Ctx>, body: Bytes) -> Result<Reply, ApiError> {
             return Err(ApiError::conflict(group_kind.0, group_kind.1, r.str_at(&["name"]), &format!("the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated")));
         }
         kube[member] = json!({"name": bound.name(), "uid": bound.uid()});
+        if node_user.is_some() && member != "pod" {
+            return Err(ApiError::forbidden("", "serviceaccounts", name, "node requested token not bound to a pod"));
+        }
         if member == "pod" {
             let sa_of_pod = match bound.str_at(&["spec", "serviceAccountName"]) { "" => "default", s => s };
             if sa_of_pod != name {
@@ -353,6 +356,12 @@ async fn token(ctx: &Arc<Ctx>, body: Bytes) -> Result<Reply, ApiError> {
             let node = bound.str_at(&["spec", "nodeName"]);
             if node_user.as_deref().is_some_and(|n| n != node) {
                 return Err(ApiError::forbidden("", "serviceaccounts", name, "node requested token bound to a pod scheduled on a different node"));
+            }
+            if node_user.is_some() {
+                if uid.is_empty() {
+                    return Err(ApiError::forbidden("", "serviceaccounts", name, "node requested token with a pod binding without a uid"));
+                }
+                crate::admission::audience(ctx, &bound, req.list_at(&["spec", "audiences"]))?;
             }
             if let Some(n) = ctx.core.peek("minions", "", node) {
                 kube["node"] = json!({"name": node, "uid": n.uid()});

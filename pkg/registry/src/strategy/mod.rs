@@ -2,6 +2,7 @@
 
 mod admission;
 mod aggregation;
+mod certificates;
 mod core;
 mod custom;
 mod data;
@@ -110,6 +111,7 @@ pub fn of(group: &str, resource: &str) -> Arc<dyn Strategy> {
         ("admissionregistration.k8s.io", "validatingadmissionpolicies") => {
             Arc::new(admission::Expressions { inner: g, part: "spec", check: admission::policy })
         }
+        ("certificates.k8s.io", "certificatesigningrequests") => Arc::new(certificates::Requests { inner: g }),
         ("apiregistration.k8s.io", "apiservices") => Arc::new(aggregation::ApiServices { inner: g }),
         ("apiextensions.k8s.io", "customresourcedefinitions") => Arc::new(custom::Definitions { inner: g }),
         _ => Arc::new(g),
