@@ -50,6 +50,9 @@ pub struct Options {
     /// Folder of static pod manifests, watched
     #[arg(long)]
     pub manifests: Option<PathBuf>,
+    /// File with an AuthenticationConfiguration: issuers of tokens besides the cluster itself
+    #[arg(long)]
+    pub authentication_config: Option<PathBuf>,
     /// Addresses of all pods
     #[arg(long, default_value = "10.244.0.0/16")]
     pub cluster_cidr: String,

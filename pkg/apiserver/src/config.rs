@@ -8,7 +8,8 @@ use std::{
 
 use knarr_storage::SharedStore;
 
-use crate::{alloc::Cidr, auth::{UserInfo, front_proxy::RequestHeaders}};
+use crate::{alloc::Cidr, auth::{UserInfo, front_proxy::RequestHeaders, oidc}};
+pub use crate::auth::oidc::AuthenticationConfiguration;
 
 /// Everything the server must be told.
 pub struct Config {
@@ -48,6 +49,8 @@ pub struct Config {
     pub cluster_domain: String,
     /// Whether requests without credentials are served as `system:anonymous`.
     pub anonymous: bool,
+    /// Other issuers of tokens, and which requests may be anonymous if it says so.
+    pub authentication: Option<AuthenticationConfiguration>,
     /// How long events are kept.
     pub event_ttl: Duration,
     /// Fixed bearer tokens.
@@ -79,6 +82,7 @@ impl Config {
             proxy_client: None,
             cluster_domain: "cluster.local".into(),
             anonymous: true,
+            authentication: None,
             event_ttl: Duration::from_secs(3600),
             tokens: HashMap::new(),
             max_in_flight: (400, 200),
@@ -95,7 +99,7 @@ pub struct Settings {
     /// Where pods reach this server.
     pub advertise: SocketAddr,
     /// Whether requests without credentials are served.
-    pub anonymous: bool,
+    pub anonymous: oidc::Anonymous,
     /// Seconds that events are kept.
     pub event_ttl: i64,
     /// Limits of requests that read and write.

@@ -69,6 +69,8 @@ pub struct Core {
     pub table_changes: tokio::sync::watch::Sender<u64>,
     /// What other servers serve.
     pub aggregator: Aggregator,
+    /// Other issuers of tokens.
+    pub issuers: crate::auth::oidc::Issuers,
     /// The kubelets' client.
     pub kubelets: crate::serve::connect::Kubelets,
 }

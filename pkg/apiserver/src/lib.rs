@@ -25,6 +25,6 @@ mod serve;
 mod server;
 mod webhook;
 
-pub use auth::{UserInfo, front_proxy::RequestHeaders};
+pub use auth::{UserInfo, front_proxy::RequestHeaders, oidc::AuthenticationConfiguration};
 pub use config::Config;
 pub use server::{ApiServer, Error};

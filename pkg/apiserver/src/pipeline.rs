@@ -8,7 +8,7 @@ use serde_json::json;
 
 use crate::{
     aggregator,
-    auth::{self, UserInfo, front_proxy::Presented},
+    auth::{self, Authenticated, UserInfo, front_proxy::Presented},
     authz::{self, Attributes},
     core::{Core, Ctx},
     discovery, openapi,
@@ -26,34 +26,49 @@ pub enum Identity {
     Network(Presented),
 }
 
-fn authenticate(core: &Core, request: &Request<Body>, id: &Identity) -> Result<UserInfo, ApiError> {
+async fn authenticate(core: &Core, headers: &http::HeaderMap, path: &str, id: &Identity) -> Result<UserInfo, ApiError> {
     let certified = match id {
         Identity::Fixed(u) => return Ok(u.as_ref().clone()),
         Identity::Network(p) => p,
     };
     if certified.front
-        && let Some(u) = core.settings.requestheader.user(request.headers())
+        && let Some(u) = core.settings.requestheader.user(headers)
     {
         return Ok(u);
     }
     if let Some(u) = &certified.user {
         return Ok(u.as_ref().clone());
     }
-    let bearer = request
-        .headers()
+    let bearer = headers
         .get(header::AUTHORIZATION)
         .and_then(|v| v.to_str().ok())
         .and_then(|v| v.split_once(' '))
         .filter(|(k, _)| k.eq_ignore_ascii_case("bearer"))
         .map(|(_, t)| t.trim());
     match bearer {
-        Some(t) if !t.is_empty() => core.tokens.authenticate(t, &[]).map(|a| a.user).map_err(|why| {
+        Some(t) if !t.is_empty() => token(core, t, &[]).await.map(|a| a.user).map_err(|why| {
             tracing::debug!(why, "token refused");
             ApiError::unauthorized()
         }),
-        _ if core.settings.anonymous => Ok(UserInfo::anonymous()),
+        _ if auth::oidc::anonymous(&core.settings.anonymous, path) => Ok(UserInfo::anonymous()),
         _ => Err(ApiError::unauthorized()),
     }
+}
+
+/// Whose a token is, by this server or another issuer.
+///
+/// # Errors
+/// Why it is not accepted.
+pub async fn token(core: &Core, token: &str, audiences: &[String]) -> Result<Authenticated, String> {
+    let own = match core.tokens.authenticate(token, audiences) {
+        Ok(a) => return Ok(a),
+        Err(why) => why,
+    };
+    let Some(user) = core.issuers.authenticate(token).await? else { return Err(own) };
+    // Such tokens are for this server, whatever their own audience.
+    let mine = &core.tokens.audiences;
+    let audiences: Vec<String> = if audiences.is_empty() { mine.clone() } else { audiences.iter().filter(|a| mine.contains(a)).cloned().collect() };
+    if audiences.is_empty() { Err("token audiences do not match".into()) } else { Ok(Authenticated { user, audiences }) }
 }
 
 fn impersonate(core: &Core, user: UserInfo, headers: &http::HeaderMap) -> Result<UserInfo, ApiError> {
@@ -131,7 +146,7 @@ async fn answer(
     query: Query,
     format: Result<Format, ApiError>,
 ) -> Result<Reply, ApiError> {
-    let user = authenticate(core, &request, id)?;
+    let user = authenticate(core, request.headers(), &info.path, id).await?;
     let user = impersonate(core, user, request.headers())?;
     let attributes = Attributes::from(&info);
     let (allowed, reason) = core.authorizer.allows(&user, &attributes);

@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     aggregator::{self, Aggregator, ProxyClient},
     alloc::Cidr,
-    auth::{Tokens, UserInfo, front_proxy::Authorities, jwt},
+    auth::{Tokens, UserInfo, front_proxy::Authorities, jwt, oidc},
     authz::Authorizer,
     bootstrap,
     config::{Config, Settings},
@@ -59,6 +59,9 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// The authentication configuration makes no sense.
+    #[error("the authentication configuration: {0}")]
+    Authentication(String),
     /// A setting makes no sense.
     #[error("{what} {value:?} is not valid")]
     Setting {
@@ -110,6 +113,9 @@ impl ApiServer {
             .map_err(|e| Error::Key { what: "service-account key", reason: e.to_string() })?;
         let kubelets = Kubelets::new(config.kubelet_client.as_ref(), config.kubelet_ca.as_deref())
             .map_err(|reason| Error::Key { what: "kubelet client certificate", reason })?;
+        let authentication = config.authentication.clone().unwrap_or_default();
+        let issuers = oidc::Issuers::new(&authentication, &config.issuer).map_err(Error::Authentication)?;
+        let anonymous = authentication.anonymous.unwrap_or(oidc::Anonymous { enabled: config.anonymous, conditions: Vec::new() });
         let proxy_client = config.proxy_client.as_ref().map(|(c, k)| ProxyClient::new(c, k)).transpose();
         let proxy_client = proxy_client.map_err(|reason| Error::Key { what: "front proxy's client certificate", reason })?;
         let listener = TcpListener::bind(config.listen)
@@ -128,7 +134,7 @@ impl ApiServer {
                 service_cidr,
                 node_ports: (i64::from(config.node_ports.0), i64::from(config.node_ports.1)),
                 advertise: SocketAddr::new(config.advertise_address, address.port()),
-                anonymous: config.anonymous,
+                anonymous,
                 event_ttl: i64::try_from(config.event_ttl.as_secs()).unwrap_or(3600),
                 max_in_flight: config.max_in_flight,
                 issuer: config.issuer.clone(),
@@ -147,8 +153,10 @@ impl ApiServer {
             stop: CancellationToken::new(),
             table_changes: tokio::sync::watch::Sender::new(0),
             aggregator: Aggregator::new(proxy_client),
+            issuers,
             kubelets,
         });
+        core.issuers.start(&core.stop);
         custom::refresh(&core).await.map_err(Error::Store)?;
         bootstrap::run(&core).await.map_err(Error::Store)?;
         core.ready.store(true, Ordering::Release);

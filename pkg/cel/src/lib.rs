@@ -65,10 +65,34 @@ impl Program {
         (r, e.cost)
     }
 
+    /// Whether a field of a variable is taken anywhere, as `v.f` or `v.?f`.
+    #[must_use]
+    pub fn takes(&self, variable: &str, field: &str) -> bool {
+        takes(&self.expr, variable, field)
+    }
+
     /// Whether a variable is named anywhere.
     #[must_use]
     pub fn uses(&self, variable: &str) -> bool {
         uses(&self.expr, variable)
+    }
+}
+
+fn takes(e: &ast::Expr, v: &str, f: &str) -> bool {
+    use ast::Kind;
+    let of = |e: &ast::Expr| matches!(&e.kind, Kind::Ident(n) if n == v);
+    let named = |e: &ast::Expr| matches!(&e.kind, Kind::Literal(ast::Literal::String(s)) if s == f);
+    match &e.kind {
+        Kind::Literal(_) | Kind::Ident(_) => false,
+        Kind::Select { operand, field, .. } => of(operand) && field == f || takes(operand, v, f),
+        Kind::Call { target, args, .. } => {
+            let optional = target.is_none() && matches!(args.as_slice(), [a, b] if of(a) && named(b));
+            optional || target.as_ref().is_some_and(|t| takes(t, v, f)) || args.iter().any(|a| takes(a, v, f))
+        }
+        Kind::List(l) => l.iter().any(|(e, _)| takes(e, v, f)),
+        Kind::Map(m) => m.iter().any(|(k, x, _)| takes(k, v, f) || takes(x, v, f)),
+        Kind::Struct { fields, .. } => fields.iter().any(|(_, x, _)| takes(x, v, f)),
+        Kind::Fold(x) => [&x.range, &x.init, &x.condition, &x.step, &x.result].iter().any(|e| takes(e, v, f)),
     }
 }
 

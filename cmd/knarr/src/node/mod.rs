@@ -152,6 +152,13 @@ impl Node {
         config.proxy_client =
             Some((certs.front_proxy_client.certificate.clone(), certs.front_proxy_client.key.clone()));
         config.cluster_domain = options.cluster_domain.clone();
+        if let Some(path) = &options.authentication_config {
+            let text = std::fs::read_to_string(path)
+                .with_context(|| format!("cannot read {}", path.display()))?;
+            let parsed = knarr_apiserver::AuthenticationConfiguration::parse(&text)
+                .map_err(|why| anyhow!("{}: {why}", path.display()))?;
+            config.authentication = Some(parsed);
+        }
         let api = ApiServer::start(config).await?;
         let local = match options.listen.ip() {
             ip if ip.is_unspecified() => SocketAddr::from(([127, 0, 0, 1], options.listen.port())),

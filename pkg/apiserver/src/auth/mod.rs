@@ -3,6 +3,7 @@
 pub mod front_proxy;
 pub mod jwt;
 mod impersonate;
+pub mod oidc;
 mod tokens;
 
 use std::collections::BTreeMap;

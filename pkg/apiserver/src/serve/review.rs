@@ -32,7 +32,7 @@ pub(super) async fn serve(ctx: &Arc<Ctx>, body: Bytes) -> Result<Reply, ApiError
             v.meta_mut().insert("creationTimestamp".into(), json!(knarr_registry::object::now()));
             json!({"userInfo": ctx.user.value()})
         }
-        "tokenreviews" => token(ctx, &v)?,
+        "tokenreviews" => token(ctx, &v).await?,
         "selfsubjectaccessreviews" => access(ctx, &v, &ctx.user, "SelfSubjectAccessReview")?,
         "subjectaccessreviews" | "localsubjectaccessreviews" => {
             let spec = &v["spec"];
@@ -60,13 +60,13 @@ pub(super) async fn serve(ctx: &Arc<Ctx>, body: Bytes) -> Result<Reply, ApiError
     Ok(respond::object(201, &bridge::outward(v, r), ctx.format))
 }
 
-fn token(ctx: &Ctx, v: &Value) -> Result<Value, ApiError> {
+async fn token(ctx: &Ctx, v: &Value) -> Result<Value, ApiError> {
     let token = v.str_at(&["spec", "token"]);
     if token.is_empty() {
         return Err(ApiError::bad_request("token is required for TokenReview in authentication"));
     }
     let audiences: Vec<String> = v.list_at(&["spec", "audiences"]).iter().filter_map(|a| a.as_str().map(str::to_owned)).collect();
-    Ok(match ctx.core.tokens.authenticate(token, &audiences) {
+    Ok(match crate::pipeline::token(&ctx.core, token, &audiences).await {
         Ok(a) => json!({"authenticated": true, "user": a.user.value(), "audiences": a.audiences}),
         Err(e) => json!({"user": {}, "error": format!("[invalid bearer token, {e}]")}),
     })

@@ -22,6 +22,20 @@ pub async fn start() -> Harness {
 }
 
 pub async fn start_over(store: knarr_storage::SharedStore) -> Harness {
+    launch(store, |_| ()).await.expect("it starts")
+}
+
+/// A server with settings of the test's own.
+pub async fn start_with(set: impl FnOnce(&mut Config)) -> Harness {
+    try_start(set).await.expect("it starts")
+}
+
+/// The same, where it may refuse to start.
+pub async fn try_start(set: impl FnOnce(&mut Config)) -> Result<Harness, String> {
+    launch(knarr_storage::open_memory().expect("store"), set).await.map_err(|e| e.to_string())
+}
+
+async fn launch(store: knarr_storage::SharedStore, set: impl FnOnce(&mut Config)) -> Result<Harness, knarr_apiserver::Error> {
     let dir = tempfile::tempdir().expect("a folder");
     let pki = Pki::open(dir.path()).expect("pki");
     let ca = pki.authority("ca", "kubernetes").expect("ca");
@@ -56,10 +70,11 @@ pub async fn start_over(store: knarr_storage::SharedStore) -> Harness {
     config.service_account_key = pki.service_account_key().expect("key");
     config.advertise_address = "192.0.2.10".parse().expect("ip");
     let begin = std::time::Instant::now();
-    let server = ApiServer::start(config).await.expect("it starts");
+    set(&mut config);
+    let server = ApiServer::start(config).await?;
     println!("ready after {:?}", begin.elapsed());
     let url = format!("https://127.0.0.1:{}", server.address().port());
     let kubeconfig = knarr_pki::kubeconfig("knarr", &url, ca.certificate(), "admin", &admin);
     std::fs::write(dir.path().join("kubeconfig"), &kubeconfig).expect("written");
-    Harness { server, front_ca: front.certificate().to_owned(), pki, ca: ca.certificate().to_owned(), dir, kubeconfig, admin }
+    Ok(Harness { server, front_ca: front.certificate().to_owned(), pki, ca: ca.certificate().to_owned(), dir, kubeconfig, admin })
 }
