@@ -199,3 +199,24 @@ async fn kubelets_stay_in_their_place() {
     let message = refused(&one, "POST", CSRS, csr("theirs", "kubernetes.io/kubelet-serving", "system:node:two", "system:nodes")).await;
     assert!(message.ends_with("can only create a node CSR with CN=system:node:one"), "{message}");
 }
+
+#[tokio::test]
+async fn limit_ranges_bound_claims_and_ratios() {
+    let h = common::start().await;
+    let c = h.server.client(UserInfo::admin());
+    made(&c, "/api/v1/namespaces/default/serviceaccounts", json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}})).await;
+    let limits = json!([{"type": "PersistentVolumeClaim", "min": {"storage": "1Gi"}, "max": {"storage": "2Gi"}}, {"type": "Container", "maxLimitRequestRatio": {"cpu": "2"}}]);
+    made(&c, "/api/v1/namespaces/default/limitranges", json!({"apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "l"}, "spec": {"limits": limits}})).await;
+    let claim = |size: &str| json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "c"}, "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": size}}}});
+    let claims = "/api/v1/namespaces/default/persistentvolumeclaims";
+    let begin = r#"persistentvolumeclaims "c" is forbidden:"#;
+    assert_eq!(refused(&c, "POST", claims, claim("3Gi")).await, format!("{begin} maximum storage usage per PersistentVolumeClaim is 2Gi, but request is 3Gi"));
+    assert_eq!(refused(&c, "POST", claims, claim("1Mi")).await, format!("{begin} minimum storage usage per PersistentVolumeClaim is 1Gi, but request is 1Mi"));
+    made(&c, claims, claim("1Gi")).await;
+    let pod = |resources: Value| json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i", "resources": resources}]}});
+    let pods = "/api/v1/namespaces/default/pods";
+    let begin = r#"pods "p" is forbidden: cpu max limit to request ratio per Container is 2, but"#;
+    assert_eq!(refused(&c, "POST", pods, pod(json!({"requests": {"cpu": "200m"}, "limits": {"cpu": "500m"}}))).await, format!("{begin} provided ratio is 2.500000"));
+    assert_eq!(refused(&c, "POST", pods, pod(json!({}))).await, format!("{begin} no request is specified or request is 0"));
+    made(&c, pods, pod(json!({"requests": {"cpu": "1"}, "limits": {"cpu": "2"}}))).await;
+}

@@ -135,9 +135,7 @@ pub async fn validate(a: &Attrs<'_>, obj: &Value, old: Option<&Value>) -> Result
     podsecurity::validate(a, obj, old)?;
     various::claim_resize(a, obj, old)?;
     pods::resize(a, obj, old)?;
-    if a.creates("", "pods") {
-        pods::limits(a, obj)?;
-    }
+    pods::limits(a, obj, old)?;
     policies::validate(a, obj, old)?;
     webhooks::validate(a, obj, old).await?;
     quota::check(a, obj, old).await

@@ -7,7 +7,7 @@ use knarr_registry::{ApiError, Object};
 use knarr_schema::quantity::Quantity;
 use serde_json::{Value, json};
 
-use super::Attrs;
+use super::{Attrs, Operation};
 
 const TOKEN_DIR: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
@@ -137,7 +137,7 @@ pub(super) fn runtime_class(a: &Attrs<'_>, obj: &mut Value) -> Result<(), ApiErr
     for (k, v) in class.at(&["scheduling", "nodeSelector"]).and_then(Value::as_object).into_iter().flatten() {
         let now = obj.str_at(&["spec", "nodeSelector", k]);
         if !now.is_empty() && v.as_str() != Some(now) {
-            return Err(a.forbidden(&format!("pod rejected: conflict: runtimeClass.scheduling.nodeSelector[{k}] = {}; pod.spec.nodeSelector[{k}] = {now}", v.as_str().unwrap_or(""))));
+            return Err(a.forbidden(&format!("conflict: runtimeClass.scheduling.nodeSelector[{k}] = {}; pod.spec.nodeSelector[{k}] = {now}", v.as_str().unwrap_or(""))));
         }
         obj.set_at(&["spec", "nodeSelector", k], v.clone());
     }
@@ -273,24 +273,69 @@ pub(super) fn milli(v: Option<&Value>) -> i128 {
     Quantity::parse(&text).map_or(0, |q| i128::from(q.milli_value()))
 }
 
-/// LimitRanger: minimum and maximum.
-pub(super) fn limits(a: &Attrs<'_>, obj: &Value) -> Result<(), ApiError> {
+/// LimitRanger: minimum, maximum, and how far limits may be above requests.
+pub(super) fn limits(a: &Attrs<'_>, obj: &Value, old: Option<&Value>) -> Result<(), ApiError> {
+    let pod = a.creates("", "pods") || a.is("", "pods") && a.subresource == "resize";
+    let claim = a.is("", "persistentvolumeclaims") && a.subresource.is_empty();
+    if !matches!(a.operation, Operation::Create | Operation::Update) || !(pod || claim) || old.is_some_and(Object::deleting) {
+        return Ok(());
+    }
     let mut out: Vec<String> = Vec::new();
     for item in ranges(a) {
         let kind = item.str_at(&["type"]);
         let targets: Vec<Value> = match kind {
-            "Container" => ["containers", "initContainers"].iter().flat_map(|l| obj.list_at(&["spec", l])).map(|c| c["resources"].clone()).collect(),
-            "Pod" => vec![json!({"requests": sum(obj, "requests"), "limits": sum(obj, "limits")})],
+            "Container" if pod => ["containers", "initContainers"].iter().flat_map(|l| obj.list_at(&["spec", l])).map(|c| c["resources"].clone()).collect(),
+            "Pod" if pod => vec![json!({"requests": sum(obj, "requests"), "limits": sum(obj, "limits")})],
+            "PersistentVolumeClaim" if claim => {
+                let requests = &obj["spec"]["resources"]["requests"];
+                // A claim has no limits: its requests are what must be within both bounds.
+                outside(&json!({"min": item["min"]}), kind, &json!({"requests": requests}), &mut out);
+                too_much(&item, kind, requests, &mut out);
+                continue;
+            }
             _ => continue,
         };
         for t in &targets {
             outside(&item, kind, t, &mut out);
+            ratios(&item, kind, t, &mut out);
         }
     }
     match out.len() {
         0 => Ok(()),
         1 => Err(a.forbidden(&out[0])),
         _ => Err(a.forbidden(&format!("[{}]", out.join(", ")))),
+    }
+}
+
+fn bounds<'i>(item: &'i Value, which: &str) -> impl Iterator<Item = (&'i String, &'i Value)> {
+    item.at(&[which]).and_then(Value::as_object).into_iter().flatten()
+}
+
+/// What of a claim's requests is above the maximum.
+fn too_much(item: &Value, kind: &str, requests: &Value, out: &mut Vec<String>) {
+    for (k, v) in bounds(item, "max") {
+        let text = v.as_str().unwrap_or("");
+        match requests.at(&[k]) {
+            None => out.push(format!("maximum {k} usage per {kind} is {text}.  No request is specified")),
+            Some(r) if milli(Some(r)) > milli(Some(v)) => out.push(format!("maximum {k} usage per {kind} is {text}, but request is {}", r.as_str().unwrap_or(""))),
+            Some(_) => {}
+        }
+    }
+}
+
+/// Limits that are too far above requests.
+fn ratios(item: &Value, kind: &str, t: &Value, out: &mut Vec<String>) {
+    for (k, v) in bounds(item, "maxLimitRequestRatio") {
+        let text = v.as_str().unwrap_or("");
+        let (request, limit) = (milli(t.at(&["requests", k])), milli(t.at(&["limits", k])));
+        let begin = format!("{k} max limit to request ratio per {kind} is {text}, but");
+        if request == 0 {
+            out.push(format!("{begin} no request is specified or request is 0"));
+        } else if limit == 0 {
+            out.push(format!("{begin} no limit is specified or limit is 0"));
+        } else if limit * 1000 > request * milli(Some(v)) {
+            out.push(format!("{begin} provided ratio is {:.6}", limit as f64 / request as f64));
+        }
     }
 }
 
