@@ -62,6 +62,19 @@ pub fn policies() -> &'static Env {
     })
 }
 
+/// The names that the mutations of admission policies may use: those of policies, and the types
+/// `Object…` and `JSONPatch`.
+pub fn mutations() -> &'static Env {
+    static ENV: OnceLock<Env> = OnceLock::new();
+    ENV.get_or_init(|| {
+        let mut env = policies().clone();
+        let patch = ObjectType::new("JSONPatch", [("op", Type::String), ("path", Type::String), ("from", Type::String), ("value", Type::Dyn)]);
+        env.structs.insert("JSONPatch".into(), patch);
+        env.open_structs.push("Object".into());
+        env
+    })
+}
+
 /// Compiles an expression that has to be a truth.
 ///
 /// # Errors
@@ -111,6 +124,81 @@ pub(crate) fn validate_policy(spec: &Value) -> Vec<FieldError> {
         let why = "validations or auditAnnotations must be non-empty; at least one is required";
         out.push(FieldError::required("spec.validations", why));
         out.push(FieldError::required("spec.auditAnnotations", why));
+    }
+    out
+}
+
+/// Everything wrong with a MutatingAdmissionPolicy's `spec`.
+pub(crate) fn validate_mutating_policy(spec: &Value) -> Vec<FieldError> {
+    let mut out = Vec::new();
+    match spec.at(&["matchConstraints"]) {
+        None => out.push(FieldError::required("spec.matchConstraints", "")),
+        Some(c) => {
+            let rules = c.list_at(&["resourceRules"]);
+            if rules.is_empty() {
+                out.push(FieldError::required("spec.matchConstraints.resourceRules", ""));
+            }
+            for op in rules.iter().flat_map(|r| r.list_at(&["operations"])) {
+                if !matches!(op.as_str(), Some("CREATE" | "UPDATE")) {
+                    out.push(FieldError::not_supported("spec.matchConstraints.resourceRules.operations", op.clone(), &["CREATE", "UPDATE"]));
+                }
+            }
+        }
+    }
+    out.extend(conditions(spec.list_at(&["matchConditions"]), "spec.matchConditions", policies()));
+    let compiled = |at: String, expression: &str, wanted: Option<(&str, fn(&Type) -> bool)>, out: &mut Vec<FieldError>| {
+        let expression = expression.trim();
+        if expression.is_empty() {
+            out.push(FieldError::required(at, ""));
+            return;
+        }
+        match Program::compile(expression, mutations()) {
+            Err(e) => out.push(FieldError::invalid(at, expression, format!("compilation failed: {e}"))),
+            Ok(p) => {
+                if let Some((name, fits)) = wanted
+                    && !p.result.is_dyn()
+                    && !fits(&p.result)
+                {
+                    out.push(FieldError::invalid(at, expression, format!("must evaluate to {name}")));
+                }
+            }
+        }
+    };
+    for (i, v) in spec.list_at(&["variables"]).iter().enumerate() {
+        compiled(format!("spec.variables[{i}].expression"), v.str_at(&["expression"]), None, &mut out);
+    }
+    let all = spec.list_at(&["mutations"]);
+    if all.is_empty() {
+        out.push(FieldError::required("spec.mutations", "mutations must contain at least one item"));
+    }
+    for (i, m) in all.iter().enumerate() {
+        let at = format!("spec.mutations[{i}]");
+        let object: fn(&Type) -> bool = |t| t.to_string() == "Object";
+        let list: fn(&Type) -> bool = |t| t.to_string() == "list(JSONPatch)";
+        let (kind, own, other, wanted) = match m.str_at(&["patchType"]) {
+            "ApplyConfiguration" => ("ApplyConfiguration", "applyConfiguration", "jsonPatch", ("Object", object)),
+            "JSONPatch" => ("JSONPatch", "jsonPatch", "applyConfiguration", ("list(JSONPatch)", list)),
+            "" => {
+                out.push(FieldError::required(format!("{at}.patchType"), ""));
+                continue;
+            }
+            other => {
+                out.push(FieldError::not_supported(format!("{at}.patchType"), other, &["ApplyConfiguration", "JSONPatch"]));
+                continue;
+            }
+        };
+        match m.at(&[own]) {
+            None => out.push(FieldError::required(format!("{at}.{own}"), format!("must be specified when patchType is {kind}"))),
+            Some(e) => compiled(format!("{at}.{own}.expression"), e.str_at(&["expression"]), Some(wanted), &mut out),
+        }
+        if m.at(&[other]).is_some() {
+            out.push(FieldError::invalid(format!("{at}.{other}"), format!("{{{other}}}"), format!("must not be specified when patchType is {kind}")));
+        }
+    }
+    match spec.str_at(&["reinvocationPolicy"]) {
+        "" => out.push(FieldError::required("spec.reinvocationPolicy", "")),
+        "Never" | "IfNeeded" => {}
+        other => out.push(FieldError::not_supported("spec.reinvocationPolicy", other, &["IfNeeded", "Never"])),
     }
     out
 }

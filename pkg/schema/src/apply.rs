@@ -104,6 +104,22 @@ pub fn apply(live: Option<&Value>, config: &Value, ty: Option<&'static Type>, wr
     }
 }
 
+/// Merges a configuration into an object as [`apply`] does, with nobody becoming an owner; what can
+/// only be replaced as a whole may not be in it.
+///
+/// # Errors
+/// [`Error::Invalid`] for a configuration that does not fit.
+pub fn merge(live: &Value, config: &Value, ty: Option<&'static Type>, schema: Option<&Value>) -> Result<Value, Error> {
+    let root = Kind::root(ty, schema);
+    walk::fields(config, root).map_err(|why| Error::Invalid(format!("failed to convert patch object to typed object: {why}")))?;
+    let mut atomics = Vec::new();
+    walk::atomics(config, root, "", &mut atomics);
+    if !atomics.is_empty() {
+        return Err(Error::Invalid(format!("invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs: {}", atomics.join(", "))));
+    }
+    Ok(walk::merge(live, config, root))
+}
+
 /// Whether all conflicting fields are in what client-side apply wrote last: then `kubectl` takes
 /// them over without force.
 fn covered(live: Option<&Value>, conflicts: &Set, root: Kind<'_>) -> bool {

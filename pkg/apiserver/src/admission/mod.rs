@@ -3,6 +3,7 @@
 mod certificates;
 mod conditions;
 mod matching;
+mod mutations;
 mod node;
 mod pods;
 mod podsecurity;
@@ -85,10 +86,13 @@ impl Attrs<'_> {
 /// The answer for the client.
 pub async fn mutate(a: &Attrs<'_>, obj: &mut Value, old: Option<&Value>) -> Result<(), ApiError> {
     let mut rounds = webhooks::Rounds::default();
+    let mut policies = mutations::Rounds::default();
     plugins(a, obj).await?;
+    mutations::mutate(a, obj, old, &mut policies)?;
     webhooks::mutate(a, obj, old, &mut rounds).await?;
-    if rounds.changed {
+    if rounds.changed || policies.changed {
         plugins(a, obj).await?;
+        mutations::mutate(a, obj, old, &mut policies)?;
         webhooks::mutate(a, obj, old, &mut rounds).await?;
     }
     certificates::requester(a, obj);

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, rc::Rc};
 
-use knarr_cel::{Bindings, EvalError, Key, Program, Text, Value as Cel, cost};
+use knarr_cel::{Bindings, Env, EvalError, Key, Program, Text, Value as Cel, cost};
 use knarr_registry::{ApiError, Object, expressions};
 use serde_json::{Value, json};
 
@@ -26,23 +26,54 @@ struct Denial {
 }
 
 /// A policy's word on one request with one parameter.
-struct Evaluation<'a> {
+pub(super) struct Evaluation<'a> {
     a: &'a Attrs<'a>,
     request: &'a Value,
     namespace: &'a Value,
     params: &'a Value,
+    env: &'static Env,
     variables: BTreeMap<Key<'a>, Cel<'a>>,
     left: u64,
 }
 
 impl<'a> Evaluation<'a> {
+    /// Of a request with a parameter, for expressions that may use the names of `env`.
+    pub(super) fn new(a: &'a Attrs<'a>, request: &'a Value, namespace: &'a Value, params: &'a Value, env: &'static Env) -> Self {
+        Self { a, request, namespace, params, env, variables: BTreeMap::new(), left: BUDGET }
+    }
+
+    /// Whether all conditions hold; a false one decides, whatever became of the others.
+    pub(super) fn conditions(&mut self, all: &[Value]) -> Result<bool, String> {
+        let mut failed = None;
+        for c in all {
+            match self.run(c.str_at(&["expression"])) {
+                Ok(v) if v.as_bool() == Some(false) => return Ok(false),
+                Ok(_) => {}
+                Err(why) => {
+                    failed.get_or_insert(why);
+                }
+            }
+        }
+        failed.map_or(Ok(true), Err)
+    }
+
+    /// Evaluates a policy's variables; one that cannot be evaluated fails what uses it.
+    pub(super) fn define(&mut self, all: &[Value]) {
+        for v in all {
+            if let Ok(value) = self.run(v.str_at(&["expression"])) {
+                self.variables.insert(Key::String(Text::Owned(v.str_at(&["name"]).into())), value);
+            }
+        }
+    }
+
     /// The value of an expression as JSON.
     fn eval(&mut self, expression: &str) -> Result<Value, String> {
         self.run(expression)?.to_json().map_err(|e| e.to_string())
     }
 
-    fn run(&mut self, expression: &str) -> Result<Cel<'a>, String> {
-        let program = Program::compile(expression.trim(), expressions::policies()).map_err(|e| format!("compilation error: compilation failed: {e}"))?;
+    /// The value of an expression.
+    pub(super) fn run(&mut self, expression: &str) -> Result<Cel<'a>, String> {
+        let program = Program::compile(expression.trim(), self.env).map_err(|e| format!("compilation error: compilation failed: {e}"))?;
         let any = expressions::match_conditions().variables.get("request").unwrap_or(&knarr_cel::Decl::ANY);
         let bound = Bindings(vec![
             ("object", Cel::any(&self.request["object"])),
@@ -66,25 +97,13 @@ impl<'a> Evaluation<'a> {
     /// Everything a policy denies.
     fn denials(&mut self, policy: &Value) -> Vec<Denial> {
         let ignore = policy.str_at(&["spec", "failurePolicy"]) == "Ignore";
-        let mut failed = None;
-        for c in policy.list_at(&["spec", "matchConditions"]) {
-            match self.run(c.str_at(&["expression"])) {
-                Ok(v) if v.as_bool() == Some(false) => return Vec::new(),
-                Ok(_) => {}
-                Err(why) => {
-                    failed.get_or_insert(why);
-                }
-            }
+        match self.conditions(policy.list_at(&["spec", "matchConditions"])) {
+            Ok(true) => {}
+            Ok(false) => return Vec::new(),
+            Err(_) if ignore => return Vec::new(),
+            Err(why) => return vec![Denial { message: why, reason: String::new() }],
         }
-        if let Some(why) = failed {
-            return if ignore { Vec::new() } else { vec![Denial { message: why, reason: String::new() }] };
-        }
-        for v in policy.list_at(&["spec", "variables"]) {
-            // One that cannot be evaluated fails what uses it.
-            if let Ok(value) = self.run(v.str_at(&["expression"])) {
-                self.variables.insert(Key::String(Text::Owned(v.str_at(&["name"]).into())), value);
-            }
-        }
+        self.define(policy.list_at(&["spec", "variables"]));
         let mut out = Vec::new();
         for v in policy.list_at(&["spec", "validations"]) {
             let expression = v.str_at(&["expression"]);
@@ -111,7 +130,7 @@ impl<'a> Evaluation<'a> {
 ///
 /// # Errors
 /// Why there are none though there should be.
-fn params(a: &Attrs<'_>, policy: &Value, binding: &Value) -> Result<Vec<Value>, String> {
+pub(super) fn params(a: &Attrs<'_>, policy: &Value, binding: &Value) -> Result<Vec<Value>, String> {
     let (Some(kind), Some(reference)) = (policy.at(&["spec", "paramKind"]), binding.at(&["spec", "paramRef"])) else {
         return Ok(vec![Value::Null]);
     };
@@ -188,7 +207,7 @@ pub(super) fn validate(a: &Attrs<'_>, obj: &Value, old: Option<&Value>) -> Resul
             Ok(all) => all
                 .iter()
                 .flat_map(|params| {
-                    let mut one = Evaluation { a, request: &review["request"], namespace: &namespace, params, variables: BTreeMap::new(), left: BUDGET };
+                    let mut one = Evaluation::new(a, &review["request"], &namespace, params, expressions::policies());
                     one.denials(&policy)
                 })
                 .collect(),

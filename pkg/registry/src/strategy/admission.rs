@@ -24,6 +24,11 @@ pub(super) fn policy(obj: &Value) -> Vec<FieldError> {
     expressions::validate_policy(obj.get("spec").unwrap_or(&Value::Null))
 }
 
+/// Expressions of MutatingAdmissionPolicies.
+pub(super) fn mutating_policy(obj: &Value) -> Vec<FieldError> {
+    expressions::validate_mutating_policy(obj.get("spec").unwrap_or(&Value::Null))
+}
+
 impl Strategy for Expressions {
     fn names(&self) -> NameRule {
         self.inner.names()

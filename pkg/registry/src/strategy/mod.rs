@@ -111,6 +111,9 @@ pub fn of(group: &str, resource: &str) -> Arc<dyn Strategy> {
         ("admissionregistration.k8s.io", "validatingadmissionpolicies") => {
             Arc::new(admission::Expressions { inner: g, part: "spec", check: admission::policy })
         }
+        ("admissionregistration.k8s.io", "mutatingadmissionpolicies") => {
+            Arc::new(admission::Expressions { inner: g, part: "spec", check: admission::mutating_policy })
+        }
         ("certificates.k8s.io", "certificatesigningrequests") => Arc::new(certificates::Requests { inner: g }),
         ("apiregistration.k8s.io", "apiservices") => Arc::new(aggregation::ApiServices { inner: g }),
         ("apiextensions.k8s.io", "customresourcedefinitions") => Arc::new(custom::Definitions { inner: g }),

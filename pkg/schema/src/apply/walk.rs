@@ -163,6 +163,26 @@ fn element_kind(kind: Kind<'_>) -> Kind<'_> {
     }
 }
 
+/// The paths of what can only be replaced as a whole: atomic lists, maps and structs.
+pub(super) fn atomics(value: &Value, kind: Kind<'_>, path: &str, out: &mut Vec<String>) {
+    match (kind.of(value), value) {
+        (Kind::Leaf, Value::Object(_) | Value::Array(_)) => out.push(path.to_owned()),
+        (Kind::Struct(_) | Kind::Map(_) | Kind::Open | Kind::Object(_) | Kind::Root(_), Value::Object(map)) => {
+            for (key, member) in map {
+                if let Some(inner) = kind.member(key) {
+                    atomics(member, inner, &format!("{path}.{key}"), out);
+                }
+            }
+        }
+        (Kind::Keyed(..) | Kind::Items(_), Value::Array(items)) => {
+            for (i, item) in items.iter().enumerate() {
+                atomics(item, element_kind(kind), &format!("{path}[{i}]"), out);
+            }
+        }
+        _ => {}
+    }
+}
+
 /// The paths of a configuration.
 pub(super) fn fields(value: &Value, kind: Kind<'_>) -> Result<Set, String> {
     let mut set = Set::default();
