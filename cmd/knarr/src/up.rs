@@ -53,6 +53,12 @@ pub struct Options {
     /// File with an AuthenticationConfiguration: issuers of tokens besides the cluster itself
     #[arg(long)]
     pub authentication_config: Option<PathBuf>,
+    /// File with an audit policy: which requests are recorded
+    #[arg(long, requires = "audit_log_path")]
+    pub audit_policy_file: Option<PathBuf>,
+    /// File that audit events are appended to; `-` is standard output
+    #[arg(long, requires = "audit_policy_file")]
+    pub audit_log_path: Option<PathBuf>,
     /// Addresses of all pods
     #[arg(long, default_value = "10.244.0.0/16")]
     pub cluster_cidr: String,

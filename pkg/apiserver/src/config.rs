@@ -8,7 +8,7 @@ use std::{
 
 use knarr_storage::SharedStore;
 
-use crate::{alloc::Cidr, auth::{UserInfo, front_proxy::RequestHeaders, oidc}};
+use crate::{alloc::Cidr, audit::AuditConfig, auth::{UserInfo, front_proxy::RequestHeaders, oidc}};
 pub use crate::auth::oidc::AuthenticationConfiguration;
 
 /// Everything the server must be told.
@@ -51,6 +51,8 @@ pub struct Config {
     pub anonymous: bool,
     /// Other issuers of tokens, and which requests may be anonymous if it says so.
     pub authentication: Option<AuthenticationConfiguration>,
+    /// What is recorded of requests, and where.
+    pub audit: Option<AuditConfig>,
     /// How long events are kept.
     pub event_ttl: Duration,
     /// Fixed bearer tokens.
@@ -83,6 +85,7 @@ impl Config {
             cluster_domain: "cluster.local".into(),
             anonymous: true,
             authentication: None,
+            audit: None,
             event_ttl: Duration::from_secs(3600),
             tokens: HashMap::new(),
             max_in_flight: (400, 200),

@@ -71,6 +71,8 @@ pub struct Core {
     pub aggregator: Aggregator,
     /// Other issuers of tokens.
     pub issuers: crate::auth::oidc::Issuers,
+    /// What is recorded of requests.
+    pub audit: Option<crate::audit::Audit>,
     /// The kubelets' client.
     pub kubelets: crate::serve::connect::Kubelets,
 }
@@ -178,6 +180,8 @@ pub struct Ctx {
     pub format: Format,
     /// Warnings for the client.
     pub warnings: Mutex<Vec<String>>,
+    /// The record that is kept of it.
+    pub record: Option<Arc<crate::audit::Record>>,
 }
 
 impl Ctx {
@@ -192,6 +196,12 @@ impl Ctx {
     pub fn warn(&self, text: impl Into<String>) {
         if let Ok(mut w) = self.warnings.lock() {
             w.push(text.into());
+        }
+    }
+    /// Adds a note to the record.
+    pub fn annotate(&self, key: &str, value: &str) {
+        if let Some(r) = &self.record {
+            r.annotate(key, value);
         }
     }
     /// Whether nothing may be stored.

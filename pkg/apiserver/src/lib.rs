@@ -9,6 +9,7 @@
 pub mod admission;
 mod aggregator;
 mod alloc;
+mod audit;
 pub mod auth;
 pub mod authz;
 mod bootstrap;
@@ -25,6 +26,7 @@ mod serve;
 mod server;
 mod webhook;
 
+pub use audit::{AuditConfig, AuditPolicy};
 pub use auth::{UserInfo, front_proxy::RequestHeaders, oidc::AuthenticationConfiguration};
 pub use config::Config;
 pub use server::{ApiServer, Error};

@@ -8,6 +8,7 @@ use serde_json::json;
 
 use crate::{
     aggregator,
+    audit::{self, Record},
     auth::{self, Authenticated, UserInfo, front_proxy::Presented},
     authz::{self, Attributes},
     core::{Core, Ctx},
@@ -71,6 +72,15 @@ pub async fn token(core: &Core, token: &str, audiences: &[String]) -> Result<Aut
     if audiences.is_empty() { Err("token audiences do not match".into()) } else { Ok(Authenticated { user, audiences }) }
 }
 
+impl Identity {
+    fn peer(&self) -> Option<std::net::IpAddr> {
+        match self {
+            Self::Fixed(_) => None,
+            Self::Network(p) => p.peer,
+        }
+    }
+}
+
 fn impersonate(core: &Core, user: UserInfo, headers: &http::HeaderMap) -> Result<UserInfo, ApiError> {
     let Some((other, checks)) = auth::wanted(headers)? else { return Ok(user) };
     for (group, resource, sub, namespace, name) in checks {
@@ -124,20 +134,32 @@ pub async fn handle(core: Arc<Core>, request: Request<Body>, id: Identity) -> Re
     let format = respond::negotiate(request.headers(), query.get("pretty"), true);
     let fallback = format.as_ref().ok().copied().unwrap_or_default();
     let (verb, resource) = (info.verb.clone(), info.resource.clone());
-    let mut reply = match answer(&core, request, &id, info, query, format).await {
+    let named = request.headers().get("audit-id").and_then(|v| v.to_str().ok()).filter(|v| !v.is_empty() && v.len() <= 64);
+    let audit_id = named.map_or_else(|| uuid::Uuid::new_v4().to_string(), str::to_owned);
+    let long = info.long_running();
+    let mut record = None;
+    let mut reply = match answer(&core, request, &id, info, query, format, &audit_id, &mut record).await {
         Ok(r) => r,
         Err(e) => respond::error(&e, fallback),
     };
+    if let Some(r) = record {
+        reply = r.answered(reply, long).await;
+    }
     let code = reply.status().as_u16();
     if let Ok(mut m) = core.requests.lock() {
         *m.entry((if is_resource { verb } else { "GET".into() }, resource, code)).or_default() += 1;
     }
-    if let Ok(v) = HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()) {
+    if let Ok(v) = HeaderValue::from_str(&audit_id) {
         reply.headers_mut().insert("audit-id", v);
     }
     reply
 }
 
+fn uri(request: &Request<Body>) -> String {
+    request.uri().path_and_query().map_or_else(String::new, ToString::to_string)
+}
+
+#[allow(clippy::too_many_arguments)]
 async fn answer(
     core: &Arc<Core>,
     request: Request<Body>,
@@ -145,11 +167,30 @@ async fn answer(
     info: Info,
     query: Query,
     format: Result<Format, ApiError>,
+    audit_id: &str,
+    record: &mut Option<Arc<Record>>,
 ) -> Result<Reply, ApiError> {
-    let user = authenticate(core, request.headers(), &info.path, id).await?;
+    let user = match authenticate(core, request.headers(), &info.path, id).await {
+        Ok(u) => u,
+        Err(e) => {
+            audit::unauthenticated(core, audit_id, &info, request.headers(), &uri(&request), id.peer());
+            return Err(e);
+        }
+    };
+    if let Some(a) = &core.audit {
+        *record = a.begin(audit_id, &info, &user, request.headers(), &uri(&request), id.peer());
+    }
+    let first = record.is_some().then(|| user.clone());
     let user = impersonate(core, user, request.headers())?;
     let attributes = Attributes::from(&info);
     let (allowed, reason) = core.authorizer.allows(&user, &attributes);
+    if let Some(r) = record {
+        if first.is_some_and(|f| f != user) {
+            r.impersonated(&user);
+        }
+        r.annotate("authorization.k8s.io/decision", if allowed { "allow" } else { "forbid" });
+        r.annotate("authorization.k8s.io/reason", &reason);
+    }
     if !allowed {
         return Err(authz::denial(&user, &attributes, &reason));
     }
@@ -157,6 +198,10 @@ async fn answer(
     if let Some(remote) = core.aggregator.find(&info.path) {
         return Ok(aggregator::serve(core, &remote, request, &user).await);
     }
+    let request = match record {
+        Some(r) if !info.long_running() => r.sent(request).await?,
+        _ => request,
+    };
     let table = core.table();
     if !info.resource_request {
         // The document of a group version that another server serves is that server's.
@@ -186,6 +231,7 @@ async fn answer(
         resource,
         format,
         warnings: Mutex::new(Vec::new()),
+        record: record.clone(),
     });
     let out = serve::resource(ctx, request).await;
     out.map_err(|mut e| {

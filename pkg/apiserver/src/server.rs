@@ -26,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     aggregator::{self, Aggregator, ProxyClient},
     alloc::Cidr,
+    audit::Audit,
     auth::{Tokens, UserInfo, front_proxy::Authorities, jwt, oidc},
     authz::Authorizer,
     bootstrap,
@@ -113,6 +114,8 @@ impl ApiServer {
             .map_err(|e| Error::Key { what: "service-account key", reason: e.to_string() })?;
         let kubelets = Kubelets::new(config.kubelet_client.as_ref(), config.kubelet_ca.as_deref())
             .map_err(|reason| Error::Key { what: "kubelet client certificate", reason })?;
+        let audit = config.audit.clone().map(Audit::open).transpose();
+        let audit = audit.map_err(|e| Error::Setting { what: "audit log", value: e.to_string() })?;
         let authentication = config.authentication.clone().unwrap_or_default();
         let issuers = oidc::Issuers::new(&authentication, &config.issuer).map_err(Error::Authentication)?;
         let anonymous = authentication.anonymous.unwrap_or(oidc::Anonymous { enabled: config.anonymous, conditions: Vec::new() });
@@ -154,6 +157,7 @@ impl ApiServer {
             table_changes: tokio::sync::watch::Sender::new(0),
             aggregator: Aggregator::new(proxy_client),
             issuers,
+            audit,
             kubelets,
         });
         core.issuers.start(&core.stop);
@@ -230,7 +234,9 @@ async fn accept(core: Arc<Core>, listener: TcpListener, acceptor: TlsAcceptor, a
                 tracing::debug!("a TLS handshake failed");
                 return;
             };
-            let id = Identity::Network(authorities.read(stream.get_ref().1.peer_certificates().unwrap_or_default()));
+            let mut presented = authorities.read(stream.get_ref().1.peer_certificates().unwrap_or_default());
+            presented.peer = stream.get_ref().0.peer_addr().ok().map(|a| a.ip().to_canonical());
+            let id = Identity::Network(presented);
             let stop = core.stop.clone();
             let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
                 let (core, id) = (Arc::clone(&core), id.clone());

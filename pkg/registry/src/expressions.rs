@@ -128,6 +128,9 @@ pub(crate) fn validate_policy(spec: &Value) -> Vec<FieldError> {
     out
 }
 
+/// The name of the type an expression must have, and whether it is that.
+type Wanted<'a> = Option<(&'a str, fn(&Type) -> bool)>;
+
 /// Everything wrong with a MutatingAdmissionPolicy's `spec`.
 pub(crate) fn validate_mutating_policy(spec: &Value) -> Vec<FieldError> {
     let mut out = Vec::new();
@@ -146,7 +149,7 @@ pub(crate) fn validate_mutating_policy(spec: &Value) -> Vec<FieldError> {
         }
     }
     out.extend(conditions(spec.list_at(&["matchConditions"]), "spec.matchConditions", policies()));
-    let compiled = |at: String, expression: &str, wanted: Option<(&str, fn(&Type) -> bool)>, out: &mut Vec<FieldError>| {
+    let compiled = |at: String, expression: &str, wanted: Wanted<'_>, out: &mut Vec<FieldError>| {
         let expression = expression.trim();
         if expression.is_empty() {
             out.push(FieldError::required(at, ""));

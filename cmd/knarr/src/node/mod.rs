@@ -159,6 +159,13 @@ impl Node {
                 .map_err(|why| anyhow!("{}: {why}", path.display()))?;
             config.authentication = Some(parsed);
         }
+        if let (Some(path), Some(log)) = (&options.audit_policy_file, &options.audit_log_path) {
+            let text = std::fs::read_to_string(path)
+                .with_context(|| format!("cannot read {}", path.display()))?;
+            let policy = knarr_apiserver::AuditPolicy::parse(&text)
+                .map_err(|why| anyhow!("{}: {why}", path.display()))?;
+            config.audit = Some(knarr_apiserver::AuditConfig { policy, log: log.clone() });
+        }
         let api = ApiServer::start(config).await?;
         let local = match options.listen.ip() {
             ip if ip.is_unspecified() => SocketAddr::from(([127, 0, 0, 1], options.listen.port())),

@@ -23,6 +23,7 @@ const BUDGET: u64 = 10_000_000;
 struct Denial {
     message: String,
     reason: String,
+    index: usize,
 }
 
 /// A policy's word on one request with one parameter.
@@ -101,11 +102,11 @@ impl<'a> Evaluation<'a> {
             Ok(true) => {}
             Ok(false) => return Vec::new(),
             Err(_) if ignore => return Vec::new(),
-            Err(why) => return vec![Denial { message: why, reason: String::new() }],
+            Err(why) => return vec![Denial { message: why, reason: String::new(), index: 0 }],
         }
         self.define(policy.list_at(&["spec", "variables"]));
         let mut out = Vec::new();
-        for v in policy.list_at(&["spec", "validations"]) {
+        for (index, v) in policy.list_at(&["spec", "validations"]).iter().enumerate() {
             let expression = v.str_at(&["expression"]);
             let denial = match self.eval(expression) {
                 Ok(Value::Bool(true)) => continue,
@@ -115,12 +116,19 @@ impl<'a> Evaluation<'a> {
                     let told = told.filter(|m| !m.is_empty() && !m.contains('\n'));
                     let fixed = v.str_at(&["message"]).trim();
                     let fallback = if fixed.is_empty() { format!("failed expression: {}", expression.trim()) } else { fixed.to_owned() };
-                    Denial { message: told.unwrap_or(fallback), reason: v.str_at(&["reason"]).to_owned() }
+                    Denial { message: told.unwrap_or(fallback), reason: v.str_at(&["reason"]).to_owned(), index }
                 }
                 Err(_) if ignore => continue,
-                Err(why) => Denial { message: why, reason: String::new() },
+                Err(why) => Denial { message: why, reason: String::new(), index },
             };
             out.push(denial);
+        }
+        for n in policy.list_at(&["spec", "auditAnnotations"]) {
+            if let Ok(v) = self.eval(n.str_at(&["valueExpression"]))
+                && let Some(text) = v.as_str().map(str::trim).filter(|t| !t.is_empty())
+            {
+                self.a.ctx.annotate(&format!("{}/{}", policy.name(), n.str_at(&["key"])), text);
+            }
         }
         out
     }
@@ -203,7 +211,7 @@ pub(super) fn validate(a: &Attrs<'_>, obj: &Value, old: Option<&Value>) -> Resul
         let ignore = policy.str_at(&["spec", "failurePolicy"]) == "Ignore";
         let denials = match params(a, &policy, &binding) {
             Err(_) if ignore => continue,
-            Err(why) => vec![Denial { message: format!("failed to configure binding: {why}"), reason: String::new() }],
+            Err(why) => vec![Denial { message: format!("failed to configure binding: {why}"), reason: String::new(), index: 0 }],
             Ok(all) => all
                 .iter()
                 .flat_map(|params| {
@@ -220,6 +228,11 @@ pub(super) fn validate(a: &Attrs<'_>, obj: &Value, old: Option<&Value>) -> Resul
                         denied.get_or_insert_with(|| refusal(a, policy, bound, &d));
                     }
                     Some("Warn") => a.ctx.warn(format!("Validation failed for ValidatingAdmissionPolicy '{policy}' with binding '{bound}': {}", d.message)),
+                    Some("Audit") => {
+                        let action = binding.list_at(&["spec", "validationActions"]);
+                        let note = json!([{"message": d.message, "policy": policy, "binding": bound, "expressionIndex": d.index, "validationActions": action}]);
+                        a.ctx.annotate("validation.policy.admission.k8s.io/validation_failure", &note.to_string());
+                    }
                     _ => {}
                 }
             }

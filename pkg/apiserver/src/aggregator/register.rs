@@ -16,8 +16,11 @@ use crate::{core::Core, custom::Quiet};
 /// The label of the ones this server looks after.
 const MANAGED: &str = "kube-aggregator.kubernetes.io/automanaged";
 
+/// A group, its place among all, and its versions with theirs.
+type Priorities = (&'static str, i64, &'static [(&'static str, i64)]);
+
 /// Groups of the API with their place among all, and versions with theirs in the group.
-const PRIORITIES: [(&str, i64, &[(&str, i64)]); 22] = [
+const PRIORITIES: [Priorities; 22] = [
     ("", 18000, &[("v1", 1)]),
     ("apps", 17800, &[("v1", 15)]),
     ("events.k8s.io", 17750, &[("v1", 15)]),

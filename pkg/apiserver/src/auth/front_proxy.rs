@@ -1,7 +1,7 @@
 //! Front proxies: a client whose certificate a proxy's authority has signed says in headers whom
 //! it speaks for.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use http::HeaderMap;
 use rustls::{
@@ -99,6 +99,8 @@ pub struct Presented {
     pub user: Option<Arc<UserInfo>>,
     /// Whether it is a front proxy's.
     pub front: bool,
+    /// The other end.
+    pub peer: Option<IpAddr>,
 }
 
 impl Authorities {
@@ -118,7 +120,7 @@ impl Authorities {
         let signed = |v: &Option<Arc<dyn ClientCertVerifier>>| v.as_ref().is_some_and(|v| v.verify_client_cert(leaf, rest, UnixTime::now()).is_ok());
         let front = signed(&self.fronts) && (self.allowed_names.is_empty() || common_name(leaf).is_some_and(|n| self.allowed_names.contains(&n)));
         let user = signed(&self.clients).then(|| UserInfo::of_certificate(leaf).inspect_err(|error| tracing::debug!(error, "client certificate refused")).ok()).flatten();
-        Presented { user: user.map(Arc::new), front }
+        Presented { user: user.map(Arc::new), front, peer: None }
     }
 }
 

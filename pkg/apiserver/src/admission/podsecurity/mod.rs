@@ -159,15 +159,28 @@ pub(super) fn validate(a: &Attrs<'_>, obj: &Value, old: Option<&Value>) -> Resul
     }
     let Some((meta, spec)) = template(a, obj) else { return Ok(()) };
     let ns = a.core.peek("namespaces", "", &a.namespace).ok_or_else(|| ApiError::internal(format!("failed to lookup namespace {:?}", a.namespace)))?;
-    let (policies, _) = policies(&ns);
+    let (policies, errors) = policies(&ns);
+    if !errors.is_empty() {
+        let texts: Vec<String> = errors.iter().map(|e| format!("{}: {}", e.field, e.body())).collect();
+        a.ctx.annotate("pod-security.kubernetes.io/error", &format!("Failed to parse policy: {}", texts.join(", ")));
+    }
     if pod {
         if a.operation == Operation::Update && old.is_some_and(|o| !significant(obj, o)) {
             return Ok(());
+        }
+        a.ctx.annotate("pod-security.kubernetes.io/enforce-policy", &policies.enforce.to_string());
+        if let Some(found) = details(policies.audit, meta, spec) {
+            a.ctx.annotate("pod-security.kubernetes.io/audit-violations", &format!("would violate PodSecurity \"{}\": {found}", policies.audit));
         }
         if let Some(found) = details(policies.enforce, meta, spec) {
             let name = if a.name.is_empty() { obj.name() } else { &a.name };
             return Err(ApiError::forbidden("", "pods", name, &format!("violates PodSecurity \"{}\": {found}", policies.enforce)));
         }
+    }
+    if !pod
+        && let Some(found) = details(policies.audit, meta, spec)
+    {
+        a.ctx.annotate("pod-security.kubernetes.io/audit-violations", &format!("would violate PodSecurity \"{}\": {found}", policies.audit));
     }
     if let Some(found) = details(policies.warn, meta, spec) {
         a.ctx.warn(format!("would violate PodSecurity \"{}\": {found}", policies.warn));

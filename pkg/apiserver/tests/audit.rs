@@ -1,0 +1,131 @@
+//! The audit log.
+
+mod common;
+
+use http::Request;
+use http_body_util::BodyExt;
+use knarr_apiserver::{AuditConfig, AuditPolicy, UserInfo};
+use kube::{
+    Client,
+    config::{KubeConfigOptions, Kubeconfig},
+};
+use serde_json::{Value, json};
+
+async fn send(c: &Client, method: &str, path: &str, headers: &[(&str, &str)], body: &Value) -> u16 {
+    let bytes = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
+    let mut r = Request::builder().method(method).uri(path).header("content-type", "application/json");
+    for (k, v) in headers {
+        r = r.header(*k, *v);
+    }
+    let answer = c.send(r.body(kube::client::Body::from(bytes)).expect("request")).await.expect("an answer");
+    let code = answer.status().as_u16();
+    let _ = answer.into_body().collect().await;
+    code
+}
+
+/// The events of the log about one request, once there are so many.
+async fn events(path: &std::path::Path, id: &str, many: usize) -> Vec<Value> {
+    let mut found = Vec::new();
+    for _ in 0..200 {
+        let text = std::fs::read_to_string(path).expect("the log");
+        found = text.lines().map(|l| serde_json::from_str::<Value>(l).expect("JSON")).filter(|e| e["auditID"] == id).collect();
+        if found.len() >= many {
+            return found;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    panic!("{id}: {found:?}");
+}
+
+const POLICY: &str = r#"
+apiVersion: audit.k8s.io/v1
+kind: Policy
+omitStages: [RequestReceived]
+omitManagedFields: true
+rules:
+- level: None
+  nonResourceURLs: ["/livez*"]
+- level: RequestResponse
+  resources: [{group: "", resources: [configmaps]}]
+- level: Request
+  verbs: [create]
+  resources: [{group: "", resources: ["pods"]}]
+- level: Metadata
+  omitStages: []
+"#;
+
+#[tokio::test]
+async fn requests_are_recorded_as_the_policy_says() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let log = dir.path().join("audit.log");
+    let policy = AuditPolicy::parse(POLICY).expect("a policy");
+    let h = common::start_with(|c| c.audit = Some(AuditConfig { policy, log: log.clone() })).await;
+    let c = h.server.client(UserInfo::admin());
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m"}, "data": {"k": "v"}});
+    assert_eq!(send(&c, "POST", &format!("{maps}?dryRun=All"), &[("audit-id", "one"), ("user-agent", "test/1")], &map).await, 201);
+    let all = events(&log, "one", 1).await;
+    let e = &all[0];
+    assert_eq!((all.len(), &e["kind"], &e["apiVersion"], &e["level"], &e["stage"]), (1, &json!("Event"), &json!("audit.k8s.io/v1"), &json!("RequestResponse"), &json!("ResponseComplete")));
+    assert_eq!((&e["verb"], &e["requestURI"], &e["userAgent"]), (&json!("create"), &json!(format!("{maps}?dryRun=All")), &json!("test/1")));
+    assert_eq!(e["user"], json!({"username": "system:apiserver", "groups": ["system:masters", "system:authenticated"]}));
+    assert_eq!(e["objectRef"], json!({"resource": "configmaps", "namespace": "default", "name": "m", "apiVersion": "v1"}));
+    assert_eq!((&e["responseStatus"]["code"], &e["requestObject"]["data"], &e["responseObject"]["data"]), (&json!(201), &json!({"k": "v"}), &json!({"k": "v"})));
+    assert!(e["responseObject"]["metadata"]["uid"].is_string() && e["responseObject"]["metadata"].get("managedFields").is_none(), "{e}");
+    assert_eq!(e["annotations"]["authorization.k8s.io/decision"], "allow");
+    assert!(e["requestReceivedTimestamp"].is_string() && e["stageTimestamp"].is_string());
+
+    // A refusal tells why; PodSecurity leaves its notes.
+    for (name, labels) in [("strict", json!({"pod-security.kubernetes.io/enforce": "baseline", "pod-security.kubernetes.io/audit": "restricted"}))] {
+        send(&c, "POST", "/api/v1/namespaces", &[], &json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})).await;
+        send(&c, "POST", &format!("/api/v1/namespaces/{name}/serviceaccounts"), &[], &json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}})).await;
+    }
+    let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"hostNetwork": true, "containers": [{"name": "c", "image": "i"}]}});
+    assert_eq!(send(&c, "POST", "/api/v1/namespaces/strict/pods", &[("audit-id", "two")], &pod).await, 403);
+    let e = &events(&log, "two", 1).await[0];
+    assert_eq!((&e["level"], &e["responseStatus"]["reason"], &e["requestObject"]["spec"]["hostNetwork"]), (&json!("Request"), &json!("Forbidden"), &json!(true)));
+    assert!(e["responseStatus"]["message"].as_str().is_some_and(|m| m.contains("violates PodSecurity")) && e.get("responseObject").is_none());
+    assert_eq!(e["annotations"]["pod-security.kubernetes.io/enforce-policy"], "baseline:latest");
+    assert!(e["annotations"]["pod-security.kubernetes.io/audit-violations"].as_str().is_some_and(|v| v.starts_with(r#"would violate PodSecurity "restricted:latest": host namespaces"#)), "{e}");
+
+    // Over the network: the address, impersonation, a watch from its beginning to its end, nobody.
+    let file = Kubeconfig::from_yaml(&h.kubeconfig).expect("kubeconfig");
+    let config = kube::Config::from_custom_kubeconfig(file.clone(), &KubeConfigOptions::default()).await.expect("config");
+    let net = Client::try_from(config).expect("client");
+    assert_eq!(send(&net, "GET", "/api/v1/namespaces/default/secrets", &[("audit-id", "three"), ("impersonate-user", "jane")], &Value::Null).await, 403);
+    let e = &events(&log, "three", 1).await[0];
+    assert_eq!((&e["sourceIPs"], &e["impersonatedUser"]["username"], &e["user"]["username"]), (&json!(["127.0.0.1"]), &json!("jane"), &json!("kubernetes-admin")));
+    assert_eq!(e["annotations"]["authorization.k8s.io/decision"], "forbid");
+    assert_eq!(send(&net, "GET", "/api/v1/services?watch=1&timeoutSeconds=1", &[("audit-id", "four")], &Value::Null).await, 200);
+    let stages: Vec<Value> = events(&log, "four", 2).await.iter().map(|e| e["stage"].clone()).collect();
+    assert_eq!(stages, ["ResponseStarted", "ResponseComplete"]);
+    let mut file = file;
+    for named in &mut file.auth_infos {
+        named.auth_info = Some(serde_json::from_value(json!({"token": "nonsense"})).expect("shape"));
+    }
+    let config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.expect("config");
+    let stranger = Client::try_from(config).expect("client");
+    assert_eq!(send(&stranger, "GET", "/api/v1/nodes", &[("audit-id", "five")], &Value::Null).await, 401);
+    let e = &events(&log, "five", 1).await[0];
+    assert_eq!((&e["stage"], &e["responseStatus"]["code"], &e["user"]), (&json!("ResponseStarted"), &json!(401), &json!({})));
+    send(&c, "GET", "/livez", &[("audit-id", "six")], &Value::Null).await;
+    send(&c, "GET", "/version", &[("audit-id", "seven")], &Value::Null).await;
+    assert_eq!(events(&log, "seven", 1).await[0]["requestURI"], "/version");
+    assert!(!std::fs::read_to_string(&log).expect("the log").contains(r#""six""#));
+}
+
+#[test]
+fn policies_are_checked() {
+    let bad = "apiVersion: audit.k8s.io/v1\nkind: Policy\nomitStages: [Never]\nrules:\n- level: Much\n- nonResourceURLs: ['x', '/a*b']\n  level: Metadata\n  namespaces: [n]\n";
+    let text = AuditPolicy::parse(bad).expect_err("it is wrong");
+    for part in [
+        r#"omitStages[0]: Invalid value: "Never": allowed stages are RequestReceived,ResponseStarted,ResponseComplete,Panic"#,
+        r#"rules[0].level: Unsupported value: "Much": supported values: "Metadata", "None", "Request", "RequestResponse""#,
+        r#"rules[1].nonResourceURLs[0]: Invalid value: "x": non-resource URL rules must begin with a '/' character"#,
+        r#"rules[1].nonResourceURLs[1]: Invalid value: "/a*b": non-resource URL wildcards '*' must be the final character of the rule"#,
+        "rules cannot apply to both regular resources and non-resource URLs",
+    ] {
+        assert!(text.contains(part), "{part}\nnot in\n{text}");
+    }
+    assert!(AuditPolicy::parse("apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: []\n").is_err());
+}
