@@ -2,6 +2,8 @@
 
 use crate::pods;
 use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::{DaemonSet, Deployment, ReplicaSet, StatefulSet};
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{
     ConfigMap, PersistentVolumeClaim, Pod, ReplicationController, ResourceQuota,
     ResourceQuotaStatus, Secret, Service,
@@ -13,6 +15,28 @@ use knarr_runner::{Action, Cache, Controller, Informers, Kind, Plan, Queue};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// A kind of which only the number counts.
+struct Counted {
+    /// `count/…`.
+    name: &'static str,
+    number: Box<dyn Fn(&str) -> usize + Send + Sync>,
+    synced: Box<dyn Fn() -> bool + Send + Sync>,
+    watch: Box<dyn Fn(&Quotas, &Queue<Key>) + Send + Sync>,
+}
+
+impl Counted {
+    fn of<K: Kind>(i: &Informers, name: &'static str) -> Self {
+        let cache: Arc<Cache<K>> = i.get();
+        let (seen, watched) = (cache.clone(), cache.clone());
+        Self {
+            name,
+            number: Box::new(move |ns| cache.in_namespace(ns).len()),
+            synced: Box::new(move || seen.has_synced()),
+            watch: Box::new(move |quotas, queue| quotas.watch_kind(&watched, queue)),
+        }
+    }
+}
+
 /// The resource quota controller. It counts the kinds below; other `count/…` keys are left as
 /// admission wrote them.
 pub struct Quotas {
@@ -23,6 +47,7 @@ pub struct Quotas {
     secrets: Arc<Cache<Secret>>,
     maps: Arc<Cache<ConfigMap>>,
     rcs: Arc<Cache<ReplicationController>>,
+    others: Vec<Counted>,
 }
 
 impl Quotas {
@@ -36,6 +61,14 @@ impl Quotas {
             secrets: i.get(),
             maps: i.get(),
             rcs: i.get(),
+            others: vec![
+                Counted::of::<ReplicaSet>(i, "count/replicasets.apps"),
+                Counted::of::<Deployment>(i, "count/deployments.apps"),
+                Counted::of::<StatefulSet>(i, "count/statefulsets.apps"),
+                Counted::of::<DaemonSet>(i, "count/daemonsets.apps"),
+                Counted::of::<Job>(i, "count/jobs.batch"),
+                Counted::of::<CronJob>(i, "count/cronjobs.batch"),
+            ],
         }
     }
 
@@ -89,16 +122,22 @@ impl Quotas {
             "persistentvolumeclaims" | "count/persistentvolumeclaims" => {
                 count(self.claims.in_namespace(ns).len())
             }
-            "requests.storage" => Some(
-                self.claims
-                    .in_namespace(ns)
-                    .iter()
-                    .filter_map(|c| {
-                        let r = c.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?;
-                        parse_milli(&r.get("storage")?.0)
-                    })
-                    .sum(),
-            ),
+            "requests.storage" => Some(storage(&self.claims.in_namespace(ns), None)),
+            name if name.contains(".storageclass.storage.k8s.io/") => {
+                let (class, what) = name.split_once(".storageclass.storage.k8s.io/")?;
+                let claims = self.claims.in_namespace(ns);
+                match what {
+                    "requests.storage" => Some(storage(&claims, Some(class))),
+                    "persistentvolumeclaims" => {
+                        count(claims.iter().filter(|c| class_of(c) == class).count())
+                    }
+                    _ => None,
+                }
+            }
+            name if name.starts_with("count/") => {
+                let known = self.others.iter().find(|o| o.name == name)?;
+                count((known.number)(ns))
+            }
             other => {
                 let (limits, resource) = match other.split_once('.') {
                     Some(("limits", r)) => (true, r),
@@ -170,6 +209,25 @@ fn in_scope(q: &ResourceQuota, p: &Pod) -> bool {
         })
 }
 
+/// The class a claim asks for.
+fn class_of(c: &PersistentVolumeClaim) -> &str {
+    let old = "volume.beta.kubernetes.io/storage-class";
+    let annotation = c.metadata.annotations.as_ref().and_then(|a| a.get(old));
+    let class = c.spec.as_ref().and_then(|s| s.storage_class_name.as_ref());
+    annotation.or(class).map_or("", String::as_str)
+}
+
+/// What claims ask for, those of one class or all.
+fn storage(claims: &[Arc<PersistentVolumeClaim>], class: Option<&str>) -> i128 {
+    let wanted = claims.iter().filter(|c| class.is_none_or(|n| class_of(c) == n));
+    wanted
+        .filter_map(|c| {
+            let r = c.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?;
+            parse_milli(&r.get("storage")?.0)
+        })
+        .sum()
+}
+
 impl Controller for Quotas {
     fn name(&self) -> &'static str {
         "resourcequota-controller"
@@ -183,6 +241,9 @@ impl Controller for Quotas {
         self.watch_kind(&self.secrets, queue);
         self.watch_kind(&self.maps, queue);
         self.watch_kind(&self.rcs, queue);
+        for o in &self.others {
+            (o.watch)(self, queue);
+        }
     }
     fn synced(&self) -> bool {
         self.quotas.has_synced()
@@ -192,6 +253,7 @@ impl Controller for Quotas {
             && self.secrets.has_synced()
             && self.maps.has_synced()
             && self.rcs.has_synced()
+            && self.others.iter().all(|o| (o.synced)())
     }
     fn plan(&self, key: &Key, _: Timestamp) -> Plan {
         let Some(q) = self.quotas.by_key(key) else { return Plan::none() };
