@@ -95,6 +95,13 @@ impl Core {
     pub fn kind(&self, prefix: &str) -> Result<Kind, ApiError> {
         self.table().kinds.get(prefix).cloned().ok_or_else(ApiError::no_resource)
     }
+    /// One object from the cache, as it is kept there: its labels can be read without decoding it.
+    #[must_use]
+    pub fn entry(&self, prefix: &str, namespace: &str, name: &str) -> Option<Arc<knarr_registry::Entry>> {
+        let table = self.table();
+        let k = table.kinds.get(prefix)?;
+        k.cache.get(&k.key(namespace, name))
+    }
     /// One object from the cache.
     #[must_use]
     pub fn peek(&self, prefix: &str, namespace: &str, name: &str) -> Option<serde_json::Value> {

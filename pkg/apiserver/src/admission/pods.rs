@@ -182,10 +182,10 @@ pub(super) fn topology_labels(a: &Attrs<'_>, obj: &mut Value) {
     if !placed || node.is_empty() {
         return;
     }
-    let Some(node) = a.core.peek("minions", "", &node) else { return };
+    let Some(node) = a.core.entry("minions", "", &node) else { return };
     for key in ["topology.kubernetes.io/zone", "topology.kubernetes.io/region"] {
-        if let Some(v) = node.at(&["metadata", "labels", key]) {
-            obj.set_at(&["metadata", "labels", key], v.clone());
+        if let Some(v) = node.label(key) {
+            obj.set_at(&["metadata", "labels", key], json!(v));
         }
     }
 }

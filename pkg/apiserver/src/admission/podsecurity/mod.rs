@@ -70,11 +70,11 @@ fn version(text: &str) -> Option<Option<u32>> {
 
 /// Reads a namespace's labels. Ones that make no sense count as the strictest for enforcing and
 /// as nothing for the rest.
-fn policies(ns: &Value) -> (Policies, Vec<FieldError>) {
+fn policies<'l>(of: impl Fn(&str) -> Option<&'l str>) -> (Policies, Vec<FieldError>) {
     let mut errors = Vec::new();
     let label = |name: &str| {
         let key = format!("pod-security.kubernetes.io/{name}");
-        let value = ns.at(&["metadata", "labels", &key]).and_then(Value::as_str).map(str::to_owned);
+        let value = of(&key).map(str::to_owned);
         (format!("metadata.labels[{key}]"), value)
     };
     let mut read = |mode: &str, fallback: Level| {
@@ -158,8 +158,8 @@ pub(super) fn validate(a: &Attrs<'_>, obj: &Value, old: Option<&Value>) -> Resul
         return Ok(());
     }
     let Some((meta, spec)) = template(a, obj) else { return Ok(()) };
-    let ns = a.core.peek("namespaces", "", &a.namespace).ok_or_else(|| ApiError::internal(format!("failed to lookup namespace {:?}", a.namespace)))?;
-    let (policies, errors) = policies(&ns);
+    let ns = a.core.entry("namespaces", "", &a.namespace).ok_or_else(|| ApiError::internal(format!("failed to lookup namespace {:?}", a.namespace)))?;
+    let (policies, errors) = policies(|key| ns.label(key));
     if !errors.is_empty() {
         let texts: Vec<String> = errors.iter().map(|e| format!("{}: {}", e.field, e.body())).collect();
         a.ctx.annotate("pod-security.kubernetes.io/error", &format!("Failed to parse policy: {}", texts.join(", ")));
@@ -189,8 +189,11 @@ pub(super) fn validate(a: &Attrs<'_>, obj: &Value, old: Option<&Value>) -> Resul
 }
 
 fn namespace(a: &Attrs<'_>, obj: &Value, old: Option<&Value>) -> Result<(), ApiError> {
-    let (new, errors) = policies(obj);
-    let before = old.filter(|_| a.operation == Operation::Update).map(policies);
+    fn labels<'v>(v: &'v Value) -> impl Fn(&str) -> Option<&'v str> {
+        move |key| v.at(&["metadata", "labels", key]).and_then(Value::as_str)
+    }
+    let (new, errors) = policies(labels(obj));
+    let before = old.filter(|_| a.operation == Operation::Update).map(|o| policies(labels(o)));
     if !errors.is_empty() && before.as_ref().is_none_or(|(_, b)| *b != errors) {
         return Err(ApiError::invalid("", "Namespace", obj.name(), &errors));
     }
