@@ -11,9 +11,13 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use knarr_runner::meta::{self, Key};
 use knarr_runner::quantity::{format_like, parse_milli};
-use knarr_runner::{Action, Cache, Controller, Informers, Kind, Plan, Queue};
+use knarr_runner::{Action, Cache, Controller, Event, Informers, Kind, Plan, Queue};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// When caches have surely seen what admission has let in.
+const SETTLED: Duration = Duration::from_secs(10);
 
 /// A kind of which only the number counts.
 struct Counted {
@@ -32,7 +36,7 @@ impl Counted {
             name,
             number: Box::new(move |ns| cache.in_namespace(ns).len()),
             synced: Box::new(move || seen.has_synced()),
-            watch: Box::new(move |quotas, queue| quotas.watch_kind(&watched, queue)),
+            watch: Box::new(move |quotas, queue| quotas.watch_kind(&watched, queue, |_, _| false)),
         }
     }
 }
@@ -72,11 +76,25 @@ impl Quotas {
         }
     }
 
-    fn watch_kind<K: Kind>(&self, cache: &Cache<K>, queue: &Queue<Key>) {
+    /// Counts again what a kind uses when one of it goes, or changes in what counts. What is new has
+    /// been counted by admission before it was stored, so counting at once could only be wrong:
+    /// the quota would be seen with it, and the objects still without it.
+    fn watch_kind<K: Kind>(
+        &self,
+        cache: &Cache<K>,
+        queue: &Queue<Key>,
+        changed: impl Fn(&K, &K) -> bool + Send + 'static,
+    ) {
         let (q, quotas) = (queue.clone(), self.quotas.clone());
         cache.on_event(move |e| {
+            let late = match e {
+                Event::Added(_) => true,
+                Event::Updated { old, new } if !changed(old, new) => return,
+                Event::Updated { .. } | Event::Deleted(_) => false,
+            };
             for x in quotas.in_namespace(meta::ns(e.object().meta())) {
-                q.add(Key::of(&x.metadata));
+                let key = Key::of(&x.metadata);
+                if late { q.add_after(key, SETTLED) } else { q.add(key) }
             }
         });
     }
@@ -233,14 +251,41 @@ impl Controller for Quotas {
         "resourcequota-controller"
     }
     fn watch(&self, _: &Informers, queue: &Queue<Key>) {
-        let q = queue.clone();
-        self.quotas.on_event(move |e| q.add(Key::of(&e.object().metadata)));
-        self.watch_kind(&self.pods, queue);
-        self.watch_kind(&self.services, queue);
-        self.watch_kind(&self.claims, queue);
-        self.watch_kind(&self.secrets, queue);
-        self.watch_kind(&self.maps, queue);
-        self.watch_kind(&self.rcs, queue);
+        let (q, quotas) = (queue.clone(), self.quotas.clone());
+        self.quotas.on_event(move |e| match e {
+            Event::Added(x) => q.add(Key::of(&x.metadata)),
+            // What admission writes into the status is right until something goes.
+            Event::Updated { old, new } => {
+                let hard = |x: &ResourceQuota| x.spec.as_ref().and_then(|s| s.hard.clone());
+                if hard(old) != hard(new) {
+                    q.add(Key::of(&new.metadata));
+                }
+            }
+            Event::Deleted(x) => {
+                for other in quotas.in_namespace(meta::ns(&x.metadata)) {
+                    q.add(Key::of(&other.metadata));
+                }
+            }
+        });
+        self.watch_kind(&self.pods, queue, |old, new| {
+            let gone = |p: &Pod| pods::finished(p) || p.metadata.deletion_timestamp.is_some();
+            let asks = |p: &Pod| {
+                let all = p.spec.iter().flat_map(|s| s.containers.iter());
+                all.map(|c| c.resources.clone()).collect::<Vec<_>>()
+            };
+            gone(old) != gone(new) || pods::finished(old) != pods::finished(new) || asks(old) != asks(new)
+        });
+        self.watch_kind(&self.services, queue, |old, new| {
+            let counted = |s: &Service| s.spec.as_ref().map(|s| (s.type_.clone(), s.ports.clone()));
+            counted(old) != counted(new)
+        });
+        self.watch_kind(&self.claims, queue, |old, new| {
+            let asks = |c: &PersistentVolumeClaim| c.spec.as_ref().map(|s| s.resources.clone());
+            asks(old) != asks(new)
+        });
+        self.watch_kind(&self.secrets, queue, |_, _| false);
+        self.watch_kind(&self.maps, queue, |_, _| false);
+        self.watch_kind(&self.rcs, queue, |_, _| false);
         for o in &self.others {
             (o.watch)(self, queue);
         }
