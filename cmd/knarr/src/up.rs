@@ -53,6 +53,9 @@ pub struct Options {
     /// File with an AuthenticationConfiguration: issuers of tokens besides the cluster itself
     #[arg(long)]
     pub authentication_config: Option<PathBuf>,
+    /// Kubeconfig of a service that reviews tokens which are not the cluster's own
+    #[arg(long)]
+    pub authentication_token_webhook_config_file: Option<PathBuf>,
     /// File with an audit policy: which requests are recorded
     #[arg(long, requires = "audit_log_path")]
     pub audit_policy_file: Option<PathBuf>,

@@ -8,7 +8,7 @@ use std::{
 
 use knarr_storage::SharedStore;
 
-use crate::{alloc::Cidr, audit::AuditConfig, auth::{UserInfo, front_proxy::RequestHeaders, oidc}};
+use crate::{webhook::RemoteService, alloc::Cidr, audit::AuditConfig, auth::{UserInfo, front_proxy::RequestHeaders, oidc}};
 pub use crate::auth::oidc::AuthenticationConfiguration;
 
 /// Everything the server must be told.
@@ -51,6 +51,8 @@ pub struct Config {
     pub anonymous: bool,
     /// Other issuers of tokens, and which requests may be anonymous if it says so.
     pub authentication: Option<AuthenticationConfiguration>,
+    /// Who reviews tokens that nobody here knows.
+    pub token_webhook: Option<RemoteService>,
     /// What is recorded of requests, and where.
     pub audit: Option<AuditConfig>,
     /// How long events are kept.
@@ -86,6 +88,7 @@ impl Config {
             anonymous: true,
             authentication: None,
             audit: None,
+            token_webhook: None,
             event_ttl: Duration::from_secs(3600),
             tokens: HashMap::new(),
             max_in_flight: (400, 200),

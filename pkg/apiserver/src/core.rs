@@ -71,6 +71,8 @@ pub struct Core {
     pub aggregator: Aggregator,
     /// Other issuers of tokens.
     pub issuers: crate::auth::oidc::Issuers,
+    /// Who reviews tokens that nobody here knows.
+    pub token_webhook: Option<crate::auth::webhook::TokenWebhook>,
     /// What is recorded of requests.
     pub audit: Option<crate::audit::Audit>,
     /// The kubelets' client.

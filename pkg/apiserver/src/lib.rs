@@ -29,4 +29,5 @@ mod webhook;
 pub use audit::{AuditConfig, AuditPolicy};
 pub use auth::{UserInfo, front_proxy::RequestHeaders, oidc::AuthenticationConfiguration};
 pub use config::Config;
+pub use webhook::RemoteService;
 pub use server::{ApiServer, Error};

@@ -65,7 +65,12 @@ pub async fn token(core: &Core, token: &str, audiences: &[String]) -> Result<Aut
         Ok(a) => return Ok(a),
         Err(why) => why,
     };
-    let Some(user) = core.issuers.authenticate(token).await? else { return Err(own) };
+    let Some(user) = core.issuers.authenticate(token).await? else {
+        let Some(w) = &core.token_webhook else { return Err(own) };
+        let mine = &core.tokens.audiences;
+        let wanted = if audiences.is_empty() { mine } else { audiences };
+        return w.authenticate(token, wanted, mine).await?.ok_or(own);
+    };
     // Such tokens are for this server, whatever their own audience.
     let mine = &core.tokens.audiences;
     let audiences: Vec<String> = if audiences.is_empty() { mine.clone() } else { audiences.iter().filter(|a| mine.contains(a)).cloned().collect() };

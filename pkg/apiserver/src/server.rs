@@ -27,7 +27,7 @@ use crate::{
     aggregator::{self, Aggregator, ProxyClient},
     alloc::Cidr,
     audit::Audit,
-    auth::{Tokens, UserInfo, front_proxy::Authorities, jwt, oidc},
+    auth::{Tokens, UserInfo, front_proxy::Authorities, jwt, oidc, webhook::TokenWebhook},
     authz::Authorizer,
     bootstrap,
     config::{Config, Settings},
@@ -158,6 +158,7 @@ impl ApiServer {
             aggregator: Aggregator::new(proxy_client),
             issuers,
             audit,
+            token_webhook: config.token_webhook.map(TokenWebhook::new),
             kubelets,
         });
         core.issuers.start(&core.stop);

@@ -159,6 +159,14 @@ impl Node {
                 .map_err(|why| anyhow!("{}: {why}", path.display()))?;
             config.authentication = Some(parsed);
         }
+        if let Some(path) = &options.authentication_token_webhook_config_file {
+            let text = std::fs::read_to_string(path)
+                .with_context(|| format!("cannot read {}", path.display()))?;
+            let folder = path.parent().unwrap_or(std::path::Path::new("."));
+            let service = knarr_apiserver::RemoteService::parse(&text, folder)
+                .map_err(|why| anyhow!("{}: {why}", path.display()))?;
+            config.token_webhook = Some(service);
+        }
         if let (Some(path), Some(log)) = (&options.audit_policy_file, &options.audit_log_path) {
             let text = std::fs::read_to_string(path)
                 .with_context(|| format!("cannot read {}", path.display()))?;

@@ -5,6 +5,7 @@ pub mod jwt;
 mod impersonate;
 pub mod oidc;
 mod tokens;
+pub mod webhook;
 
 use std::collections::BTreeMap;
 

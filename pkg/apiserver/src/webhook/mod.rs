@@ -1,6 +1,10 @@
 //! Calling webhooks: where they are, whom to trust, and what went wrong in Go's words.
 
+mod remote;
+
 use std::{sync::Arc, time::Duration};
+
+pub use remote::RemoteService;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
