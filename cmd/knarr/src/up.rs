@@ -57,11 +57,20 @@ pub struct Options {
     #[arg(long)]
     pub authentication_token_webhook_config_file: Option<PathBuf>,
     /// File with an audit policy: which requests are recorded
-    #[arg(long, requires = "audit_log_path")]
+    #[arg(long)]
     pub audit_policy_file: Option<PathBuf>,
     /// File that audit events are appended to; `-` is standard output
     #[arg(long, requires = "audit_policy_file")]
     pub audit_log_path: Option<PathBuf>,
+    /// Megabytes from which on that file is set aside and begun anew; 0: never
+    #[arg(long, default_value_t = 100)]
+    pub audit_log_maxsize: u64,
+    /// How many files that were set aside are kept; 0: all
+    #[arg(long, default_value_t = 0)]
+    pub audit_log_maxbackup: usize,
+    /// Kubeconfig of a service that takes audit events
+    #[arg(long, requires = "audit_policy_file")]
+    pub audit_webhook_config_file: Option<PathBuf>,
     /// Addresses of all pods
     #[arg(long, default_value = "10.244.0.0/16")]
     pub cluster_cidr: String,

@@ -26,7 +26,7 @@ mod serve;
 mod server;
 mod webhook;
 
-pub use audit::{AuditConfig, AuditPolicy};
+pub use audit::{AuditConfig, AuditPolicy, LogFile};
 pub use auth::{UserInfo, front_proxy::RequestHeaders, oidc::AuthenticationConfiguration};
 pub use config::Config;
 pub use webhook::RemoteService;

@@ -4,7 +4,10 @@ mod common;
 
 use http::Request;
 use http_body_util::BodyExt;
-use knarr_apiserver::{AuditConfig, AuditPolicy, UserInfo};
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper_util::rt::TokioIo;
+use knarr_apiserver::{AuditConfig, AuditPolicy, LogFile, RemoteService, UserInfo};
 use kube::{
     Client,
     config::{KubeConfigOptions, Kubeconfig},
@@ -59,7 +62,7 @@ async fn requests_are_recorded_as_the_policy_says() {
     let dir = tempfile::tempdir().expect("a folder");
     let log = dir.path().join("audit.log");
     let policy = AuditPolicy::parse(POLICY).expect("a policy");
-    let h = common::start_with(|c| c.audit = Some(AuditConfig { policy, log: log.clone() })).await;
+    let h = common::start_with(|c| c.audit = Some(AuditConfig { policy, log: Some(LogFile::new(&log)), webhook: None })).await;
     let c = h.server.client(UserInfo::admin());
     let maps = "/api/v1/namespaces/default/configmaps";
     let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m"}, "data": {"k": "v"}});
@@ -128,4 +131,60 @@ fn policies_are_checked() {
         assert!(text.contains(part), "{part}\nnot in\n{text}");
     }
     assert!(AuditPolicy::parse("apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: []\n").is_err());
+}
+
+#[tokio::test]
+async fn a_full_log_is_set_aside() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let log = dir.path().join("audit.log");
+    let policy = AuditPolicy::parse("apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: Metadata}]\n").expect("a policy");
+    let file = LogFile { path: log.clone(), max_bytes: 2000, max_backups: 2 };
+    let h = common::start_with(|c| c.audit = Some(AuditConfig { policy, log: Some(file), webhook: None })).await;
+    let c = h.server.client(UserInfo::admin());
+    for n in 0..20 {
+        send(&c, "GET", "/version", &[("audit-id", &format!("id-{n}"))], &Value::Null).await;
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    events(&log, "id-19", 1).await;
+    let names: Vec<String> = std::fs::read_dir(dir.path()).expect("folder").map(|e| e.expect("entry").file_name().to_string_lossy().into_owned()).collect();
+    assert_eq!((names.len(), names.iter().filter(|n| n.starts_with("audit-") && n.ends_with(".log")).count()), (3, 2), "{names:?}");
+    assert!(std::fs::metadata(&log).expect("the log").len() <= 2000);
+}
+
+#[tokio::test]
+async fn a_service_takes_events_in_lists() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("port");
+    let url = format!("http://{}/audit", listener.local_addr().expect("address"));
+    let (send_list, mut lists) = tokio::sync::mpsc::unbounded_channel::<Value>();
+    tokio::spawn(async move {
+        while let Ok((tcp, _)) = listener.accept().await {
+            let lists = send_list.clone();
+            let service = hyper::service::service_fn(move |r: Request<hyper::body::Incoming>| {
+                let lists = lists.clone();
+                async move {
+                    let bytes = r.into_body().collect().await.expect("body").to_bytes();
+                    lists.send(serde_json::from_slice(&bytes).expect("json")).expect("sent");
+                    Ok::<_, std::convert::Infallible>(http::Response::new(Full::new(Bytes::new())))
+                }
+            });
+            tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(tcp), service));
+        }
+    });
+    let config = json!({"clusters": [{"name": "c", "cluster": {"server": url}}], "contexts": [{"name": "x", "context": {"cluster": "c", "user": ""}}], "current-context": "x"});
+    let remote = RemoteService::parse(&config.to_string(), dir()).expect("a kubeconfig");
+    let policy = AuditPolicy::parse("apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: Metadata}]\n").expect("a policy");
+    let h = common::start_with(|c| c.audit = Some(AuditConfig { policy, log: None, webhook: Some(remote) })).await;
+    let c = h.server.client(UserInfo::admin());
+    for _ in 0..200 {
+        send(&c, "GET", "/version", &[], &Value::Null).await;
+    }
+    let list = lists.recv().await.expect("a list");
+    assert_eq!((&list["kind"], &list["apiVersion"]), (&json!("EventList"), &json!("audit.k8s.io/v1")));
+    let items = list["items"].as_array().expect("items");
+    assert_eq!((items.len(), &items[0]["stage"], &items[1]["stage"]), (400, &json!("RequestReceived"), &json!("ResponseComplete")));
+    assert_eq!(items[399]["requestURI"], "/version");
+}
+
+fn dir() -> &'static std::path::Path {
+    std::path::Path::new("/")
 }

@@ -94,6 +94,15 @@ fn nth(network: &str, n: u32) -> Result<IpAddr> {
     Ok(IpAddr::from(std::net::Ipv4Addr::from(u32::from(base) + n)))
 }
 
+/// The service that a kubeconfig names.
+fn service(path: &std::path::Path) -> Result<knarr_apiserver::RemoteService> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read {}", path.display()))?;
+    let folder = path.parent().unwrap_or(std::path::Path::new("."));
+    knarr_apiserver::RemoteService::parse(&text, folder)
+        .map_err(|why| anyhow!("{}: {why}", path.display()))
+}
+
 async fn open_store(layout: &Layout, options: &Options) -> Result<SharedStore> {
     if options.etcd_endpoints.is_empty() {
         return Ok(knarr_storage::open_embedded(&layout.store()).await?);
@@ -160,19 +169,20 @@ impl Node {
             config.authentication = Some(parsed);
         }
         if let Some(path) = &options.authentication_token_webhook_config_file {
-            let text = std::fs::read_to_string(path)
-                .with_context(|| format!("cannot read {}", path.display()))?;
-            let folder = path.parent().unwrap_or(std::path::Path::new("."));
-            let service = knarr_apiserver::RemoteService::parse(&text, folder)
-                .map_err(|why| anyhow!("{}: {why}", path.display()))?;
-            config.token_webhook = Some(service);
+            config.token_webhook = Some(service(path)?);
         }
-        if let (Some(path), Some(log)) = (&options.audit_policy_file, &options.audit_log_path) {
+        if let Some(path) = &options.audit_policy_file {
             let text = std::fs::read_to_string(path)
                 .with_context(|| format!("cannot read {}", path.display()))?;
             let policy = knarr_apiserver::AuditPolicy::parse(&text)
                 .map_err(|why| anyhow!("{}: {why}", path.display()))?;
-            config.audit = Some(knarr_apiserver::AuditConfig { policy, log: log.clone() });
+            let log = options.audit_log_path.clone().map(|path| knarr_apiserver::LogFile {
+                path,
+                max_bytes: options.audit_log_maxsize << 20,
+                max_backups: options.audit_log_maxbackup,
+            });
+            let webhook = options.audit_webhook_config_file.as_deref().map(service).transpose()?;
+            config.audit = Some(knarr_apiserver::AuditConfig { policy, log, webhook });
         }
         let api = ApiServer::start(config).await?;
         let local = match options.listen.ip() {

@@ -1,13 +1,12 @@
 //! Audit: what was asked and answered, as events of `audit.k8s.io/v1`, one a line.
 
 mod policy;
+mod sinks;
 
 use std::{
-    io::Write,
     net::IpAddr,
-    path::{Path, PathBuf},
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError, mpsc},
+    sync::{Arc, Mutex, PoisonError},
     task::{Context, Poll},
 };
 
@@ -19,6 +18,7 @@ use knarr_registry::Object;
 use serde_json::{Map, Value, json};
 
 pub use policy::{AuditPolicy, Level};
+pub use sinks::{LogFile, Sinks};
 
 use crate::{
     auth::UserInfo,
@@ -26,6 +26,7 @@ use crate::{
     request::Info,
     respond::{Body, BodyError, Reply, full},
     serve,
+    webhook::RemoteService,
 };
 
 /// Answers above this many bytes are not taken apart.
@@ -36,14 +37,16 @@ const OBJECT_LIMIT: u64 = 10 * 1024 * 1024;
 pub struct AuditConfig {
     /// What is recorded.
     pub policy: AuditPolicy,
-    /// Where to; `-` is standard output.
-    pub log: PathBuf,
+    /// The file events go to.
+    pub log: Option<LogFile>,
+    /// The service events go to.
+    pub webhook: Option<RemoteService>,
 }
 
-/// The policy, and the file behind it.
+/// The policy, and where events go.
 pub struct Audit {
     policy: AuditPolicy,
-    lines: mpsc::Sender<Vec<u8>>,
+    sinks: Arc<Sinks>,
 }
 
 /// The record of one request, from its arrival to its answer.
@@ -51,27 +54,8 @@ pub struct Record {
     level: Level,
     omit: Vec<String>,
     bare: bool,
-    lines: mpsc::Sender<Vec<u8>>,
+    sinks: Arc<Sinks>,
     event: Mutex<Map<String, Value>>,
-}
-
-fn writer(path: &Path, lines: &mpsc::Receiver<Vec<u8>>) -> std::io::Result<()> {
-    let mut out: Box<dyn Write> = if path == Path::new("-") {
-        Box::new(std::io::stdout())
-    } else {
-        use std::os::unix::fs::OpenOptionsExt;
-        Box::new(std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path)?)
-    };
-    while let Ok(line) = lines.recv() {
-        // What has come meanwhile goes in one write.
-        let mut all = line;
-        while let Ok(more) = lines.try_recv() {
-            all.extend_from_slice(&more);
-        }
-        out.write_all(&all)?;
-        out.flush()?;
-    }
-    Ok(())
 }
 
 impl Audit {
@@ -80,16 +64,7 @@ impl Audit {
     /// # Errors
     /// It cannot be opened.
     pub fn open(c: AuditConfig) -> std::io::Result<Self> {
-        if c.log != Path::new("-") {
-            std::fs::OpenOptions::new().create(true).append(true).open(&c.log)?;
-        }
-        let (lines, taken) = mpsc::channel();
-        std::thread::Builder::new().name("audit".into()).spawn(move || {
-            if let Err(error) = writer(&c.log, &taken) {
-                tracing::error!(%error, path = %c.log.display(), "the audit log cannot be written");
-            }
-        })?;
-        Ok(Self { policy: c.policy, lines })
+        Ok(Self { policy: c.policy, sinks: Arc::new(Sinks::open(c.log, c.webhook)?) })
     }
 
     /// Begins the record of a request; `None` if there is to be none.
@@ -136,7 +111,7 @@ impl Audit {
         let now = knarr_registry::object::now_micro();
         set("requestReceivedTimestamp", json!(now));
         set("stageTimestamp", json!(now));
-        let r = Arc::new(Record { level: v.level, omit: v.omit, bare: v.omit_managed_fields, lines: self.lines.clone(), event: Mutex::new(e) });
+        let r = Arc::new(Record { level: v.level, omit: v.omit, bare: v.omit_managed_fields, sinks: Arc::clone(&self.sinks), event: Mutex::new(e) });
         r.emit("RequestReceived");
         Some(r)
     }
@@ -176,9 +151,8 @@ impl Record {
             }
             serde_json::to_vec(e)
         });
-        if let Ok(mut line) = line {
-            line.push(b'\n');
-            let _ = self.lines.send(line);
+        if let Ok(event) = line {
+            self.sinks.take(event);
         }
     }
 
