@@ -180,7 +180,7 @@ async fn kubelets_stay_in_their_place() {
         (mirror(json!({"apiVersion": "v1", "kind": "Node", "name": "two", "uid": uid, "controller": true}), json!([])), r#"node "one" can only create pods with an owner reference set to itself"#.to_owned()),
         (mirror(json!({"apiVersion": "v1", "kind": "Node", "name": "one", "uid": uid}), json!([])), r#"node "one" can only create pods with a controller owner reference set to itself"#.to_owned()),
         (mirror(owner(&json!("other")), json!([])), format!("node one UID mismatch: expected other got {}", uid.as_str().expect("uid"))),
-        (mirror(owner(&uid), json!([{"name": "v", "projected": {"sources": [{"secret": {"name": "s"}}]}}])), r#"node "one" can not create pods that reference secrets (via projected volumes)"#.to_owned()),
+        (mirror(owner(&uid), json!([{"name": "v", "projected": {"sources": [{"configMap": {"name": "s"}}]}}])), r#"node "one" can not create pods that reference configmaps (via projected volumes)"#.to_owned()),
     ] {
         assert_eq!(refused(&one, "POST", pods, pod).await, format!(r#"pods "m" is forbidden: {why}"#));
     }
@@ -219,4 +219,30 @@ async fn limit_ranges_bound_claims_and_ratios() {
     assert_eq!(refused(&c, "POST", pods, pod(json!({"requests": {"cpu": "200m"}, "limits": {"cpu": "500m"}}))).await, format!("{begin} provided ratio is 2.500000"));
     assert_eq!(refused(&c, "POST", pods, pod(json!({}))).await, format!("{begin} no request is specified or request is 0"));
     made(&c, pods, pod(json!({"requests": {"cpu": "1"}, "limits": {"cpu": "2"}}))).await;
+}
+
+#[tokio::test]
+async fn accounts_may_keep_to_their_secrets() {
+    let h = common::start().await;
+    let c = h.server.client(UserInfo::admin());
+    made(&c, "/api/v1/namespaces/default/serviceaccounts", json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default", "annotations": {"kubernetes.io/enforce-mountable-secrets": "true"}},
+        "secrets": [{"name": "mine"}], "imagePullSecrets": [{"name": "pull"}]})).await;
+    let pod = |container: Value, volumes: Value, pulls: Value| {
+        let mut c = json!({"name": "c", "image": "i"});
+        c.as_object_mut().expect("map").extend(container.as_object().expect("map").clone());
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": [c], "volumes": volumes, "imagePullSecrets": pulls}})
+    };
+    let pods = "/api/v1/namespaces/default/pods";
+    let env = |secret: &str| json!({"env": [{"name": "E", "valueFrom": {"secretKeyRef": {"name": secret, "key": "k"}}}]});
+    let end = "is not allowed because service account default does not reference that";
+    for (pod, why) in [
+        (pod(json!({}), json!([{"name": "v", "secret": {"secretName": "other"}}]), json!([])), format!("volume with secret.secretName=\"other\" {end} secret")),
+        (pod(env("other"), json!([]), json!([])), format!("container c with envVar E referencing secret.secretName=\"other\" {end} secret")),
+        (pod(json!({}), json!([]), json!([{"name": "pull"}, {"name": "x"}])), format!("imagePullSecrets[1].name=\"x\" {end} imagePullSecret")),
+    ] {
+        assert_eq!(refused(&c, "POST", pods, pod).await, format!(r#"pods "p" is forbidden: {why}"#));
+    }
+    made(&c, pods, pod(env("mine"), json!([{"name": "v", "secret": {"secretName": "mine"}}]), json!([]))).await;
+    let mirror = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "m", "annotations": {"kubernetes.io/config.mirror": "h"}}, "spec": {"nodeName": "n", "containers": [{"name": "c", "image": "i"}], "volumes": [{"name": "v", "secret": {"secretName": "mine"}}]}});
+    assert_eq!(refused(&c, "POST", pods, mirror).await, r#"pods "m" is forbidden: a mirror pod may not reference secrets"#);
 }

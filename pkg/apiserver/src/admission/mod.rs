@@ -1,5 +1,6 @@
 //! Admission: what may change or refuse a write after it is authorized.
 
+mod accounts;
 mod certificates;
 mod conditions;
 mod matching;

@@ -7,7 +7,7 @@ use knarr_registry::{ApiError, Object};
 use knarr_schema::quantity::Quantity;
 use serde_json::{Value, json};
 
-use super::{Attrs, Operation};
+use super::{Attrs, Operation, accounts};
 
 const TOKEN_DIR: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
@@ -22,10 +22,7 @@ fn each_container(obj: &mut Value, lists: &[&str], mut f: impl FnMut(&mut Value)
 /// ServiceAccount: the account, its pull secrets, and the volume with its token.
 pub(super) fn service_account(a: &Attrs<'_>, obj: &mut Value) -> Result<(), ApiError> {
     if !obj.str_at(&["metadata", "annotations", "kubernetes.io/config.mirror"]).is_empty() {
-        if !obj.str_at(&["spec", "serviceAccountName"]).is_empty() {
-            return Err(a.forbidden("a mirror pod may not reference service accounts"));
-        }
-        return Ok(());
+        return accounts::mirror(obj).map_or(Ok(()), |why| Err(a.forbidden(why)));
     }
     if obj.str_at(&["spec", "serviceAccountName"]).is_empty() {
         obj.set_at(&["spec", "serviceAccountName"], json!("default"));
@@ -39,6 +36,9 @@ pub(super) fn service_account(a: &Attrs<'_>, obj: &mut Value) -> Result<(), ApiE
         && let Some(s) = sa.at(&["imagePullSecrets"])
     {
         obj.set_at(&["spec", "imagePullSecrets"], s.clone());
+    }
+    if let Some(why) = accounts::secrets(&sa, obj) {
+        return Err(a.forbidden(&why));
     }
     let mount = obj
         .at(&["spec", "automountServiceAccountToken"])
