@@ -257,7 +257,8 @@ impl Controller for Quotas {
             // What admission writes into the status is right until something goes.
             Event::Updated { old, new } => {
                 let hard = |x: &ResourceQuota| x.spec.as_ref().and_then(|s| s.hard.clone());
-                if hard(old) != hard(new) {
+                let told = new.status.as_ref().and_then(|s| s.hard.clone());
+                if hard(old) != hard(new) || told != hard(new) {
                     q.add(Key::of(&new.metadata));
                 }
             }
