@@ -19,13 +19,15 @@ use std::time::Duration;
 /// When caches have surely seen what admission has let in.
 const SETTLED: Duration = Duration::from_secs(10);
 
+type Watch = dyn Fn(&Quotas, &Queue<Key>) + Send + Sync;
+
 /// A kind of which only the number counts.
 struct Counted {
     /// `count/…`.
     name: &'static str,
     number: Box<dyn Fn(&str) -> usize + Send + Sync>,
     synced: Box<dyn Fn() -> bool + Send + Sync>,
-    watch: Box<dyn Fn(&Quotas, &Queue<Key>) + Send + Sync>,
+    watch: Box<Watch>,
 }
 
 impl Counted {

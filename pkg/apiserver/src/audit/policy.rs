@@ -193,7 +193,8 @@ impl Rule {
             }
         }
         stages(&self.omit_stages, &format!("{path}.omitStages"), out);
-        if !self.non_resource_urls.is_empty() && !(self.resources.is_empty() && self.namespaces.is_empty()) {
+        let of_resources = !self.resources.is_empty() || !self.namespaces.is_empty();
+        if of_resources && !self.non_resource_urls.is_empty() {
             out.push(FieldError::invalid(format!("{path}.nonResourceURLs"), serde_json::json!(self.non_resource_urls), "rules cannot apply to both regular resources and non-resource URLs"));
         }
     }
