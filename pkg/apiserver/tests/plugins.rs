@@ -246,3 +246,32 @@ async fn accounts_may_keep_to_their_secrets() {
     let mirror = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "m", "annotations": {"kubernetes.io/config.mirror": "h"}}, "spec": {"nodeName": "n", "containers": [{"name": "c", "image": "i"}], "volumes": [{"name": "v", "secret": {"secretName": "mine"}}]}});
     assert_eq!(refused(&c, "POST", pods, mirror).await, r#"pods "m" is forbidden: a mirror pod may not reference secrets"#);
 }
+
+#[tokio::test]
+async fn projected_volumes_are_checked() {
+    let h = common::start().await;
+    let c = h.server.client(UserInfo::admin());
+    made(&c, "/api/v1/namespaces/default/serviceaccounts", json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "default"}})).await;
+    let pod = |sources: Value| json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}], "volumes": [{"name": "v", "projected": {"sources": sources}}]}});
+    let certificate = |more: Value| {
+        let mut v = json!({"signerName": "example.com/spiffe", "keyType": "ED25519", "credentialBundlePath": "bundle.pem"});
+        v.as_object_mut().expect("map").extend(more.as_object().expect("map").clone());
+        json!([{"podCertificate": v}])
+    };
+    let at = "spec.volumes[0].projected";
+    for (sources, field, message) in [
+        (certificate(json!({"maxExpirationSeconds": 3599})), format!("{at}.sources[0].podCertificate.maxExpirationSeconds"), "Invalid value: 3599: if provided, maxExpirationSeconds must be >= 3600"),
+        (certificate(json!({"maxExpirationSeconds": 7862401})), format!("{at}.sources[0].podCertificate.maxExpirationSeconds"), "Invalid value: 7862401: if provided, maxExpirationSeconds must be <= 7862400"),
+        (certificate(json!({"signerName": "example.com"})), format!("{at}.sources[0].podCertificate.signerName"), r#"Invalid value: "example.com": must be a fully qualified domain and path of the form 'example.com/signer-name'"#),
+        (certificate(json!({"keyType": "DSA"})), format!("{at}.sources[0].podCertificate.keyType"), r#"Unsupported value: "DSA": supported values: "ECDSAP256", "ECDSAP384", "ECDSAP521", "ED25519", "RSA3072", "RSA4096""#),
+        (certificate(json!({"keyPath": "../x"})), format!("{at}.sources[0].podCertificate.keyPath"), r#"Invalid value: "../x": must not contain '..'"#),
+        (json!([{"serviceAccountToken": {"path": "t", "expirationSeconds": 60}}]), format!("{at}.sources[0].serviceAccountToken.expirationSeconds"), "Invalid value: 60: may not specify a duration less than 10 minutes"),
+        (json!([{"clusterTrustBundle": {"path": "b"}}]), format!("{at}.sources[0].clusterTrustBundle"), "Required value: either name or signerName must be specified"),
+        (json!([{"configMap": {"name": "a", "items": [{"key": "k", "path": "x"}]}}, {"secret": {"name": "b", "items": [{"key": "k", "path": "x"}]}}]), at.to_owned(), r#"Invalid value: "b": conflicting duplicate paths"#),
+    ] {
+        let (code, v) = call(&c, "POST", "/api/v1/namespaces/default/pods", &pod(sources)).await;
+        let causes: Vec<(&str, &str)> = v["details"]["causes"].as_array().expect("causes").iter().map(|c| (c["field"].as_str().unwrap_or(""), c["message"].as_str().unwrap_or(""))).collect();
+        assert_eq!((code, causes), (422, vec![(field.as_str(), message)]));
+    }
+    made(&c, "/api/v1/namespaces/default/pods", pod(certificate(json!({"maxExpirationSeconds": 3600})))).await;
+}

@@ -50,8 +50,7 @@ fn timestamps(obj: &mut Value, old: &Value) {
 }
 
 /// `domain/name`, the domain a fully qualified one.
-fn signer(name: &str, out: &mut Vec<FieldError>) {
-    let field = "spec.signerName";
+pub(super) fn signer(name: &str, field: &str, out: &mut Vec<FieldError>) {
     if name.is_empty() {
         out.push(FieldError::required(field, ""));
         return;
@@ -61,13 +60,22 @@ fn signer(name: &str, out: &mut Vec<FieldError>) {
         out.push(FieldError::invalid(field, name, "must be a fully qualified domain and path of the form 'example.com/signer-name'"));
         return;
     };
-    out.extend(names::subdomain(domain).into_iter().map(|m| FieldError::invalid(field, *domain, m)));
+    if domain.len() > 253 {
+        out.push(FieldError::too_long(field, 253));
+    }
+    // The first label that is wrong speaks for all.
+    let mut labels = |text: &str, check: fn(&str) -> Vec<String>| {
+        if let Some((label, wrong)) = text.split('.').map(|l| (l, check(l))).find(|(_, w)| !w.is_empty()) {
+            out.extend(wrong.into_iter().map(|why| FieldError::invalid(field, text, format!("validating label {label:?}: {why}"))));
+        }
+    };
+    labels(domain, names::label);
+    labels(path, names::subdomain);
     if domain.split('.').count() < 2 {
         out.push(FieldError::invalid(field, *domain, "should be a domain with at least two segments separated by dots"));
     }
-    out.extend(names::subdomain(path).into_iter().map(|m| FieldError::invalid(field, *path, m)));
-    if name.len() > 571 {
-        out.push(FieldError::too_long(field, 571));
+    if path.len() > 317 {
+        out.push(FieldError::too_long(field, 317));
     }
 }
 
@@ -152,7 +160,7 @@ impl Strategy for Requests {
         }
         match obj.str_at(&["spec", "signerName"]) {
             s @ "kubernetes.io/legacy-unknown" => out.push(FieldError::invalid("spec.signerName", s, "the legacy signerName is not allowed via this API version")),
-            s => signer(s, &mut out),
+            s => signer(s, "spec.signerName", &mut out),
         }
         if let Some(n) = obj.at(&["spec", "expirationSeconds"]).and_then(Value::as_i64).filter(|n| *n < 600) {
             out.push(FieldError::invalid("spec.expirationSeconds", n, "may not specify a duration less than 600 seconds (10 minutes)"));

@@ -9,6 +9,7 @@ mod data;
 mod generic;
 mod pod;
 mod pod_validation;
+mod projected;
 mod rules;
 mod service;
 #[cfg(test)]

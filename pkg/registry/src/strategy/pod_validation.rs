@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
+use super::projected;
 use crate::{error::FieldError, names, object::Object};
 
 fn one_of(v: &Value, path: &str, member: &str, all: &[&str], required: bool, out: &mut Vec<FieldError>) {
@@ -115,6 +116,9 @@ fn volumes(s: &Value, path: &str, out: &mut Vec<FieldError>) -> HashSet<String> 
                     out.push(FieldError::forbidden(format!("{p}.{k}"), "may not specify more than 1 volume type"));
                 }
             }
+        }
+        if let Some(x) = v.at(&["projected"]) {
+            projected::validate(x, &format!("{p}.projected"), out);
         }
         for (src, field) in [("secret", "secretName"), ("configMap", "name"), ("persistentVolumeClaim", "claimName"), ("hostPath", "path")] {
             if let Some(x) = v.get(src)
