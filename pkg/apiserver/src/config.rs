@@ -8,7 +8,7 @@ use std::{
 
 use knarr_storage::SharedStore;
 
-use crate::{webhook::RemoteService, alloc::Cidr, audit::AuditConfig, auth::{UserInfo, front_proxy::RequestHeaders, oidc}};
+use crate::{webhook::RemoteService, alloc::Cidr, audit::AuditConfig, auth::{UserInfo, front_proxy::RequestHeaders}};
 pub use crate::auth::oidc::AuthenticationConfiguration;
 
 /// Everything the server must be told.
@@ -104,8 +104,8 @@ pub struct Settings {
     pub node_ports: (i64, i64),
     /// Where pods reach this server.
     pub advertise: SocketAddr,
-    /// Whether requests without credentials are served.
-    pub anonymous: oidc::Anonymous,
+    /// Whether requests without credentials are served, where no configuration says.
+    pub anonymous: bool,
     /// Seconds that events are kept.
     pub event_ttl: i64,
     /// Limits of requests that read and write.

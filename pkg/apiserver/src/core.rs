@@ -69,8 +69,8 @@ pub struct Core {
     pub table_changes: tokio::sync::watch::Sender<u64>,
     /// What other servers serve.
     pub aggregator: Aggregator,
-    /// Other issuers of tokens.
-    pub issuers: crate::auth::oidc::Issuers,
+    /// Other issuers of tokens, and who may be anonymous; another one when it is configured anew.
+    pub authentication: RwLock<Arc<crate::auth::oidc::Authentication>>,
     /// Who reviews tokens that nobody here knows.
     pub token_webhook: Option<crate::auth::webhook::TokenWebhook>,
     /// What is recorded of requests.
@@ -84,6 +84,11 @@ impl Core {
     #[must_use]
     pub fn table(&self) -> Arc<Table> {
         Arc::clone(&self.table.read().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+    /// Other issuers of tokens, and who may be anonymous.
+    #[must_use]
+    pub fn authentication(&self) -> Arc<crate::auth::oidc::Authentication> {
+        Arc::clone(&self.authentication.read().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
     /// The lock of [`crate::alloc`].
     #[must_use]

@@ -51,7 +51,7 @@ async fn authenticate(core: &Core, headers: &http::HeaderMap, path: &str, id: &I
             tracing::debug!(why, "token refused");
             ApiError::unauthorized()
         }),
-        _ if auth::oidc::anonymous(&core.settings.anonymous, path) => Ok(UserInfo::anonymous()),
+        _ if auth::oidc::anonymous(&core.authentication().anonymous, path) => Ok(UserInfo::anonymous()),
         _ => Err(ApiError::unauthorized()),
     }
 }
@@ -65,7 +65,7 @@ pub async fn token(core: &Core, token: &str, audiences: &[String]) -> Result<Aut
         Ok(a) => return Ok(a),
         Err(why) => why,
     };
-    let Some(user) = core.issuers.authenticate(token).await? else {
+    let Some(user) = core.authentication().issuers.authenticate(token).await? else {
         let Some(w) = &core.token_webhook else { return Err(own) };
         let mine = &core.tokens.audiences;
         let wanted = if audiences.is_empty() { mine } else { audiences };

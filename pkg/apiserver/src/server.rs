@@ -30,7 +30,7 @@ use crate::{
     auth::{Tokens, UserInfo, front_proxy::Authorities, jwt, oidc, webhook::TokenWebhook},
     authz::Authorizer,
     bootstrap,
-    config::{Config, Settings},
+    config::{AuthenticationConfiguration, Config, Settings},
     core::{self, Core},
     custom,
     pipeline::{self, Identity},
@@ -116,9 +116,7 @@ impl ApiServer {
             .map_err(|reason| Error::Key { what: "kubelet client certificate", reason })?;
         let audit = config.audit.clone().map(Audit::open).transpose();
         let audit = audit.map_err(|e| Error::Setting { what: "audit log", value: e.to_string() })?;
-        let authentication = config.authentication.clone().unwrap_or_default();
-        let issuers = oidc::Issuers::new(&authentication, &config.issuer).map_err(Error::Authentication)?;
-        let anonymous = authentication.anonymous.unwrap_or(oidc::Anonymous { enabled: config.anonymous, conditions: Vec::new() });
+        let authentication = oidc::Authentication::new(&config.authentication.clone().unwrap_or_default(), &config.issuer, config.anonymous).map_err(Error::Authentication)?;
         let proxy_client = config.proxy_client.as_ref().map(|(c, k)| ProxyClient::new(c, k)).transpose();
         let proxy_client = proxy_client.map_err(|reason| Error::Key { what: "front proxy's client certificate", reason })?;
         let listener = TcpListener::bind(config.listen)
@@ -137,7 +135,7 @@ impl ApiServer {
                 service_cidr,
                 node_ports: (i64::from(config.node_ports.0), i64::from(config.node_ports.1)),
                 advertise: SocketAddr::new(config.advertise_address, address.port()),
-                anonymous,
+                anonymous: config.anonymous,
                 event_ttl: i64::try_from(config.event_ttl.as_secs()).unwrap_or(3600),
                 max_in_flight: config.max_in_flight,
                 issuer: config.issuer.clone(),
@@ -156,12 +154,12 @@ impl ApiServer {
             stop: CancellationToken::new(),
             table_changes: tokio::sync::watch::Sender::new(0),
             aggregator: Aggregator::new(proxy_client),
-            issuers,
+            authentication: RwLock::new(Arc::new(authentication)),
             audit,
             token_webhook: config.token_webhook.map(TokenWebhook::new),
             kubelets,
         });
-        core.issuers.start(&core.stop);
+        core.authentication().issuers.start(&core.stop);
         custom::refresh(&core).await.map_err(Error::Store)?;
         bootstrap::run(&core).await.map_err(Error::Store)?;
         core.ready.store(true, Ordering::Release);
@@ -179,6 +177,43 @@ impl ApiServer {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Puts another authentication configuration in force; what it does not name any more is over.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it; the one in force stays then.
+    pub fn set_authentication(&self, config: &AuthenticationConfiguration) -> Result<(), Error> {
+        authenticate_by(&self.core, config)
+    }
+
+    /// Reads an authentication configuration again whenever its file changes, looking every `every`.
+    pub fn follow_authentication(&self, path: std::path::PathBuf, every: Duration) {
+        let (core, stop) = (Arc::downgrade(&self.core), self.core.stop.clone());
+        tokio::spawn(async move {
+            let mut known = tokio::fs::read_to_string(&path).await.unwrap_or_default();
+            loop {
+                tokio::select! {
+                    () = tokio::time::sleep(every) => {}
+                    () = stop.cancelled() => return,
+                }
+                let text = match tokio::fs::read_to_string(&path).await {
+                    Ok(t) if t == known => continue,
+                    Ok(t) => t,
+                    Err(error) => {
+                        tracing::error!(%error, path = %path.display(), "the authentication configuration cannot be read");
+                        continue;
+                    }
+                };
+                let Some(core) = core.upgrade() else { return };
+                let done = AuthenticationConfiguration::parse(&text).map_err(Error::Authentication).and_then(|c| authenticate_by(&core, &c));
+                match done {
+                    Ok(()) => tracing::info!(path = %path.display(), "the authentication configuration is in force"),
+                    Err(error) => tracing::error!(%error, path = %path.display(), "the one before stays in force"),
+                }
+                known = text;
+            }
+        });
     }
 
     /// A client over the server's own service: no socket, no TLS, the same pipeline, as `user`.
@@ -212,6 +247,15 @@ impl Drop for ApiServer {
     fn drop(&mut self) {
         self.core.stop.cancel();
     }
+}
+
+/// Puts an authentication configuration in force.
+fn authenticate_by(core: &Core, config: &AuthenticationConfiguration) -> Result<(), Error> {
+    let s = &core.settings;
+    let next = Arc::new(oidc::Authentication::new(config, &s.issuer, s.anonymous).map_err(Error::Authentication)?);
+    next.issuers.start(&core.stop);
+    *core.authentication.write().unwrap_or_else(std::sync::PoisonError::into_inner) = next;
+    Ok(())
 }
 
 async fn accept(core: Arc<Core>, listener: TcpListener, acceptor: TlsAcceptor, authorities: Arc<Authorities>) {

@@ -210,6 +210,12 @@ async fn expressions_make_users() {
     assert_eq!(why(&h, &long).await, "[invalid bearer token, oidc: error evaluating claim validation expression: validation expression 'claims.exp - claims.nbf <= 86400' failed: tokens live for a day at most]");
     let system = i.token("ES256", claims("system:node:a", now));
     assert_eq!(why(&h, &system).await, "[invalid bearer token, oidc: error evaluating user info validation rule: validation expression '!user.username.startsWith('system:')' failed: system: is reserved]");
+    // A configuration put in force later: what the one before said is over.
+    let later = json!({"apiVersion": "apiserver.config.k8s.io/v1", "kind": "AuthenticationConfiguration", "anonymous": {"enabled": true, "conditions": [{"path": "/livez"}]}, "jwt": []});
+    h.server.set_authentication(&parsed(&later)).expect("it is right");
+    assert_eq!(whoami(&h, &i.token("ES256", claims("joe", now))).await, Err(401));
+    let broken = json!({"apiVersion": "apiserver.config.k8s.io/v1", "kind": "AuthenticationConfiguration", "jwt": [{"issuer": {"url": "", "audiences": ["a"]}, "claimMappings": {"username": {"expression": "'x'"}}}]});
+    assert!(h.server.set_authentication(&parsed(&broken)).is_err());
     // Only the named path is open to everybody.
     let nobody = bearer(&h, "").await;
     assert_eq!(send(&nobody, "GET", "/livez", &Value::Null).await.0, 200);
@@ -244,4 +250,35 @@ async fn configurations_are_checked() {
         assert!(text.contains(part), "{part}\nnot in\n{text}");
     }
     assert!(AuthenticationConfiguration::parse("apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\njwts: []\n").expect_err("an unknown field").contains("jwts"));
+}
+
+#[tokio::test]
+async fn a_changed_file_is_read_again() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("authentication.yaml");
+    let text = |enabled: bool| format!("apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\nanonymous: {{enabled: {enabled}}}\n");
+    std::fs::write(&path, text(true)).expect("written");
+    let first = AuthenticationConfiguration::parse(&text(true)).expect("a configuration");
+    let h = common::start_with(|c| c.authentication = Some(first)).await;
+    h.server.follow_authentication(path.clone(), std::time::Duration::from_millis(20));
+    let nobody = bearer(&h, "").await;
+    let until = async |code: u16| {
+        for _ in 0..200 {
+            if send(&nobody, "GET", "/livez", &Value::Null).await.0 == code {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        panic!("never {code}");
+    };
+    until(200).await;
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    std::fs::write(&path, text(false)).expect("written");
+    until(401).await;
+    // A broken file changes nothing; a right one does again.
+    std::fs::write(&path, "kind: Nothing\n").expect("written");
+    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    assert_eq!(send(&nobody, "GET", "/livez", &Value::Null).await.0, 401);
+    std::fs::write(&path, text(true)).expect("written");
+    until(200).await;
 }

@@ -185,6 +185,9 @@ impl Node {
             config.audit = Some(knarr_apiserver::AuditConfig { policy, log, webhook });
         }
         let api = ApiServer::start(config).await?;
+        if let Some(path) = &options.authentication_config {
+            api.follow_authentication(path.clone(), Duration::from_secs(60));
+        }
         let local = match options.listen.ip() {
             ip if ip.is_unspecified() => SocketAddr::from(([127, 0, 0, 1], options.listen.port())),
             _ => options.listen,

@@ -19,6 +19,26 @@ pub struct Issuers {
     all: Vec<Arc<Authenticator>>,
 }
 
+/// What a configuration says.
+pub struct Authentication {
+    /// Other issuers of tokens.
+    pub issuers: Issuers,
+    /// Who may come without credentials.
+    pub anonymous: Anonymous,
+}
+
+impl Authentication {
+    /// From a configuration; `own` is the issuer of service-account tokens, `anonymous` what holds
+    /// if the configuration says nothing of it.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn new(c: &AuthenticationConfiguration, own: &str, anonymous: bool) -> Result<Self, String> {
+        let anonymous = c.anonymous.clone().unwrap_or(Anonymous { enabled: anonymous, conditions: Vec::new() });
+        Ok(Self { issuers: Issuers::new(c, own)?, anonymous })
+    }
+}
+
 /// One issuer's tokens.
 struct Authenticator {
     config: JwtAuthenticator,
@@ -44,11 +64,14 @@ impl Issuers {
     /// Finds out where each issuer's keys are, again and again until it is known.
     pub fn start(&self, stop: &CancellationToken) {
         for a in &self.all {
-            let (a, stop) = (Arc::clone(a), stop.clone());
+            // Another configuration may take this one's place.
+            let (a, stop) = (Arc::downgrade(a), stop.clone());
             tokio::spawn(async move {
                 let mut pause = Duration::from_millis(250);
-                while let Err(why) = a.keys.discover().await {
+                while let Some(a) = a.upgrade() {
+                    let Err(why) = a.keys.discover().await else { return };
                     tracing::warn!(issuer = a.config.issuer.url, why, "oidc authenticator: initializing plugin");
+                    drop(a);
                     tokio::select! {
                         () = tokio::time::sleep(pause) => pause = (pause * 2).min(Duration::from_secs(10)),
                         () = stop.cancelled() => return,
