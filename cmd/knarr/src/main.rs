@@ -3,6 +3,7 @@
 //! `knarr up` starts a one-node cluster: API server, scheduler, controllers, kubelet and CRI
 //! runtime in this process, containers in processes of their own.
 
+mod apiserver;
 mod control;
 mod demo;
 mod helpers;
@@ -49,6 +50,8 @@ enum Command {
     Stop,
     /// End everything and remove all that knarr made, the data folder too
     Reset,
+    /// Run the API server alone, with kube-apiserver's flags
+    Apiserver(Box<apiserver::Options>),
     /// Run the kubelet alone on a folder of static pods, with no API server
     Kubelet(Box<node::KubeletOptions>),
     /// Run the container runtime alone: CRI v1 on a unix socket, for any kubelet
@@ -78,6 +81,7 @@ fn run(cli: Cli) -> Result<()> {
     let layout = cli.layout;
     match cli.command {
         Command::Up(options) => up::run(&layout, &options, &cli.log),
+        Command::Apiserver(options) => apiserver::run(&layout, &options, &cli.log),
         Command::Kubelet(options) => node::run_kubelet(&layout, &options, &cli.log),
         Command::Cri(options) => node::run_cri(&layout, &options, &cli.log),
         Command::Status => up::status(&layout),

@@ -1,7 +1,7 @@
 //! How the server is started.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     time::Duration,
 };
@@ -9,7 +9,7 @@ use std::{
 use knarr_storage::SharedStore;
 
 use crate::{webhook::RemoteService, alloc::Cidr, audit::AuditConfig, auth::{UserInfo, front_proxy::RequestHeaders}};
-pub use crate::auth::oidc::AuthenticationConfiguration;
+pub use crate::{auth::oidc::AuthenticationConfiguration, authz::Mode as AuthorizationMode};
 
 /// Everything the server must be told.
 pub struct Config {
@@ -23,10 +23,20 @@ pub struct Config {
     pub tls_key: String,
     /// Authorities of client certificates, PEM.
     pub client_ca: String,
-    /// The key that signs service-account tokens, PKCS#8 PEM (ECDSA P-256).
+    /// The key that signs service-account tokens, PEM (RSA, ECDSA P-256 or P-384).
     pub service_account_key: String,
+    /// Other keys, private or public, whose service-account tokens are good; PEM.
+    pub service_account_trusted: Vec<String>,
     /// `iss` of service-account tokens.
     pub issuer: String,
+    /// Other values of `iss` that are accepted.
+    pub other_issuers: Vec<String>,
+    /// Where the issuer's documents say its keys are, if not at this server.
+    pub jwks_uri: Option<String>,
+    /// Who decides what may be done, in this order.
+    pub authorization: Vec<AuthorizationMode>,
+    /// Admission plugins that are not asked.
+    pub disabled_admission: HashSet<String>,
     /// Audiences of tokens meant for this server; the issuer if empty.
     pub audiences: Vec<String>,
     /// Network of service addresses, e.g. `10.96.0.0/16`.
@@ -39,6 +49,8 @@ pub struct Config {
     pub kubelet_client: Option<(String, String)>,
     /// Authorities of kubelets' serving certificates, PEM; without them they are not verified.
     pub kubelet_ca: Option<String>,
+    /// Which of a node's addresses its kubelet is reached at, by type, in this order.
+    pub kubelet_address_types: Vec<String>,
     /// Authorities of front proxies' client certificates, PEM.
     pub requestheader_ca: Option<String>,
     /// Which front proxies are believed, and their headers.
@@ -74,13 +86,19 @@ impl Config {
             tls_key: String::new(),
             client_ca: String::new(),
             service_account_key: String::new(),
+            service_account_trusted: Vec::new(),
             issuer: "https://kubernetes.default.svc.cluster.local".into(),
+            other_issuers: Vec::new(),
+            jwks_uri: None,
+            authorization: vec![AuthorizationMode::Node, AuthorizationMode::Rbac],
+            disabled_admission: HashSet::new(),
             audiences: Vec::new(),
             service_cidr: "10.96.0.0/16".into(),
             node_ports: (30000, 32767),
             advertise_address: IpAddr::V4(Ipv4Addr::LOCALHOST),
             kubelet_client: None,
             kubelet_ca: None,
+            kubelet_address_types: ["InternalIP", "Hostname", "ExternalIP"].map(str::to_owned).to_vec(),
             requestheader_ca: None,
             requestheader: RequestHeaders::default(),
             proxy_client: None,
@@ -110,8 +128,14 @@ pub struct Settings {
     pub event_ttl: i64,
     /// Limits of requests that read and write.
     pub max_in_flight: (u32, u32),
+    /// Which of a node's addresses its kubelet is reached at, by type, in this order.
+    pub kubelet_address_types: Vec<String>,
     /// `iss` of tokens.
     pub issuer: String,
+    /// Where their keys are, if not at this server.
+    pub jwks_uri: Option<String>,
+    /// Admission plugins that are not asked.
+    pub disabled_admission: HashSet<String>,
     /// Authorities of client certificates, PEM.
     pub client_ca: String,
     /// Authorities of front proxies, PEM.

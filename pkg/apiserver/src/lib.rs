@@ -28,6 +28,6 @@ mod webhook;
 
 pub use audit::{AuditConfig, AuditPolicy, LogFile};
 pub use auth::{UserInfo, front_proxy::RequestHeaders, oidc::AuthenticationConfiguration};
-pub use config::Config;
+pub use config::{AuthorizationMode, Config};
 pub use webhook::RemoteService;
 pub use server::{ApiServer, Error};

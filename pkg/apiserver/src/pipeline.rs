@@ -271,8 +271,8 @@ fn special(core: &Core, request: &Request<Body>, info: &Info, query: &Query, tab
             Ok(respond::bytes(200, "application/jwk-set+json", b.into_bytes(), false))
         }
         "/.well-known/openid-configuration" => {
-            let v = json!({"issuer": core.settings.issuer, "jwks_uri": format!("https://{}/openid/v1/jwks", core.settings.advertise),
-                "response_types_supported": ["id_token"], "subject_types_supported": ["public"], "id_token_signing_alg_values_supported": ["ES256"]});
+            let v = json!({"issuer": core.settings.issuer, "jwks_uri": core.settings.jwks_uri.clone().unwrap_or_else(|| format!("https://{}/openid/v1/jwks", core.settings.advertise)),
+                "response_types_supported": ["id_token"], "subject_types_supported": ["public"], "id_token_signing_alg_values_supported": core.tokens.signer.algorithms()});
             Ok(respond::object(200, &v, Format::default()))
         }
         _ => Err(ApiError::no_resource()),

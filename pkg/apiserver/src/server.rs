@@ -110,8 +110,11 @@ impl ApiServer {
         let acceptor = tls(&config, &authorities)?;
         let service_cidr = Cidr::parse(&config.service_cidr)
             .ok_or_else(|| Error::Setting { what: "service network", value: config.service_cidr.clone() })?;
-        let signer = jwt::Signer::new(&config.service_account_key)
-            .map_err(|e| Error::Key { what: "service-account key", reason: e.to_string() })?;
+        let bad_key = |e: jwt::Error| Error::Key { what: "service-account key", reason: e.to_string() };
+        let mut signer = jwt::Signer::new(&config.service_account_key).map_err(bad_key)?;
+        for pem in &config.service_account_trusted {
+            signer.trust(pem).map_err(bad_key)?;
+        }
         let kubelets = Kubelets::new(config.kubelet_client.as_ref(), config.kubelet_ca.as_deref())
             .map_err(|reason| Error::Key { what: "kubelet client certificate", reason })?;
         let audit = config.audit.clone().map(Audit::open).transpose();
@@ -139,12 +142,15 @@ impl ApiServer {
                 event_ttl: i64::try_from(config.event_ttl.as_secs()).unwrap_or(3600),
                 max_in_flight: config.max_in_flight,
                 issuer: config.issuer.clone(),
+                kubelet_address_types: config.kubelet_address_types,
+                jwks_uri: config.jwks_uri,
+                disabled_admission: config.disabled_admission,
                 client_ca: config.client_ca.clone(),
                 requestheader_ca: config.requestheader_ca.clone(),
                 requestheader: config.requestheader.clone(),
             },
-            authorizer: Authorizer::new(Arc::clone(&registry)),
-            tokens: Tokens { signer, issuer: config.issuer, audiences, fixed: config.tokens, registry: Arc::clone(&registry) },
+            authorizer: Authorizer::new(Arc::clone(&registry), config.authorization),
+            tokens: Tokens { signer, issuer: config.issuer, other_issuers: config.other_issuers, audiences, fixed: config.tokens, registry: Arc::clone(&registry) },
             registry,
             table: RwLock::new(Arc::new(table)),
             allocating: Arc::new(tokio::sync::Mutex::new(())),

@@ -109,6 +109,18 @@ pub struct Authority {
 }
 
 impl Authority {
+    /// One that is not kept: it signs what it signs now and nothing after.
+    ///
+    /// # Errors
+    /// [`Error::Issue`].
+    pub fn forgotten(common_name: &str) -> Result<Self, Error> {
+        let issue = |source| Error::Issue { name: common_name.to_owned(), source };
+        let (key_pair, params) = authority(common_name).map_err(issue)?;
+        let certificate = params.self_signed(&key_pair).map_err(issue)?.pem();
+        let issuer = Issuer::from_ca_cert_pem(&certificate, key_pair).map_err(issue)?;
+        Ok(Authority { issuer, certificate })
+    }
+
     /// The authority's certificate, PEM.
     #[must_use]
     pub fn certificate(&self) -> &str {
@@ -147,16 +159,7 @@ impl Pki {
         let pair = match (read(&crt)?, read(&key)?) {
             (Some(certificate), Some(key)) => Pair { certificate, key },
             (None, None) => {
-                let key_pair = KeyPair::generate().map_err(issue)?;
-                let mut params = CertificateParams::default();
-                params.distinguished_name.push(DnType::CommonName, common_name);
-                params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-                params.key_usages = vec![
-                    KeyUsagePurpose::DigitalSignature,
-                    KeyUsagePurpose::KeyCertSign,
-                    KeyUsagePurpose::CrlSign,
-                ];
-                lifetime(&mut params, CA_LIFE);
+                let (key_pair, params) = authority(common_name).map_err(issue)?;
                 let certificate = params.self_signed(&key_pair).map_err(issue)?.pem();
                 let pair = Pair { certificate, key: key_pair.serialize_pem() };
                 write(&key, &pair.key, 0o600)?;
@@ -217,6 +220,18 @@ impl Pki {
         write(&self.path("sa.pub"), &key.public_key_pem(), 0o644)?;
         Ok(pem)
     }
+}
+
+/// A key of an authority, and what its certificate says.
+fn authority(common_name: &str) -> Result<(KeyPair, CertificateParams), rcgen::Error> {
+    let key_pair = KeyPair::generate()?;
+    let mut params = CertificateParams::default();
+    params.distinguished_name.push(DnType::CommonName, common_name);
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages =
+        vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    lifetime(&mut params, CA_LIFE);
+    Ok((key_pair, params))
 }
 
 /// Issues a certificate without keeping it.

@@ -40,6 +40,56 @@ pub(crate) struct Etcd {
     channel: Channel,
     /// Rings the running watches for a progress request.
     progress: watch::Sender<u64>,
+    names: Names,
+}
+
+/// What keys begin with for callers, whatever it is in etcd.
+const ROOT: &str = "/registry";
+
+/// Between callers' keys and etcd's.
+#[derive(Clone)]
+struct Names(Option<std::sync::Arc<str>>);
+
+impl Names {
+    fn new(prefix: &str) -> Self {
+        Self(Some(prefix).filter(|p| !p.is_empty() && *p != ROOT).map(Into::into))
+    }
+
+    fn there(&self, key: &str) -> Vec<u8> {
+        match (&self.0, key.strip_prefix(ROOT)) {
+            (Some(prefix), Some(rest)) => [prefix.as_bytes(), rest.as_bytes()].concat(),
+            _ => key.into(),
+        }
+    }
+
+    fn here(&self, key: Vec<u8>) -> String {
+        let key = String::from_utf8(key).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned());
+        match self.0.as_ref().and_then(|p| key.strip_prefix(p.as_ref())) {
+            Some(rest) => format!("{ROOT}{rest}"),
+            None => key,
+        }
+    }
+
+    fn pair(&self, kv: pb::mvccpb::KeyValue) -> KeyValue {
+        KeyValue {
+            key: self.here(kv.key),
+            value: kv.value,
+            create_revision: unsigned(kv.create_revision),
+            mod_revision: unsigned(kv.mod_revision),
+            lease: kv.lease,
+        }
+    }
+
+    fn event(&self, event: pb::mvccpb::Event) -> Option<Event> {
+        let put = event.r#type() == pb::mvccpb::event::EventType::Put;
+        let current = self.pair(event.kv?);
+        Some(Event {
+            key: current.key.clone(),
+            revision: current.mod_revision,
+            previous: event.prev_kv.map(|kv| self.pair(kv)),
+            current: put.then_some(current),
+        })
+    }
 }
 
 impl Etcd {
@@ -70,7 +120,7 @@ impl Etcd {
             [one] => one.connect_lazy(),
             _ => Channel::balance_list(endpoints.into_iter()),
         };
-        let store = Etcd { channel, progress: watch::Sender::new(0) };
+        let store = Etcd { channel, progress: watch::Sender::new(0), names: Names::new(&config.prefix) };
         // The connection is lazy: an answer proves it.
         tokio::time::timeout(Duration::from_secs(10), store.revision())
             .await
@@ -86,12 +136,12 @@ impl Etcd {
 
     async fn swap(&self, key: &str, expected: Revision, write: Op) -> Result<Swap, Error> {
         let expected = signed(expected);
-        let get = RangeRequest { key: key.into(), ..RangeRequest::default() };
+        let get = RangeRequest { key: self.names.there(key), ..RangeRequest::default() };
         let txn = TxnRequest {
             compare: vec![Compare {
                 result: CompareResult::Equal.into(),
                 target: CompareTarget::Mod.into(),
-                key: key.into(),
+                key: self.names.there(key),
                 range_end: Vec::new(),
                 target_union: Some(TargetUnion::ModRevision(expected)),
             }],
@@ -103,7 +153,7 @@ impl Etcd {
             return Ok(Swap::Done(revision(response.header.as_ref())));
         }
         let current = response.responses.into_iter().find_map(|r| match r.response {
-            Some(OpResponse::ResponseRange(get)) => get.kvs.into_iter().next().map(pair),
+            Some(OpResponse::ResponseRange(get)) => get.kvs.into_iter().next().map(|kv| self.names.pair(kv)),
             _ => None,
         });
         Ok(Swap::Conflict(current))
@@ -120,20 +170,6 @@ fn signed(revision: Revision) -> i64 {
 
 fn revision(header: Option<&ResponseHeader>) -> Revision {
     header.map_or(0, |h| unsigned(h.revision))
-}
-
-fn pair(kv: pb::mvccpb::KeyValue) -> KeyValue {
-    KeyValue {
-        key: text(kv.key),
-        value: kv.value,
-        create_revision: unsigned(kv.create_revision),
-        mod_revision: unsigned(kv.mod_revision),
-        lease: kv.lease,
-    }
-}
-
-fn text(key: Vec<u8>) -> String {
-    String::from_utf8(key).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned())
 }
 
 fn convert(status: &tonic::Status) -> Error {
@@ -158,8 +194,8 @@ impl Store for Etcd {
         revision: Revision,
     ) -> Result<Range, Error> {
         let request = RangeRequest {
-            key: start.into(),
-            range_end: end.unwrap_or_default().into(),
+            key: self.names.there(start),
+            range_end: end.map(|e| self.names.there(e)).unwrap_or_default(),
             limit: signed(limit),
             revision: signed(revision),
             ..RangeRequest::default()
@@ -172,7 +208,7 @@ impl Store for Etcd {
         let response = response.into_inner();
         Ok(Range {
             revision: self::revision(response.header.as_ref()),
-            items: response.kvs.into_iter().map(pair).collect(),
+            items: response.kvs.into_iter().map(|kv| self.names.pair(kv)).collect(),
             more: response.more,
             count: unsigned(response.count),
         })
@@ -185,7 +221,7 @@ impl Store for Etcd {
         expected: Revision,
         lease: i64,
     ) -> Result<Swap, Error> {
-        let put = PutRequest { key: key.into(), value, lease, ..PutRequest::default() };
+        let put = PutRequest { key: self.names.there(key), value, lease, ..PutRequest::default() };
         self.swap(key, expected, Op::RequestPut(put)).await
     }
 
@@ -195,15 +231,15 @@ impl Store for Etcd {
             let now = self.range(key, None, 1, 0).await?;
             return Ok(Swap::Conflict(now.items.into_iter().next()));
         }
-        let delete = DeleteRangeRequest { key: key.into(), ..DeleteRangeRequest::default() };
+        let delete = DeleteRangeRequest { key: self.names.there(key), ..DeleteRangeRequest::default() };
         self.swap(key, expected, Op::RequestDeleteRange(delete)).await
     }
 
     async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, Error> {
         let from = if from == 0 { self.revision().await? + 1 } else { from };
         let create = WatchCreateRequest {
-            key: prefix.into(),
-            range_end: prefix_end(prefix).into(),
+            key: self.names.there(prefix),
+            range_end: self.names.there(&prefix_end(prefix)),
             start_revision: signed(from),
             prev_kv: true,
             progress_notify: true,
@@ -219,6 +255,7 @@ impl Store for Etcd {
             .map_err(|e| convert(&e))?
             .into_inner();
         let mut progress = self.progress.subscribe();
+        let names = self.names.clone();
         let watch = feed(move |out| async move {
             loop {
                 let response = tokio::select! {
@@ -246,7 +283,7 @@ impl Store for Etcd {
                         Ok(WatchItem::Progress(revision(r.header.as_ref())))
                     }
                     Ok(Some(r)) => {
-                        Ok(WatchItem::Events(r.events.into_iter().filter_map(event).collect()))
+                        Ok(WatchItem::Events(r.events.into_iter().filter_map(|e| names.event(e)).collect()))
                     }
                     Ok(None) => Err(Error::Unavailable("etcd closed a watch".into())),
                     Err(e) => Err(convert(&e)),
@@ -285,17 +322,6 @@ impl Store for Etcd {
         self.progress.send_modify(|n| *n = n.wrapping_add(1));
         Ok(())
     }
-}
-
-fn event(event: pb::mvccpb::Event) -> Option<Event> {
-    let put = event.r#type() == pb::mvccpb::event::EventType::Put;
-    let current = event.kv.map(pair)?;
-    Some(Event {
-        key: current.key.clone(),
-        revision: current.mod_revision,
-        previous: event.prev_kv.map(pair),
-        current: put.then_some(current),
-    })
 }
 
 /// Runs `body` as a task that feeds a stream; dropping the stream ends the task.

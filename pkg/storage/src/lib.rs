@@ -203,6 +203,8 @@ pub struct EtcdConfig {
     pub ca: Option<Vec<u8>>,
     /// PEM certificate and key to present.
     pub identity: Option<(Vec<u8>, Vec<u8>)>,
+    /// What keys begin with there instead of `/registry`; empty: `/registry`.
+    pub prefix: String,
 }
 
 /// Connects to etcd v3.

@@ -87,7 +87,10 @@ impl Parts {
 }
 
 /// The `n`th address of a network.
-fn nth(network: &str, n: u32) -> Result<IpAddr> {
+///
+/// # Errors
+/// If it is no IPv4 network.
+pub fn nth(network: &str, n: u32) -> Result<IpAddr> {
     let (base, _) = network.split_once('/').with_context(|| format!("{network:?} is no network"))?;
     let base: std::net::Ipv4Addr =
         base.parse().with_context(|| format!("{network:?} is no IPv4 network"))?;
@@ -95,7 +98,10 @@ fn nth(network: &str, n: u32) -> Result<IpAddr> {
 }
 
 /// The service that a kubeconfig names.
-fn service(path: &std::path::Path) -> Result<knarr_apiserver::RemoteService> {
+///
+/// # Errors
+/// Names the file.
+pub fn service(path: &std::path::Path) -> Result<knarr_apiserver::RemoteService> {
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("cannot read {}", path.display()))?;
     let folder = path.parent().unwrap_or(std::path::Path::new("."));
@@ -116,6 +122,7 @@ async fn open_store(layout: &Layout, options: &Options) -> Result<SharedStore> {
         endpoints: options.etcd_endpoints.clone(),
         ca: read(&options.etcd_cafile)?,
         identity: read(&options.etcd_certfile)?.zip(read(&options.etcd_keyfile)?),
+        ..EtcdConfig::default()
     };
     Ok(knarr_storage::open_etcd(&config).await?)
 }

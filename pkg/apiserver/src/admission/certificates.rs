@@ -72,6 +72,9 @@ pub(super) fn validate(a: &Attrs<'_>, obj: &Value, old: Option<&Value>) -> Resul
         return Ok(());
     }
     if a.is(GROUP, "clustertrustbundles") {
+        if !a.on("ClusterTrustBundleAttest") {
+            return Ok(());
+        }
         let signer = obj.str_at(&["spec", "signerName"]);
         let touched = old.is_none_or(|o| o.get("spec") != obj.get("spec"));
         if !signer.is_empty() && touched && !may(a, "attest", signer) {
@@ -84,15 +87,15 @@ pub(super) fn validate(a: &Attrs<'_>, obj: &Value, old: Option<&Value>) -> Resul
     }
     let signer = old.unwrap_or(obj).str_at(&["spec", "signerName"]);
     match (a.subresource, a.operation) {
-        ("approval", Operation::Update) if !may(a, "approve", signer) => Err(a.forbidden(&format!("user not permitted to approve requests with signerName {signer:?}"))),
-        ("status", Operation::Update) => {
+        ("approval", Operation::Update) if a.on("CertificateApproval") && !may(a, "approve", signer) => Err(a.forbidden(&format!("user not permitted to approve requests with signerName {signer:?}"))),
+        ("status", Operation::Update) if a.on("CertificateSigning") => {
             let differs = |f: &str| old.is_some_and(|o| o.at(&["status", f]) != obj.at(&["status", f]));
             if (differs("certificate") || differs("conditions")) && !may(a, "sign", signer) {
                 return Err(a.forbidden(&format!("user not permitted to sign requests with signerName {signer:?}")));
             }
             Ok(())
         }
-        ("", Operation::Create) => {
+        ("", Operation::Create) if a.on("CertificateSubjectRestriction") => {
             let r = request(obj).map_err(|why| {
                 let field = FieldError::invalid("spec.request", obj.str_at(&["spec", "request"]), why);
                 ApiError::invalid(GROUP, "CertificateSigningRequest", obj.name(), &[field])

@@ -73,6 +73,11 @@ impl Attrs<'_> {
     pub fn creates(&self, group: &str, plural: &str) -> bool {
         self.operation == Operation::Create && self.subresource.is_empty() && self.is(group, plural)
     }
+    /// Whether a plugin is asked.
+    #[must_use]
+    pub fn on(&self, plugin: &str) -> bool {
+        !self.core.settings.disabled_admission.contains(plugin)
+    }
     /// 403 about the object.
     #[must_use]
     pub fn forbidden(&self, why: &str) -> ApiError {
@@ -89,38 +94,95 @@ pub async fn mutate(a: &Attrs<'_>, obj: &mut Value, old: Option<&Value>) -> Resu
     let mut rounds = webhooks::Rounds::default();
     let mut policies = mutations::Rounds::default();
     plugins(a, obj).await?;
-    mutations::mutate(a, obj, old, &mut policies)?;
-    webhooks::mutate(a, obj, old, &mut rounds).await?;
+    changes(a, obj, old, &mut policies, &mut rounds).await?;
     if rounds.changed || policies.changed {
         plugins(a, obj).await?;
-        mutations::mutate(a, obj, old, &mut policies)?;
-        webhooks::mutate(a, obj, old, &mut rounds).await?;
+        changes(a, obj, old, &mut policies, &mut rounds).await?;
     }
     certificates::requester(a, obj);
     Ok(())
 }
 
+/// What policies and webhooks change.
+async fn changes(a: &Attrs<'_>, obj: &mut Value, old: Option<&Value>, policies: &mut mutations::Rounds, rounds: &mut webhooks::Rounds) -> Result<(), ApiError> {
+    if a.on("MutatingAdmissionPolicy") {
+        mutations::mutate(a, obj, old, policies)?;
+    }
+    if a.on("MutatingAdmissionWebhook") {
+        webhooks::mutate(a, obj, old, rounds).await?;
+    }
+    Ok(())
+}
+
+/// The plugins that are asked unless they are disabled, by their names.
+pub const PLUGINS: &[&str] = &[
+    "CertificateApproval",
+    "CertificateSigning",
+    "CertificateSubjectRestriction",
+    "ClusterTrustBundleAttest",
+    "DefaultIngressClass",
+    "DefaultStorageClass",
+    "DefaultTolerationSeconds",
+    "LimitRanger",
+    "MutatingAdmissionPolicy",
+    "MutatingAdmissionWebhook",
+    "NamespaceLifecycle",
+    "NodeRestriction",
+    "PersistentVolumeClaimResize",
+    "PodResizeValidator",
+    "PodSecurity",
+    "PodTopologyLabels",
+    "Priority",
+    "ResourceQuota",
+    "RuntimeClass",
+    "ServiceAccount",
+    "StorageObjectInUseProtection",
+    "TaintNodesByCondition",
+    "ValidatingAdmissionPolicy",
+    "ValidatingAdmissionWebhook",
+];
+
 async fn plugins(a: &Attrs<'_>, obj: &mut Value) -> Result<(), ApiError> {
-    various::namespace_lifecycle(a, obj).await?;
+    if a.on("NamespaceLifecycle") {
+        various::namespace_lifecycle(a, obj).await?;
+    }
     if a.creates("", "pods") {
-        pods::limit_ranger(a, obj)?;
-        pods::service_account(a, obj)?;
-        pods::priority(a, obj)?;
-        pods::runtime_class(a, obj)?;
-        pods::default_tolerations(obj);
+        if a.on("LimitRanger") {
+            pods::limit_ranger(a, obj)?;
+        }
+        if a.on("ServiceAccount") {
+            pods::service_account(a, obj)?;
+        }
+        if a.on("Priority") {
+            pods::priority(a, obj)?;
+        }
+        if a.on("RuntimeClass") {
+            pods::runtime_class(a, obj)?;
+        }
+        if a.on("DefaultTolerationSeconds") {
+            pods::default_tolerations(obj);
+        }
         pods::taint_tolerations(obj);
     }
-    if a.operation == Operation::Update && a.subresource.is_empty() && a.is("", "pods") {
+    if a.operation == Operation::Update && a.subresource.is_empty() && a.is("", "pods") && a.on("DefaultTolerationSeconds") {
         pods::default_tolerations(obj);
     }
-    if a.creates("", "nodes") {
+    if a.creates("", "nodes") && a.on("TaintNodesByCondition") {
         node::taint_new(obj);
     }
-    pods::topology_labels(a, obj);
-    various::storage_object_in_use(a, obj);
-    various::default_storage_class(a, obj);
-    various::default_ingress_class(a, obj);
-    various::priority_class(a, obj)
+    if a.on("PodTopologyLabels") {
+        pods::topology_labels(a, obj);
+    }
+    if a.on("StorageObjectInUseProtection") {
+        various::storage_object_in_use(a, obj);
+    }
+    if a.on("DefaultStorageClass") {
+        various::default_storage_class(a, obj);
+    }
+    if a.on("DefaultIngressClass") {
+        various::default_ingress_class(a, obj);
+    }
+    if a.on("Priority") { various::priority_class(a, obj) } else { Ok(()) }
 }
 
 /// Validating admission. A deletion and a connection come with no new object.
@@ -128,20 +190,34 @@ async fn plugins(a: &Attrs<'_>, obj: &mut Value) -> Result<(), ApiError> {
 /// # Errors
 /// The answer for the client.
 pub async fn validate(a: &Attrs<'_>, obj: &Value, old: Option<&Value>) -> Result<(), ApiError> {
-    if a.operation == Operation::Delete {
+    if a.operation == Operation::Delete && a.on("NamespaceLifecycle") {
         various::protected_namespaces(a)?;
     }
-    if obj.is_null() {
+    if obj.is_null() && a.on("MutatingAdmissionWebhook") {
         webhooks::mutate(a, &mut Value::Null, old, &mut webhooks::Rounds::default()).await?;
     }
-    node::restrict(a, obj, old)?;
+    if a.on("NodeRestriction") {
+        node::restrict(a, obj, old)?;
+    }
     rbac::escalation(a, obj, old)?;
     certificates::validate(a, obj, old)?;
-    podsecurity::validate(a, obj, old)?;
-    various::claim_resize(a, obj, old)?;
-    pods::resize(a, obj, old)?;
-    pods::limits(a, obj, old)?;
-    policies::validate(a, obj, old)?;
-    webhooks::validate(a, obj, old).await?;
-    quota::check(a, obj, old).await
+    if a.on("PodSecurity") {
+        podsecurity::validate(a, obj, old)?;
+    }
+    if a.on("PersistentVolumeClaimResize") {
+        various::claim_resize(a, obj, old)?;
+    }
+    if a.on("PodResizeValidator") {
+        pods::resize(a, obj, old)?;
+    }
+    if a.on("LimitRanger") {
+        pods::limits(a, obj, old)?;
+    }
+    if a.on("ValidatingAdmissionPolicy") {
+        policies::validate(a, obj, old)?;
+    }
+    if a.on("ValidatingAdmissionWebhook") {
+        webhooks::validate(a, obj, old).await?;
+    }
+    if a.on("ResourceQuota") { quota::check(a, obj, old).await } else { Ok(()) }
 }

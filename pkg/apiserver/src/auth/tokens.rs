@@ -8,6 +8,9 @@ use serde_json::Value;
 
 use super::{UserInfo, jwt};
 
+/// Who issues the tokens of secrets.
+const SECRET_ISSUER: &str = "kubernetes/serviceaccount";
+
 /// Who a token is of, and for whom.
 #[derive(Clone, Debug)]
 pub struct Authenticated {
@@ -21,6 +24,7 @@ pub struct Authenticated {
 pub struct Tokens {
     pub(crate) signer: jwt::Signer,
     pub(crate) issuer: String,
+    pub(crate) other_issuers: Vec<String>,
     pub(crate) audiences: Vec<String>,
     pub(crate) fixed: HashMap<String, UserInfo>,
     pub(crate) registry: Arc<Registry>,
@@ -40,8 +44,11 @@ impl Tokens {
         if let Some(u) = self.fixed.get(token) {
             return Ok(Authenticated { user: u.clone(), audiences: wanted.to_vec() });
         }
-        if jwt::issued_by(token, &self.issuer) {
+        if jwt::issued_by(token, &self.issuer) || self.other_issuers.iter().any(|i| jwt::issued_by(token, i)) {
             return self.service_account(token, wanted);
+        }
+        if jwt::issued_by(token, SECRET_ISSUER) {
+            return self.of_secret(token, wanted);
         }
         if let Some((id, secret)) = token.split_once('.')
             && id.len() == 6
@@ -76,6 +83,25 @@ impl Tokens {
         let mut groups = vec!["system:bootstrappers".to_owned()];
         groups.extend(data("auth-extra-groups").split(',').filter(|g| g.starts_with("system:bootstrappers:")).map(str::to_owned));
         Ok(Authenticated { user: UserInfo::new(format!("system:bootstrap:{id}"), groups), audiences: audiences.to_vec() })
+    }
+
+    /// The token of a secret of the type `kubernetes.io/service-account-token`: good while the
+    /// secret holds it.
+    fn of_secret(&self, token: &str, wanted: &[String]) -> Result<Authenticated, String> {
+        let claims = self.signer.verify(token, chrono::Utc::now().timestamp()).map_err(|e| e.to_string())?;
+        let claim = |k: &str| claims[format!("kubernetes.io/serviceaccount/{k}")].as_str().unwrap_or("");
+        let (ns, name, uid, secret) = (claim("namespace"), claim("service-account.name"), claim("service-account.uid"), claim("secret.name"));
+        let audiences: Vec<String> = wanted.iter().filter(|a| self.audiences.contains(a)).cloned().collect();
+        let held = self.object("/registry/secrets/", &format!("{ns}/{secret}"));
+        let held = held.filter(|s| !s.deleting()).and_then(|s| base64::engine::general_purpose::STANDARD.decode(s.str_at(&["data", "token"])).ok());
+        if audiences.is_empty() || !held.is_some_and(|t| same(&t, token.as_bytes())) {
+            return Err("service account token has been invalidated".into());
+        }
+        let account = self.object("/registry/serviceaccounts/", &format!("{ns}/{name}"));
+        if account.is_none_or(|a| a.uid() != uid) {
+            return Err("service account UID does not match".into());
+        }
+        Ok(Authenticated { user: of_service_account(ns, name, uid), audiences })
     }
 
     fn service_account(&self, token: &str, wanted: &[String]) -> Result<Authenticated, String> {

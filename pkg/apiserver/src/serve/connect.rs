@@ -115,7 +115,7 @@ struct Target {
 fn node_target(ctx: &Ctx, node: &str, path: String) -> Result<Target, ApiError> {
     let n = ctx.core.peek("minions", "", node).ok_or_else(|| ApiError::not_found("", "nodes", node))?;
     let addresses = n.list_at(&["status", "addresses"]);
-    let host = ["InternalIP", "Hostname", "ExternalIP"]
+    let host = ctx.core.settings.kubelet_address_types
         .iter()
         .find_map(|t| addresses.iter().find(|a| a.str_at(&["type"]) == *t))
         .map(|a| a.str_at(&["address"]).to_owned())

@@ -162,7 +162,7 @@ impl Keys {
 }
 
 /// Whether a key of a set has made a signature.
-fn verified(key: &Value, alg: &str, text: &[u8], sig: &[u8]) -> bool {
+pub(in crate::auth) fn verified(key: &Value, alg: &str, text: &[u8], sig: &[u8]) -> bool {
     let part = |f: &str| B64.decode(key.str_at(&[f]).trim_end_matches('=')).unwrap_or_default();
     let rsa: Option<&'static RsaParameters> = match alg {
         "RS256" => Some(&signature::RSA_PKCS1_2048_8192_SHA256),

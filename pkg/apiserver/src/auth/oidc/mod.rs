@@ -3,6 +3,8 @@
 mod config;
 mod keys;
 
+pub(super) use keys::verified;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use knarr_cel::{Bindings, Program, Value as Cel, cost};

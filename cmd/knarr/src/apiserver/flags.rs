@@ -1,0 +1,367 @@
+//! kube-apiserver's flags.
+
+use std::{net::IpAddr, path::PathBuf, time::Duration};
+
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
+
+/// A switch as Go's flag packages take it: alone, or with `=true` or `=false`.
+macro_rules! switch {
+    () => {
+        "true"
+    };
+}
+
+/// What `knarr apiserver` can be told: kube-apiserver's flags by their names. Without
+/// `--etcd-servers` everything is kept in the embedded store in the data folder.
+#[derive(Args, Clone, Debug)]
+pub struct Options {
+    // Storage
+    /// etcd servers to keep everything in; without them it is kept in the data folder
+    #[arg(long, value_delimiter = ',', value_name = "URL")]
+    pub etcd_servers: Vec<String>,
+    /// PEM file of the authority that etcd's certificate comes from
+    #[arg(long, value_name = "FILE")]
+    pub etcd_cafile: Option<PathBuf>,
+    /// PEM file of the certificate to show etcd
+    #[arg(long, value_name = "FILE", requires = "etcd_keyfile")]
+    pub etcd_certfile: Option<PathBuf>,
+    /// PEM file of its key
+    #[arg(long, value_name = "FILE", requires = "etcd_certfile")]
+    pub etcd_keyfile: Option<PathBuf>,
+    /// What all keys in etcd begin with
+    #[arg(long, default_value = "/registry")]
+    pub etcd_prefix: String,
+    /// How long events are kept
+    #[arg(long, default_value = "1h", value_parser = duration)]
+    pub event_ttl: Duration,
+
+    // Serving
+    /// Address to listen on
+    #[arg(long, default_value = "0.0.0.0")]
+    pub bind_address: IpAddr,
+    /// Port to listen on
+    #[arg(long, default_value_t = 6443)]
+    pub secure_port: u16,
+    /// Address at which the rest of the cluster reaches this server
+    #[arg(long)]
+    pub advertise_address: Option<IpAddr>,
+    /// Folder of the serving certificate if none is given: apiserver.crt and apiserver.key, made if missing
+    #[arg(long, default_value = "/var/run/kubernetes", value_name = "DIR")]
+    pub cert_dir: PathBuf,
+    /// PEM file of the serving certificate, with what it was signed by
+    #[arg(long, value_name = "FILE", requires = "tls_private_key_file")]
+    pub tls_cert_file: Option<PathBuf>,
+    /// PEM file of its key
+    #[arg(long, value_name = "FILE", requires = "tls_cert_file")]
+    pub tls_private_key_file: Option<PathBuf>,
+    /// Name in the documents of the token issuer, and in a certificate that is made
+    #[arg(long, value_name = "NAME")]
+    pub external_hostname: Option<String>,
+    /// Most reading requests at a time; 0 is no limit
+    #[arg(long, default_value_t = 400)]
+    pub max_requests_inflight: u32,
+    /// Most writing requests at a time; 0 is no limit
+    #[arg(long, default_value_t = 200)]
+    pub max_mutating_requests_inflight: u32,
+
+    // Who asks
+    /// Whether requests without credentials are served, as system:anonymous
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = switch!(), default_value_t = true, action = ArgAction::Set)]
+    pub anonymous_auth: bool,
+    /// PEM file of the authorities of client certificates
+    #[arg(long, value_name = "FILE")]
+    pub client_ca_file: Option<PathBuf>,
+    /// CSV file of tokens: token, user, uid, groups
+    #[arg(long, value_name = "FILE")]
+    pub token_auth_file: Option<PathBuf>,
+    /// File with an AuthenticationConfiguration
+    #[arg(long, value_name = "FILE")]
+    pub authentication_config: Option<PathBuf>,
+    /// Kubeconfig of a service that reviews tokens
+    #[arg(long, value_name = "FILE")]
+    pub authentication_token_webhook_config_file: Option<PathBuf>,
+    /// Whether bootstrap tokens are accepted (they are)
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = switch!(), default_value_t = false, action = ArgAction::Set)]
+    pub enable_bootstrap_token_auth: bool,
+    /// Audiences of tokens for this server
+    #[arg(long, value_delimiter = ',')]
+    pub api_audiences: Vec<String>,
+    /// Issuer of service-account tokens; of several, the first issues
+    #[arg(long, value_name = "URL")]
+    pub service_account_issuer: Vec<String>,
+    /// PEM file of keys that verify service-account tokens
+    #[arg(long, value_name = "FILE")]
+    pub service_account_key_file: Vec<PathBuf>,
+    /// PEM file of the key that signs them
+    #[arg(long, value_name = "FILE")]
+    pub service_account_signing_key_file: Option<PathBuf>,
+    /// Where the issuer's documents say its keys are
+    #[arg(long, value_name = "URL")]
+    pub service_account_jwks_uri: Option<String>,
+    /// Issuer of OpenID tokens
+    #[arg(long, value_name = "URL", requires = "oidc_client_id", conflicts_with = "authentication_config")]
+    pub oidc_issuer_url: Option<String>,
+    /// Audience of OpenID tokens
+    #[arg(long, value_name = "ID")]
+    pub oidc_client_id: Option<String>,
+    /// PEM file of the authority of the issuer's certificate
+    #[arg(long, value_name = "FILE")]
+    pub oidc_ca_file: Option<PathBuf>,
+    /// Claim that is the user's name
+    #[arg(long, default_value = "sub")]
+    pub oidc_username_claim: String,
+    /// What is put before the name; `-` for nothing
+    #[arg(long)]
+    pub oidc_username_prefix: Option<String>,
+    /// Claim that holds the groups
+    #[arg(long)]
+    pub oidc_groups_claim: Option<String>,
+    /// What is put before groups
+    #[arg(long, default_value = "")]
+    pub oidc_groups_prefix: String,
+    /// A claim that a token must have, and its value
+    #[arg(long, value_name = "KEY=VALUE", value_delimiter = ',')]
+    pub oidc_required_claim: Vec<String>,
+    /// PEM file of the authorities of front proxies
+    #[arg(long, value_name = "FILE")]
+    pub requestheader_client_ca_file: Option<PathBuf>,
+    /// Common names of front proxies' certificates; any if empty
+    #[arg(long, value_delimiter = ',')]
+    pub requestheader_allowed_names: Vec<String>,
+    /// Headers of the user's name
+    #[arg(long, value_delimiter = ',', value_name = "HEADER")]
+    pub requestheader_username_headers: Vec<String>,
+    /// Headers of the user's uid
+    #[arg(long, value_delimiter = ',', value_name = "HEADER")]
+    pub requestheader_uid_headers: Vec<String>,
+    /// Headers of the user's groups
+    #[arg(long, value_delimiter = ',', value_name = "HEADER")]
+    pub requestheader_group_headers: Vec<String>,
+    /// What headers of the user's extra fields begin with
+    #[arg(long, value_delimiter = ',', value_name = "PREFIX")]
+    pub requestheader_extra_headers_prefix: Vec<String>,
+
+    // What they may
+    /// Who decides: Node, RBAC, AlwaysAllow, AlwaysDeny, in this order
+    #[arg(long, value_delimiter = ',', value_name = "MODE")]
+    pub authorization_mode: Vec<String>,
+
+    // Admission
+    /// Admission plugins to ask besides the usual ones
+    #[arg(long, value_delimiter = ',', value_name = "NAME")]
+    pub enable_admission_plugins: Vec<String>,
+    /// Admission plugins not to ask
+    #[arg(long, value_delimiter = ',', value_name = "NAME")]
+    pub disable_admission_plugins: Vec<String>,
+
+    // Audit
+    /// File with an audit policy
+    #[arg(long, value_name = "FILE")]
+    pub audit_policy_file: Option<PathBuf>,
+    /// File that audit events are appended to; `-` is standard output
+    #[arg(long, value_name = "FILE", requires = "audit_policy_file")]
+    pub audit_log_path: Option<PathBuf>,
+    /// Megabytes from which on that file is set aside; 0: never
+    #[arg(long, default_value_t = 0)]
+    pub audit_log_maxsize: u64,
+    /// How many files that were set aside are kept; 0: all
+    #[arg(long, default_value_t = 0)]
+    pub audit_log_maxbackup: usize,
+    /// Kubeconfig of a service that takes audit events
+    #[arg(long, value_name = "FILE", requires = "audit_policy_file")]
+    pub audit_webhook_config_file: Option<PathBuf>,
+
+    // The cluster
+    /// Addresses of services
+    #[arg(long, default_value = "10.0.0.0/24", value_name = "CIDR")]
+    pub service_cluster_ip_range: String,
+    /// First and last node port
+    #[arg(long, default_value = "30000-32767", value_parser = ports)]
+    pub service_node_port_range: (u16, u16),
+    /// PEM file of the authority of kubelets' certificates
+    #[arg(long, value_name = "FILE")]
+    pub kubelet_certificate_authority: Option<PathBuf>,
+    /// PEM file of the certificate to show kubelets
+    #[arg(long, value_name = "FILE", requires = "kubelet_client_key")]
+    pub kubelet_client_certificate: Option<PathBuf>,
+    /// PEM file of its key
+    #[arg(long, value_name = "FILE", requires = "kubelet_client_certificate")]
+    pub kubelet_client_key: Option<PathBuf>,
+    /// Which of a node's addresses its kubelet is reached at
+    #[arg(long, value_delimiter = ',', default_value = "Hostname,InternalDNS,InternalIP,ExternalDNS,ExternalIP")]
+    pub kubelet_preferred_address_types: Vec<String>,
+    /// PEM file of the certificate to show aggregated API servers
+    #[arg(long, value_name = "FILE", requires = "proxy_client_key_file")]
+    pub proxy_client_cert_file: Option<PathBuf>,
+    /// PEM file of its key
+    #[arg(long, value_name = "FILE", requires = "proxy_client_cert_file")]
+    pub proxy_client_key_file: Option<PathBuf>,
+
+    /// How much to log: 0 warnings, 2 what happens, 4 and more everything
+    #[arg(short, long, value_name = "LEVEL")]
+    pub v: Option<u8>,
+    /// Flags that are taken and change nothing
+    #[command(flatten)]
+    pub idle: Idle,
+}
+
+/// kube-apiserver's flags that change nothing here; `true` marks a switch.
+const IDLE: &[(&str, bool)] = &[
+    ("aggregator-reject-forwarding-redirect", true),
+    ("allow-metric-labels", false),
+    ("allow-metric-labels-manifest", false),
+    ("allow-privileged", true),
+    ("audit-log-batch-buffer-size", false),
+    ("audit-log-batch-max-size", false),
+    ("audit-log-batch-max-wait", false),
+    ("audit-log-batch-throttle-burst", false),
+    ("audit-log-batch-throttle-enable", true),
+    ("audit-log-batch-throttle-qps", false),
+    ("audit-log-compress", true),
+    ("audit-log-format", false),
+    ("audit-log-maxage", false),
+    ("audit-log-mode", false),
+    ("audit-log-truncate-enabled", true),
+    ("audit-log-truncate-max-batch-size", false),
+    ("audit-log-truncate-max-event-size", false),
+    ("audit-log-version", false),
+    ("audit-webhook-batch-buffer-size", false),
+    ("audit-webhook-batch-max-size", false),
+    ("audit-webhook-batch-max-wait", false),
+    ("audit-webhook-batch-throttle-burst", false),
+    ("audit-webhook-batch-throttle-enable", true),
+    ("audit-webhook-batch-throttle-qps", false),
+    ("audit-webhook-initial-backoff", false),
+    ("audit-webhook-mode", false),
+    ("audit-webhook-truncate-enabled", true),
+    ("audit-webhook-truncate-max-batch-size", false),
+    ("audit-webhook-truncate-max-event-size", false),
+    ("audit-webhook-version", false),
+    ("authentication-token-webhook-cache-ttl", false),
+    ("authentication-token-webhook-version", false),
+    ("authorization-webhook-cache-authorized-ttl", false),
+    ("authorization-webhook-cache-unauthorized-ttl", false),
+    ("authorization-webhook-version", false),
+    ("contention-profiling", true),
+    ("coordinated-leadership-lease-duration", false),
+    ("coordinated-leadership-renew-deadline", false),
+    ("coordinated-leadership-retry-period", false),
+    ("default-not-ready-toleration-seconds", false),
+    ("default-unreachable-toleration-seconds", false),
+    ("delete-collection-workers", false),
+    ("disabled-metrics", false),
+    ("emulated-version", false),
+    ("emulation-forward-compatible", true),
+    ("enable-aggregator-routing", true),
+    ("enable-garbage-collector", true),
+    ("enable-logs-handler", true),
+    ("enable-priority-and-fairness", true),
+    ("encryption-provider-config-automatic-reload", true),
+    ("endpoint-reconciler-type", false),
+    ("etcd-compaction-interval", false),
+    ("etcd-count-metric-poll-period", false),
+    ("etcd-db-metric-poll-interval", false),
+    ("etcd-healthcheck-timeout", false),
+    ("etcd-readycheck-timeout", false),
+    ("feature-gates", false),
+    ("goaway-chance", false),
+    ("http2-max-streams-per-connection", false),
+    ("kubelet-timeout", false),
+    ("lease-reuse-duration-seconds", false),
+    ("livez-grace-period", false),
+    ("log-flush-frequency", false),
+    ("logging-format", false),
+    ("max-connection-bytes-per-sec", false),
+    ("min-request-timeout", false),
+    ("peer-advertise-ip", false),
+    ("peer-advertise-port", false),
+    ("peer-ca-file", false),
+    ("permit-address-sharing", true),
+    ("permit-port-sharing", true),
+    ("profiling", true),
+    ("request-timeout", false),
+    ("runtime-config", false),
+    ("runtime-config-emulation-forward-compatible", true),
+    ("service-account-extend-token-expiration", true),
+    ("service-account-lookup", true),
+    ("service-account-max-token-expiration", false),
+    ("show-hidden-metrics-for-version", false),
+    ("shutdown-delay-duration", false),
+    ("shutdown-send-retry-after", true),
+    ("shutdown-watch-termination-grace-period", false),
+    ("storage-backend", false),
+    ("storage-initialization-timeout", false),
+    ("storage-media-type", false),
+    ("vmodule", false),
+    ("watch-cache", true),
+    ("watch-cache-sizes", false),
+];
+
+/// Those of [`IDLE`] that were given.
+#[derive(Clone, Debug, Default)]
+pub struct Idle(pub Vec<&'static str>);
+
+impl FromArgMatches for Idle {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Ok(Self(IDLE.iter().map(|(name, _)| *name).filter(|n| matches.contains_id(n)).collect()))
+    }
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl Args for Idle {
+    fn augment_args(command: Command) -> Command {
+        IDLE.iter().fold(command, |command, (name, switch)| {
+            let arg = Arg::new(*name).long(*name).hide(true).action(ArgAction::Append);
+            command.arg(if *switch {
+                arg.num_args(0..=1).require_equals(true).default_missing_value("true")
+            } else {
+                arg.num_args(1).allow_hyphen_values(true)
+            })
+        })
+    }
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+/// `1h30m`, `10s`, `250ms`, as Go writes durations.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let bad = || format!("{text:?} is no duration, such as 1h30m");
+    let mut rest = text;
+    let mut sum = 0.0;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(bad)?;
+        let n: f64 = rest.get(..digits).and_then(|d| d.parse().ok()).ok_or_else(bad)?;
+        rest = rest.get(digits..).unwrap_or_default();
+        let unit = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        let seconds = match rest.get(..unit) {
+            Some("h") => 3600.0,
+            Some("m") => 60.0,
+            Some("s") => 1.0,
+            Some("ms") => 0.001,
+            Some("us" | "µs") => 0.000_001,
+            Some("ns") => 0.000_000_001,
+            _ => return Err(bad()),
+        };
+        sum += n * seconds;
+        rest = rest.get(unit..).unwrap_or_default();
+    }
+    if text.is_empty() { Err(bad()) } else { Duration::try_from_secs_f64(sum).map_err(|e| e.to_string()) }
+}
+
+/// `30000-32767`: the first and the last; or `30000+2767`.
+fn ports(text: &str) -> Result<(u16, u16), String> {
+    let bad = || format!("{text:?} is no range of ports, such as 30000-32767");
+    let number = |t: &str| t.trim().parse::<u16>().map_err(|_| bad());
+    let (first, last) = if let Some((a, b)) = text.split_once('-') {
+        (number(a)?, number(b)?)
+    } else if let Some((a, n)) = text.split_once('+') {
+        (number(a)?, number(a)?.checked_add(number(n)?).ok_or_else(bad)?)
+    } else {
+        (number(text)?, number(text)?)
+    };
+    if first == 0 || first > last { Err(bad()) } else { Ok((first, last)) }
+}
