@@ -220,7 +220,12 @@ impl Cluster {
     pub fn kill(&self) -> Result<()> {
         let pid = self.pid()?;
         run(Command::new("kill").args(["-9", &pid.to_string()]))?;
-        while Path::new(&format!("/proc/{pid}/fd/0")).exists() {
+        // Gone, or dead with its last thread: till then its files and ports are held.
+        let alive = || {
+            let threads = std::fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count);
+            threads > 1 || Path::new(&format!("/proc/{pid}/fd/0")).exists()
+        };
+        while alive() {
             std::thread::sleep(Duration::from_millis(10));
         }
         Ok(())

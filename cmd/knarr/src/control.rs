@@ -5,11 +5,11 @@
 
 use std::{
     fs::Permissions,
-    io::{BufRead, BufReader, Write},
+    io::{BufRead, BufReader, ErrorKind, Write},
     os::unix::{fs::PermissionsExt, net::UnixStream},
     path::Path,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, bail};
@@ -85,21 +85,41 @@ async fn answer(stream: tokio::net::UnixStream, handler: Arc<dyn Handler>) {
     }
 }
 
-/// Asks the running program; `None` if none is running.
+/// How long a program that is on its way out is waited for.
+const LEAVING: Duration = Duration::from_secs(10);
+
+/// Asks the running program; `None` if none is running. One that is being killed is waited for.
 ///
 /// # Errors
 /// If it runs but does not answer within ten seconds, or answers with an error.
 pub fn ask(path: &Path, request: &Request) -> Result<Option<Value>> {
-    let Ok(mut stream) = UnixStream::connect(path) else { return Ok(None) };
-    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     let mut line = serde_json::to_string(request)?;
     line.push('\n');
-    stream.write_all(line.as_bytes())?;
-    let mut answer = String::new();
-    BufReader::new(stream).read_line(&mut answer).context("knarr does not answer")?;
+    let begin = Instant::now();
+    let answer = loop {
+        let Ok(mut stream) = UnixStream::connect(path) else { return Ok(None) };
+        stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+        let mut answer = String::new();
+        let asked = stream
+            .write_all(line.as_bytes())
+            .and_then(|()| BufReader::new(stream).read_line(&mut answer));
+        match asked {
+            Ok(n) if n > 0 => break answer,
+            // Its end of the socket is gone, its name is not yet.
+            Ok(_) if begin.elapsed() < LEAVING => {}
+            Err(error) if left(&error) && begin.elapsed() < LEAVING => {}
+            Ok(_) => bail!("knarr is ending, and does not end"),
+            Err(error) => return Err(error).context("knarr does not answer"),
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    };
     let value: Value = serde_json::from_str(&answer).context("knarr's answer is cut short")?;
     if let Some(error) = value.get("error").and_then(Value::as_str) {
         bail!("{error}");
     }
     Ok(Some(value))
+}
+
+fn left(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
 }

@@ -71,10 +71,27 @@ async fn a_budget_stands_before_eviction() {
     let status = json!({"status": {"observedGeneration": 1, "disruptionsAllowed": 1, "currentHealthy": 2, "desiredHealthy": 1, "expectedPods": 2}});
     assert_eq!(call(&c, "PATCH", &format!("{budgets}/p/status"), &status).await.0, 200);
     let evict = |name: &str| json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name}});
+    let mut other = evict("a");
+    other["deleteOptions"] = json!({"preconditions": {"uid": "other"}});
+    let (code, v) = call(&c, "POST", &format!("{NS}/pods/a/eviction"), &other).await;
+    assert_eq!(code, 409, "{v}");
     let (code, v) = call(&c, "POST", &format!("{NS}/pods/a/eviction"), &evict("a")).await;
     assert_eq!(code, 200, "{v}");
+    let (_, v) = call(&c, "GET", &format!("{NS}/pods/a"), &Value::Null).await;
+    let disrupted = v["status"]["conditions"].as_array().and_then(|all| all.iter().find(|c| c["type"] == "DisruptionTarget"));
+    assert_eq!(disrupted.map(|c| (c["status"].as_str(), c["reason"].as_str())), Some((Some("True"), Some("EvictionByEvictionAPI"))), "{v}");
     let (_, v) = call(&c, "GET", &format!("{budgets}/p"), &Value::Null).await;
     assert_eq!(v["status"]["disruptionsAllowed"], 0, "{v}");
     let (code, v) = call(&c, "POST", &format!("{NS}/pods/b/eviction"), &evict("b")).await;
     assert_eq!((code, v["message"].as_str(), v["reason"].as_str()), (429, Some("Cannot evict pod as it would violate the pod's disruption budget."), Some("TooManyRequests")), "{v}");
+    // One that is not ready disrupts nothing, where the budget says so.
+    let unready = json!({"status": {"conditions": [{"type": "Ready", "status": "False"}]}});
+    assert_eq!(call(&c, "PATCH", &format!("{NS}/pods/b/status"), &unready).await.0, 200);
+    let status = json!({"status": {"disruptionsAllowed": 0, "currentHealthy": 0}});
+    assert_eq!(call(&c, "PATCH", &format!("{budgets}/p/status"), &status).await.0, 200);
+    assert_eq!(call(&c, "POST", &format!("{NS}/pods/b/eviction"), &evict("b")).await.0, 429);
+    let policy = json!({"spec": {"unhealthyPodEvictionPolicy": "AlwaysAllow"}});
+    assert_eq!(call(&c, "PATCH", &format!("{budgets}/p"), &policy).await.0, 200);
+    let (code, v) = call(&c, "POST", &format!("{NS}/pods/b/eviction"), &evict("b")).await;
+    assert_eq!(code, 200, "{v}");
 }

@@ -143,13 +143,10 @@ impl View<'_> {
             }),
             ..ContainerState::default()
         };
+        let default =
+            if spec::inits(self.pod).is_empty() { "ContainerCreating" } else { "PodInitializing" };
         let Some(i) = latest else {
             // nothing in the runtime: never made, or made before the run folder was lost
-            let default = if spec::inits(self.pod).is_empty() {
-                "ContainerCreating"
-            } else {
-                "PodInitializing"
-            };
             if let Some(old) = old {
                 s.restart_count = old.restart_count;
                 s.last_state = old.last_state.clone();
@@ -191,7 +188,7 @@ impl View<'_> {
         });
         let probed = self.local.probed.get(&i.id);
         match i.state {
-            CtrState::Created => s.state = Some(waiting("ContainerCreating", None)),
+            CtrState::Created => s.state = Some(waiting(default, None)),
             CtrState::Running => {
                 s.state = Some(ContainerState {
                     running: Some(ContainerStateRunning {

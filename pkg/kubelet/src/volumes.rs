@@ -14,6 +14,7 @@ use k8s_openapi::api::core::v1::{Pod, Volume};
 use crate::{downward::Addresses, sources::SourceError, spec, worker::Shared};
 
 pub mod atomic;
+mod certificate;
 mod content;
 mod host_path;
 pub mod subpath;
@@ -86,9 +87,14 @@ pub struct Mounted {
     pub image: Option<(String, Option<String>)>,
 }
 
-/// Tokens already asked for, by volume and path.
+/// What was already asked for.
 #[derive(Clone, Debug, Default)]
-pub struct Tokens(pub(crate) HashMap<(String, String), (String, Timestamp, Timestamp)>);
+pub struct Tokens {
+    /// Tokens, when to replace them and when they end, by volume and path.
+    tokens: HashMap<(String, String), (String, Timestamp, Timestamp)>,
+    /// Pod certificates by volume and source.
+    certificates: HashMap<(String, usize), certificate::Credential>,
+}
 
 /// A pod's volumes.
 #[derive(Clone, Debug, Default)]

@@ -242,4 +242,13 @@ impl Filter {
             && (self.fields.is_empty()
                 || self.fields.all.iter().all(|r| r.holds(|k| Some(e.field(k).unwrap_or("")))))
     }
+    /// Takes out what is about fields other than name and namespace, which every version of a kind
+    /// has as they are.
+    pub fn take_own_fields(&mut self) -> Selector {
+        let (common, own) = std::mem::take(&mut self.fields.all)
+            .into_iter()
+            .partition(|r| r.key().starts_with("metadata."));
+        self.fields.all = common;
+        Selector { all: own }
+    }
 }

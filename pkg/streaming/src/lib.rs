@@ -2,9 +2,10 @@
 //!
 //! [`tunnel`] hands an upgrade request on to an upstream byte for byte: the API server to the
 //! kubelet, the kubelet to the CRI. [`Server`] is the CRI's end: it speaks the protocols and gives
-//! a [`Handler`] plain byte streams.
+//! a [`Handler`] plain byte streams. [`OutputSocket`] gives an answer's body over a WebSocket.
 
 mod error;
+mod output;
 mod server;
 mod spdy;
 mod streams;
@@ -12,6 +13,7 @@ mod tunnel;
 mod websocket;
 
 pub use error::Error;
+pub use output::OutputSocket;
 pub use server::{
     AttachParams, ExecParams, ExecResult, Handler, PortForwardParams, PortStream, Server,
 };

@@ -4,7 +4,7 @@ pub(crate) mod channels;
 mod frames;
 pub(crate) mod raw;
 
-pub(crate) use frames::FrameReader;
+pub(crate) use frames::{BINARY, CLOSE, Event, FrameReader, PONG, TEXT, encode};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

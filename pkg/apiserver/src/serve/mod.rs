@@ -12,6 +12,7 @@ mod write;
 use std::sync::Arc;
 
 use knarr_registry::{ApiError, Entry};
+use knarr_streaming::OutputSocket;
 use serde_json::{Value, json};
 
 use crate::{
@@ -49,7 +50,22 @@ pub async fn read_body(body: Body) -> Result<bytes::Bytes, ApiError> {
 /// # Errors
 /// The answer for the client.
 pub fn resource(ctx: Arc<Ctx>, request: http::Request<Body>) -> futures::future::BoxFuture<'static, Result<Reply, ApiError>> {
-    Box::pin(async move { dispatch(&ctx, request).await })
+    Box::pin(async move {
+        let read = ctx.info.verb == "watch" || ctx.info.subresource == "log";
+        let mut request = request;
+        match read.then(|| OutputSocket::take(&mut request)).flatten() {
+            None => dispatch(&ctx, request).await,
+            Some(socket) => {
+                let socket = socket.map_err(|e| ApiError::bad_request(e.to_string()))?;
+                let answer = dispatch(&ctx, request).await?;
+                if answer.status() != http::StatusCode::OK {
+                    return Ok(answer);
+                }
+                let json = answer.headers().get(http::header::CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"application/json"));
+                Ok(socket.answer(answer.into_body(), json, respond::full("")))
+            }
+        }
+    })
 }
 
 async fn dispatch(ctx: &Arc<Ctx>, request: http::Request<Body>) -> Result<Reply, ApiError> {

@@ -7,6 +7,7 @@ use knarr_registry::{
     list::{self, ListOptions, Page},
     selector::{Filter, Selector},
 };
+use knarr_schema::Resource;
 use serde_json::{Value, json};
 
 use super::{finish, partial, show};
@@ -16,11 +17,29 @@ use crate::{
     respond::{self, Encoding, Reply, View},
 };
 
+/// What a request selects.
+pub(super) struct Selection {
+    /// What is decided on the object as it is stored.
+    pub(super) filter: Filter,
+    /// What is about fields of the version asked for, where another one is stored.
+    pub(super) own: Selector,
+}
+
+impl Selection {
+    /// Whether an object of the version asked for is meant.
+    pub(super) fn shows(&self, r: &Resource, v: &Value) -> bool {
+        self.own.all.iter().all(|q| {
+            let value = knarr_schema::selector::field_value(r, v, q.key());
+            q.holds(|_| Some(value.as_str()))
+        })
+    }
+}
+
 /// Reads the selectors of a request and refuses fields that cannot be selected.
 ///
 /// # Errors
 /// 400.
-pub(super) fn filter(ctx: &Ctx) -> Result<Filter, ApiError> {
+pub(super) fn selection(ctx: &Ctx) -> Result<Selection, ApiError> {
     let labels = Selector::labels(ctx.query.get("labelSelector")).map_err(ApiError::bad_request)?;
     let mut fields = Selector::fields(ctx.query.get("fieldSelector")).map_err(ApiError::bad_request)?;
     for r in &mut fields.all {
@@ -41,7 +60,10 @@ pub(super) fn filter(ctx: &Ctx) -> Result<Filter, ApiError> {
             r.rename(&stored);
         }
     }
-    Ok(Filter { labels, fields })
+    let mut filter = Filter { labels, fields };
+    let other = ctx.resource.is_custom() && !bridge::same_version(&ctx.resource);
+    let own = if other { filter.take_own_fields() } else { Selector::default() };
+    Ok(Selection { filter, own })
 }
 
 pub(super) async fn get(ctx: &Arc<Ctx>) -> Result<Reply, ApiError> {
@@ -61,7 +83,8 @@ pub(super) async fn get(ctx: &Arc<Ctx>) -> Result<Reply, ApiError> {
     show(ctx, 200, &entry).await
 }
 
-pub(super) async fn page(ctx: &Ctx) -> Result<Page, ApiError> {
+/// The objects that may be meant, and what is yet to be decided on their versions.
+pub(super) async fn page(ctx: &Ctx) -> Result<(Page, Selection), ApiError> {
     let kind = ctx.kind()?;
     let q = &ctx.query;
     let limit: i64 = match q.get("limit") {
@@ -83,15 +106,17 @@ pub(super) async fn page(ctx: &Ctx) -> Result<Page, ApiError> {
             return bad("resourceVersionMatch", "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"");
         }
     }
+    let selection = selection(ctx)?;
     let o = ListOptions {
         namespace: ctx.info.namespace_of(kind.namespaced),
-        filter: filter(ctx)?,
-        limit: usize::try_from(limit).unwrap_or(0),
+        filter: selection.filter.clone(),
+        // How many of a page are meant is not known before they are converted.
+        limit: if selection.own.is_empty() { usize::try_from(limit).unwrap_or(0) } else { 0 },
         token: q.get("continue").into(),
         resource_version: q.get("resourceVersion").into(),
         version_match: version_match.into(),
     };
-    list::list(&ctx.core.registry, kind, &o).await
+    Ok((list::list(&ctx.core.registry, kind, &o).await?, selection))
 }
 
 fn meta(p: &Page) -> Value {
@@ -106,7 +131,7 @@ fn meta(p: &Page) -> Value {
 }
 
 pub(super) async fn list(ctx: &Arc<Ctx>) -> Result<Reply, ApiError> {
-    let p = page(ctx).await?;
+    let (p, selection) = page(ctx).await?;
     let f = ctx.format;
     let r = &ctx.resource;
     if f.view == View::Full && f.encoding == Encoding::Json && !f.pretty && bridge::same_version(r) {
@@ -127,7 +152,8 @@ pub(super) async fn list(ctx: &Arc<Ctx>) -> Result<Reply, ApiError> {
         out.extend_from_slice(b"]}\n");
         return Ok(finish(ctx, respond::bytes(200, "application/json", out, f.gzip)));
     }
-    let items = super::convert::outward(&ctx.core, p.items.iter().map(|e| e.value()).collect(), r).await?;
+    let mut items = super::convert::outward(&ctx.core, p.items.iter().map(|e| e.value()).collect(), r).await?;
+    items.retain(|v| selection.shows(r, v));
     let body = match f.view {
         View::Table => {
             let refs: Vec<&Value> = items.iter().collect();
@@ -136,7 +162,6 @@ pub(super) async fn list(ctx: &Arc<Ctx>) -> Result<Reply, ApiError> {
         View::Partial => json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": meta(&p),
             "items": items.iter().map(partial).collect::<Vec<_>>()}),
         View::Full => {
-            let mut items = items;
             if !r.is_custom() {
                 for i in &mut items {
                     if let Some(m) = i.as_object_mut() {

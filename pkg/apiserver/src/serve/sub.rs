@@ -255,6 +255,7 @@ async fn evict(ctx: &Arc<Ctx>, body: Bytes) -> Result<Reply, ApiError> {
         ..DeleteOptions::default()
     };
     o.dry_run = ctx.dry_run()? || d.list_at(&["dryRun"]).iter().any(|x| x == "All");
+    o.check(&pods, &name, &pod)?;
     if !ended && let Ok(budgets) = ctx.core.kind("poddisruptionbudgets") {
         let scope = budgets.scope(&ctx.info.namespace);
         let snapshot = budgets.cache.snapshot();
@@ -262,7 +263,7 @@ async fn evict(ctx: &Arc<Ctx>, body: Bytes) -> Result<Reply, ApiError> {
         if found.len() > 1 {
             return Err(ApiError::new(500, "InternalError", "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support."));
         }
-        if let Some(b) = found.first() {
+        if let Some(b) = found.first().filter(|b| !may_go_unhealthy(&b.value(), &pod)) {
             let hooks = Hooked { manager: None, ..Hooked::new(ctx, Operation::Update, "status", o.dry_run) };
             let w = WriteOptions { dry_run: o.dry_run, subresource: "status".into(), ..WriteOptions::default() };
             let budget = b.name.to_string();
@@ -290,10 +291,40 @@ async fn evict(ctx: &Arc<Ctx>, body: Bytes) -> Result<Reply, ApiError> {
             .await?;
         }
     }
+    if !o.dry_run {
+        // What watches the pod's end learns that it was not the pod's own failure.
+        let hooks = Hooked { manager: None, ..Hooked::new(ctx, Operation::Update, "status", false) };
+        let w = WriteOptions { subresource: "status".into(), ..WriteOptions::default() };
+        rest::update(&ctx.core.registry, &pods, &ctx.info.namespace, &name, &w, &Internal(&hooks), |old| {
+            let out = old.ok_or_else(|| ApiError::not_found("", "pods", &name)).and_then(|mut v| {
+                o.check(&pods, &name, &v)?;
+                let mut conditions = v.list_at(&["status", "conditions"]).to_vec();
+                conditions.retain(|c| c.str_at(&["type"]) != "DisruptionTarget");
+                conditions.push(json!({
+                    "type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting",
+                    "observedGeneration": v.generation(), "lastTransitionTime": object::now(),
+                }));
+                v.set_at(&["status", "conditions"], json!(conditions));
+                Ok(v)
+            });
+            std::future::ready(out)
+        })
+        .await?;
+        // That was ours; the client's wish was about the pod before it.
+        o.resource_version = None;
+    }
     let hooks = Hooked::new(ctx, Operation::Delete, "", o.dry_run);
     let (Deleted::Gone(_) | Deleted::Pending(_)) = rest::delete(&ctx.core.registry, &pods, &ctx.info.namespace, &name, &o, &hooks).await?;
     let s = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
     Ok(super::finish(ctx, crate::respond::object(201, &s, ctx.format)))
+}
+
+/// Whether a budget lets a pod go that is not ready and so disrupts nothing.
+fn may_go_unhealthy(budget: &Value, pod: &Value) -> bool {
+    let ready = pod.list_at(&["status", "conditions"]).iter().any(|c| c.str_at(&["type"]) == "Ready" && c.str_at(&["status"]) == "True");
+    let count = |name| budget.at(&["status", name]).and_then(Value::as_i64).unwrap_or(0);
+    let healthy = count("desiredHealthy") > 0 && count("currentHealthy") >= count("desiredHealthy");
+    !ready && (healthy || budget.str_at(&["spec", "unhealthyPodEvictionPolicy"]) == "AlwaysAllow")
 }
 
 /// A write the server makes itself: no admission.

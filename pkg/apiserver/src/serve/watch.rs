@@ -11,11 +11,14 @@ use futures::stream;
 use http::{HeaderValue, Response, header};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
-use knarr_registry::{ApiError, Change, Entry, FieldError, Watcher, list::parse_version, selector::Filter};
+use knarr_registry::{ApiError, Change, Entry, FieldError, Watcher, list::parse_version};
 use serde_json::{Value, json};
 use tokio::time::Instant;
 
-use super::{partial, read::filter};
+use super::{
+    partial,
+    read::{Selection, selection},
+};
 use crate::{
     bridge,
     core::Ctx,
@@ -27,7 +30,7 @@ const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
 struct Watching {
     ctx: Arc<Ctx>,
     watcher: Watcher,
-    filter: Filter,
+    selection: Selection,
     scope: String,
     bookmarks: bool,
     deadline: Instant,
@@ -41,7 +44,7 @@ struct Watching {
 pub(super) async fn watch(ctx: &Arc<Ctx>) -> Result<Reply, ApiError> {
     let kind = ctx.kind()?.clone();
     let q = &ctx.query;
-    let filter = filter(ctx)?;
+    let selection = selection(ctx)?;
     let bookmarks = q.flag("allowWatchBookmarks");
     let initial = q.has("sendInitialEvents").then(|| q.flag("sendInitialEvents"));
     let version_match = q.get("resourceVersionMatch");
@@ -92,7 +95,7 @@ pub(super) async fn watch(ctx: &Arc<Ctx>) -> Result<Reply, ApiError> {
     };
     let mut w = match watcher {
         Some(watcher) => Watching {
-            ctx: Arc::clone(ctx), watcher, filter, scope, bookmarks, same,
+            ctx: Arc::clone(ctx), watcher, selection, scope, bookmarks, same,
             deadline: now + Duration::from_secs(seconds),
             next_bookmark: now + BOOKMARK_EVERY,
             queue: VecDeque::new(), first_table: true, done: false,
@@ -107,7 +110,7 @@ pub(super) async fn watch(ctx: &Arc<Ctx>) -> Result<Reply, ApiError> {
     if let Some(s) = state {
         let scope = w.scope.clone();
         for e in s.prefixed(&scope) {
-            if w.filter.passes(e) {
+            if w.passes(e).await {
                 let b = w.event("ADDED", e).await;
                 w.queue.push_back(b);
             }
@@ -197,14 +200,30 @@ impl Watching {
         self.value_event("BOOKMARK", &v)
     }
 
+    /// Whether an object is one that this watcher asked for.
+    async fn passes(&self, e: &Entry) -> bool {
+        let early = self.selection.filter.is_empty() || self.selection.filter.passes(e);
+        if !early || self.selection.own.is_empty() {
+            return early;
+        }
+        let r = &self.ctx.resource;
+        match super::convert::outward_one(&self.ctx.core, e.value(), r).await {
+            Ok(v) => self.selection.shows(r, &v),
+            // It is shown, and with it what went wrong.
+            Err(_) => true,
+        }
+    }
+
     /// What a change means to this watcher, `None` if nothing.
     async fn translate(&mut self, c: &Change) -> Option<Bytes> {
         if !c.entry.key.starts_with(&self.scope) {
             return None;
         }
-        let all = self.filter.is_empty();
-        let was = c.previous.as_ref().is_some_and(|p| all || self.filter.passes(p));
-        let is = !c.deleted && (all || self.filter.passes(&c.entry));
+        let was = match &c.previous {
+            Some(p) => self.passes(p).await,
+            None => false,
+        };
+        let is = !c.deleted && self.passes(&c.entry).await;
         let kind = match (was, is) {
             (false, true) => "ADDED",
             (true, true) => "MODIFIED",

@@ -314,16 +314,20 @@ pub(super) async fn delete(ctx: &Arc<Ctx>, body: Bytes) -> Result<Reply, ApiErro
 pub(super) async fn delete_collection(ctx: &Arc<Ctx>, body: Bytes) -> Result<Reply, ApiError> {
     let kind = ctx.kind()?;
     let o = delete_options(ctx, &body)?;
-    let p = read::page(ctx).await?;
+    let (p, selection) = read::page(ctx).await?;
     let hooks = Hooked::new(ctx, Operation::Delete, "", o.dry_run);
     let mut items = Vec::with_capacity(p.items.len());
     for e in &p.items {
+        let shown = convert::outward_one(&ctx.core, e.value(), &ctx.resource).await?;
+        if !selection.shows(&ctx.resource, &shown) {
+            continue;
+        }
         match rest::delete(&ctx.core.registry, kind, &e.namespace, &e.name, &o, &hooks).await {
             Ok(_) => {}
             Err(e) if e.is_not_found() => {}
             Err(e) => return Err(e),
         }
-        items.push(convert::outward_one(&ctx.core, e.value(), &ctx.resource).await?);
+        items.push(shown);
     }
     let r = &ctx.resource;
     let v = json!({"kind": r.list_kind, "apiVersion": r.api_version(), "metadata": {"resourceVersion": p.revision.to_string()}, "items": items});

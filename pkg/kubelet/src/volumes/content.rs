@@ -14,7 +14,7 @@ use kube::{Api, api::PostParams};
 use super::{
     Prepared, VolumeError,
     atomic::{File, Files},
-    rotate_at, trust,
+    certificate, rotate_at, trust,
 };
 use crate::{
     downward::{self, Addresses},
@@ -58,7 +58,7 @@ pub(super) async fn files(
         downward_files(sh, pod, d.items.as_deref(), mode, addresses, &mut files)?;
     } else if let Some(p) = &v.projected {
         let mode = mode_of(p.default_mode, 0o644);
-        for src in p.sources.iter().flatten() {
+        for (index, src) in p.sources.iter().flatten().enumerate() {
             let mut part = Files::new();
             if let Some(c) = &src.config_map {
                 let data = config_map(sh, uid, ns, &c.name, c.optional).await?;
@@ -100,8 +100,21 @@ pub(super) async fn files(
                 let data = trust::bundle(sh, b).await?;
                 part.insert(clean(&b.path)?, File { data, mode, owner: None });
             }
-            if src.pod_certificate.is_some() {
-                return Err(VolumeError::Unsupported("podCertificate"));
+            if let Some(c) = &src.pod_certificate {
+                let have = certificate::credential(sh, pod, &v.name, index, c, out).await?;
+                let owner = c.user.and_then(|u| u32::try_from(u).ok()).or_else(|| fs_user(pod));
+                let restricted = owner.is_some() || super::fs_group(pod).is_some();
+                let mode = if restricted { 0o600 } else { mode };
+                let bundle = format!("{}{}", have.key, have.chain);
+                for (path, text) in [
+                    (&c.credential_bundle_path, bundle),
+                    (&c.key_path, have.key),
+                    (&c.certificate_chain_path, have.chain),
+                ] {
+                    if let Some(path) = path.as_deref().filter(|p| !p.is_empty()) {
+                        part.insert(clean(path)?, File { data: text.into_bytes(), mode, owner });
+                    }
+                }
             }
             files.extend(part);
         }
@@ -280,7 +293,7 @@ async fn token(
         .clone()
         .filter(|n| !n.is_empty())
         .unwrap_or_else(|| "default".into());
-    let (token, refresh) = match out.tokens.0.get(&key) {
+    let (token, refresh) = match out.tokens.tokens.get(&key) {
         Some((token, refresh, _)) if now < *refresh => (token.clone(), *refresh),
         _ => {
             let Some(client) = sh.client.clone() else {
@@ -318,7 +331,7 @@ async fn token(
             let refresh = rotate_at(now, end);
             let token = status.token.unwrap_or_default();
             out.tokens
-                .0
+                .tokens
                 .insert(key, (token.clone(), refresh, end));
             (token, refresh)
         }

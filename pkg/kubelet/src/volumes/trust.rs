@@ -57,6 +57,11 @@ pub(super) async fn bundle(
     if certs.is_empty() && p.optional != Some(true) {
         return Err(missing(what).into());
     }
+    Ok(pem(certs).into_bytes())
+}
+
+/// Certificates as PEM text.
+pub(super) fn pem(certs: impl IntoIterator<Item = Vec<u8>>) -> String {
     let mut out = String::new();
     for der in certs {
         out.push_str("-----BEGIN CERTIFICATE-----\n");
@@ -67,16 +72,18 @@ pub(super) async fn bundle(
         }
         out.push_str("-----END CERTIFICATE-----\n");
     }
-    Ok(out.into_bytes())
+    out
 }
 
-fn pem_blocks(text: &str) -> Vec<Vec<u8>> {
+/// The certificates in a text, without what stands between and in them.
+pub(super) fn pem_blocks(text: &str) -> Vec<Vec<u8>> {
     let mut out = Vec::new();
     for block in text.split("-----BEGIN CERTIFICATE-----").skip(1) {
         let Some((body, _)) = block.split_once("-----END CERTIFICATE-----") else {
             continue;
         };
-        let body: String = body.split_whitespace().collect();
+        // A line with a colon is a header of the block.
+        let body: String = body.lines().filter(|l| !l.contains(':')).flat_map(str::split_whitespace).collect();
         out.extend(STANDARD.decode(body));
     }
     out

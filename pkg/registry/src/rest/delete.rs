@@ -67,21 +67,22 @@ fn finalizers(kind: &Kind, obj: &Value, o: &DeleteOptions) -> Vec<String> {
     out
 }
 
-fn check(kind: &Kind, name: &str, obj: &Value, o: &DeleteOptions) -> Result<(), ApiError> {
-    if let Some(uid) = &o.uid
-        && uid != obj.uid()
-    {
-        return Err(ApiError::conflict(&kind.group, &kind.resource, name, &format!(
-            "Precondition failed: UID in precondition: {uid}, UID in object meta: {}", obj.uid())));
+impl DeleteOptions {
+    /// Whether the object is the one that was meant.
+    ///
+    /// # Errors
+    /// 409 if it is not.
+    pub fn check(&self, kind: &Kind, name: &str, obj: &Value) -> Result<(), ApiError> {
+        let other = |what: &str, wanted: &str, found: &str| {
+            let text = format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}");
+            Err(ApiError::conflict(&kind.group, &kind.resource, name, &text))
+        };
+        match (&self.uid, &self.resource_version) {
+            (Some(uid), _) if uid != obj.uid() => other("UID", uid, obj.uid()),
+            (_, Some(rv)) if rv != obj.resource_version() => other("ResourceVersion", rv, obj.resource_version()),
+            _ => Ok(()),
+        }
     }
-    if let Some(rv) = &o.resource_version
-        && rv != obj.resource_version()
-    {
-        return Err(ApiError::conflict(&kind.group, &kind.resource, name, &format!(
-            "Precondition failed: ResourceVersion in precondition: {rv}, ResourceVersion in object meta: {}",
-            obj.resource_version())));
-    }
-    Ok(())
 }
 
 /// Deletes an object, or marks it where grace or finalizers ask for time.
@@ -102,7 +103,7 @@ pub async fn delete(
     loop {
         let entry = current.ok_or_else(|| kind.missing(name))?;
         let old = entry.value();
-        check(kind, name, &old, o)?;
+        o.check(kind, name, &old)?;
         if !admitted {
             hooks.validate(&Value::Null, Some(&old)).await?;
             admitted = true;

@@ -298,9 +298,17 @@ fn custom(row: &Resource, writer: &mut Writer) -> Value {
         .schema
         .as_deref()
         .cloned()
-        .unwrap_or_else(|| json!({ "type": "object", "x-kubernetes-preserve-unknown-fields": true }));
+        .unwrap_or_else(|| json!({ "type": "object", PRESERVE: true }));
     let meta = writer.meta("ObjectMeta");
-    if let Some(map) = schema.as_object_mut() {
+    let v2 = writer.dialect != Dialect::V3;
+    // kubectl takes a type with properties for one that has no others.
+    let open = v2 && schema.get(PRESERVE) == Some(&Value::Bool(true));
+    if open {
+        schema = json!({ "type": "object" });
+    } else if v2 {
+        simplify(&mut schema);
+    }
+    if let Some(map) = schema.as_object_mut().filter(|_| !open) {
         let properties = map.entry("properties").or_insert_with(|| json!({}));
         if let Some(properties) = properties.as_object_mut() {
             properties.insert("apiVersion".into(), writer.envelope("apiVersion"));
@@ -311,10 +319,60 @@ fn custom(row: &Resource, writer: &mut Writer) -> Value {
             }
             properties.insert("metadata".into(), meta);
         }
+    }
+    if let Some(map) = schema.as_object_mut() {
         map.insert(
             "x-kubernetes-group-version-kind".into(),
             json!([{ "group": row.group, "version": row.version, "kind": row.kind }]),
         );
     }
     schema
+}
+
+const PRESERVE: &str = "x-kubernetes-preserve-unknown-fields";
+
+/// Leaves what version 2 can say of a custom resource's schema, and no more than its readers bear:
+/// no alternatives, and nothing about what may be null or anything.
+fn simplify(schema: &mut Value) {
+    let Some(map) = schema.as_object_mut() else { return };
+    for word in ["allOf", "oneOf", "anyOf", "not"] {
+        map.remove(word);
+    }
+    if map.remove("nullable") == Some(Value::Bool(true)) {
+        for word in ["type", "items", "properties"] {
+            map.remove(word);
+        }
+    }
+    if map.get(PRESERVE) == Some(&Value::Bool(true)) {
+        map.remove("items");
+        map.remove("properties");
+    }
+    for word in ["items", "additionalProperties"] {
+        if let Some(inner) = map.get_mut(word) {
+            simplify(inner);
+        }
+    }
+    if let Some(Value::Object(properties)) = map.get_mut("properties") {
+        properties.values_mut().for_each(simplify);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{json, simplify};
+
+    #[test]
+    fn version_2_says_less() {
+        let mut schema = json!({"type": "object", "anyOf": [{}], "properties": {
+            "free": {"type": "object", "x-kubernetes-preserve-unknown-fields": true, "properties": {"a": {"type": "string"}}},
+            "none": {"type": "string", "nullable": true, "description": "d"},
+            "list": {"type": "array", "items": {"type": "object", "not": {}, "additionalProperties": {"nullable": false, "type": "string"}}},
+        }});
+        simplify(&mut schema);
+        assert_eq!(schema, json!({"type": "object", "properties": {
+            "free": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
+            "none": {"description": "d"},
+            "list": {"type": "array", "items": {"type": "object", "additionalProperties": {"type": "string"}}},
+        }}));
+    }
 }
