@@ -22,9 +22,9 @@ def case(f):
 class Box:
     """One runtime, one bundle, one container name."""
 
-    def __init__(self, runtime, folder, name):
+    def __init__(self, runtime, folder, name, root=None):
         self.runtime, self.id = runtime, "kc-" + name.replace("_", "-")
-        self.root = os.path.join(folder, "root")
+        self.root = root or os.path.join(folder, "root")
         self.bundle = os.path.join(folder, name)
         self.rootfs = os.path.join(self.bundle, "rootfs")
         for d in ("bin", "etc", "tmp", "proc", "sys", "dev"):
@@ -110,6 +110,14 @@ class Box:
 
     def close(self):
         self.call("delete", "-f", self.id)
+
+
+def clean_cgroups():
+    """Removes the cgroups that the boxes were in."""
+    for h in [*os.listdir("/sys/fs/cgroup"), "."]:
+        path = f"/sys/fs/cgroup/{h}{CGROUP}"
+        for folder, _, _ in os.walk(path, topdown=False):
+            os.rmdir(folder)
 
 
 def eq(a, b):
@@ -669,13 +677,7 @@ def main():
                     b.close()
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-            for h in os.listdir("/sys/fs/cgroup"):
-                path = f"/sys/fs/cgroup/{h}{CGROUP}"
-                if os.path.isdir(path):
-                    for sub in os.listdir(path):
-                        if os.path.isdir(f"{path}/{sub}"):
-                            os.rmdir(f"{path}/{sub}")
-                    os.rmdir(path)
+            clean_cgroups()
         print(f"{runtime}: {passed} cases passed in {time.monotonic() - began:.0f} s")
     sys.exit(1 if failed else 0)
 

@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
+use knarr_oci::config::Spec;
 use knarr_oci::{CreateRequest, Stdio};
 use knarr_sys::process::{self, Exit};
 use knarr_sys::{fs, signal};
@@ -36,7 +37,7 @@ fn bundle(call: &Call) -> PathBuf {
     PathBuf::from(call.parsed.value("bundle").unwrap_or("."))
 }
 
-fn wants_terminal(bundle: &std::path::Path) -> Result<bool, Problem> {
+fn read_spec(bundle: &std::path::Path) -> Result<Box<Spec>, Problem> {
     let path = bundle.join("config.json");
     let text = std::fs::read(&path).map_err(|e| {
         if e.kind() == std::io::ErrorKind::NotFound {
@@ -45,21 +46,24 @@ fn wants_terminal(bundle: &std::path::Path) -> Result<bool, Problem> {
             Problem::new(format!("read {path:?}: {e}"))
         }
     })?;
-    let spec: knarr_oci::config::Spec =
-        serde_json::from_slice(&text).map_err(|e| Problem::new(format!("config.json: {e}")))?;
-    Ok(spec.process.is_some_and(|p| p.terminal))
+    serde_json::from_slice(&text).map_err(|e| Problem::new(format!("config.json: {e}")))
 }
 
-fn request(call: &Call, terminal: bool) -> Result<CreateRequest, Problem> {
+fn wants_terminal(spec: &Spec) -> bool {
+    spec.process.as_ref().is_some_and(|p| p.terminal)
+}
+
+fn request(call: &Call, spec: Box<Spec>) -> Result<CreateRequest, Problem> {
     let p = &call.parsed;
     Ok(CreateRequest {
         id: call.id()?.to_string(),
         bundle: bundle(call),
-        stdio: if terminal {
+        stdio: if wants_terminal(&spec) {
             Stdio::Terminal
         } else {
             Stdio::Inherit
         },
+        spec: Some(spec),
         pid_file: p.value("pid-file").map(PathBuf::from),
         preserve_fds: preserved(call)?.0,
         no_pivot: p.has("no-pivot"),
@@ -85,10 +89,10 @@ fn check_console(terminal: bool, socket: Option<&str>, detached: bool) -> Result
 
 /// `create`.
 pub fn create(call: &Call) -> Done {
-    let terminal = wants_terminal(&bundle(call))?;
+    let spec = read_spec(&bundle(call))?;
     let socket = call.parsed.value("console-socket");
-    check_console(terminal, socket, true)?;
-    let made = call.runtime.create(request(call, terminal)?)?;
+    check_console(wants_terminal(&spec), socket, true)?;
+    let made = call.runtime.create(request(call, spec)?)?;
     if let (Some(socket), Some(console)) = (socket, &made.console) {
         if let Err(e) = send_console(socket, console) {
             let _ = call.runtime.delete(call.id()?, true);
@@ -111,9 +115,9 @@ pub fn run(call: &Call) -> Done {
     let id = call.id()?.to_string();
     let detach = call.parsed.has("detach");
     let keep = call.parsed.has("keep");
-    let terminal = wants_terminal(&bundle(call))?;
+    let spec = read_spec(&bundle(call))?;
     let socket = call.parsed.value("console-socket");
-    check_console(terminal, socket, detach)?;
+    check_console(wants_terminal(&spec), socket, detach)?;
     // Before the child is made, so that none is missed; the child resets them.
     let signals = if detach {
         None
@@ -123,7 +127,7 @@ pub fn run(call: &Call) -> Done {
         }
         Some(signal::signalfd(FORWARDED)?)
     };
-    let made = call.runtime.create(request(call, terminal)?)?;
+    let made = call.runtime.create(request(call, spec)?)?;
     let gone = |problem: Problem| {
         let _ = call.runtime.delete(&id, true);
         problem

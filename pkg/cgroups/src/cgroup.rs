@@ -41,11 +41,40 @@ impl Dir {
         self.path.join(file).exists()
     }
     pub(crate) fn write(&self, file: &str, value: &str) -> Result<(), Error> {
+        match self.open(file) {
+            Ok(file) => file.write(value),
+            Err(Error::Io { path, source, .. }) => Err(Error::Write {
+                path,
+                value: value.to_string(),
+                source,
+            }),
+            Err(other) => Err(other),
+        }
+    }
+    /// Opens a file that takes several values, one after the other.
+    pub(crate) fn open(&self, file: &str) -> Result<Setting, Error> {
         let path = self.path.join(file);
-        let done = sysfs::open(&path, sysfs::O_WRONLY)
-            .and_then(|fd| sysfs::write_once(fd.as_fd(), value.as_bytes()));
-        done.map_err(|e| Error::Write {
-            path,
+        match sysfs::open(&path, sysfs::O_WRONLY) {
+            Ok(fd) => Ok(Setting { path, fd }),
+            Err(e) => Err(Error::Io {
+                action: "open",
+                path,
+                source: e.into(),
+            }),
+        }
+    }
+}
+
+/// A file of a cgroup, open for writing.
+pub(crate) struct Setting {
+    path: PathBuf,
+    fd: OwnedFd,
+}
+
+impl Setting {
+    pub(crate) fn write(&self, value: &str) -> Result<(), Error> {
+        sysfs::write_once(self.fd.as_fd(), value.as_bytes()).map_err(|e| Error::Write {
+            path: self.path.clone(),
             value: value.to_string(),
             source: e.into(),
         })
@@ -156,15 +185,16 @@ impl Cgroup {
         Ok(cgroup)
     }
 
-    /// Makes the folders only.
+    /// Makes the folders only, and tells whether one was there already.
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub fn make(&self) -> Result<(), Error> {
+    pub fn make(&self) -> Result<bool, Error> {
+        let mut existed = false;
         for dir in &self.dirs {
             match fs::create_dir(&dir.path) {
                 Ok(()) => {}
-                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => existed = true,
                 Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                     fs::create_dir_all(&dir.path).map_err(|source| Error::Io {
                         action: "create",
@@ -188,7 +218,7 @@ impl Cgroup {
                 delegate(&dir.mount, &dir.path);
             }
         }
-        Ok(())
+        Ok(existed)
     }
 
     /// Whether its folders exist.

@@ -15,14 +15,13 @@ pub(crate) fn apply(cgroup: &Cgroup, rules: &[DeviceRule]) -> Result<(), Error> 
     }
     rules.iter().try_for_each(check)?;
     match (cgroup.v1("devices"), cgroup.v2()) {
-        (Some(dir), _) => rules.iter().try_for_each(|r| {
-            let file = if r.allow {
-                "devices.allow"
-            } else {
-                "devices.deny"
-            };
-            dir.write(file, &line(r))
-        }),
+        (Some(dir), _) => {
+            let (allow, deny) = (dir.open("devices.allow")?, dir.open("devices.deny")?);
+            rules.iter().try_for_each(|r| {
+                let file = if r.allow { &allow } else { &deny };
+                file.write(&line(r))
+            })
+        }
         (None, Some(dir)) if cgroup.mode() == Mode::V2 => attach(dir, rules),
         _ => Ok(()),
     }

@@ -99,7 +99,8 @@ impl Hierarchies {
                 Some(usual)
             } else {
                 let table = mounts.get_or_insert_with(read_mounts);
-                find_mount(table, &hierarchy)
+                // One that is hidden below another mount is listed, but not there.
+                find_mount(table, &hierarchy).filter(|m| fs_magic_at(m) == Ok(want))
             };
             if let Some(mount) = mount {
                 all.push(Hierarchy { mount, ..hierarchy });

@@ -40,6 +40,8 @@ pub struct CreateRequest {
     pub id: String,
     /// The folder with `config.json`.
     pub bundle: PathBuf,
+    /// What `config.json` says, when the caller has read it already.
+    pub spec: Option<Box<crate::config::Spec>>,
     /// The standard streams of the container's process.
     pub stdio: Stdio,
     /// A file to write the init's pid to (decimal, no newline).

@@ -108,11 +108,14 @@ impl Runtime {
     /// # Errors
     /// [`Error::Config`] before anything was touched; [`Error::Exists`]; [`Error::Threads`];
     /// others after all that was made has been removed again.
-    pub fn create(&self, req: CreateRequest) -> Result<Created, Error> {
+    pub fn create(&self, mut req: CreateRequest) -> Result<Created, Error> {
         state::check_id(&req.id)?;
         let bundle = fs::canonicalize(&req.bundle)
             .map_err(|e| Error::os(format!("bundle {:?}", req.bundle), e))?;
-        let spec = read_spec(&bundle)?;
+        let spec = match req.spec.take() {
+            Some(spec) => *spec,
+            None => read_spec(&bundle)?,
+        };
         let options = Options {
             id: &req.id,
             bundle: &bundle,
@@ -146,14 +149,15 @@ impl Runtime {
         };
         // What a killed creator leaves can then be found and removed.
         self.save(&record)?;
-        if cgroup.exists() && cgroup.is_populated() {
+        rollback.cgroup = Some(cgroup.clone());
+        if cgroup.make()? && cgroup.is_populated() {
+            // Somebody else's.
+            rollback.cgroup = None;
             return Err(Error::config(
                 "linux.cgroupsPath",
                 format!("cgroup {:?} has processes in it already", plan.cgroup),
             ));
         }
-        rollback.cgroup = Some(cgroup.clone());
-        cgroup.make()?;
         cgroup.update(&plan.resources)?;
         let created = self.spawn(&plan, req, &mut record, &cgroup, &folder, &mut rollback)?;
         rollback.disarm();

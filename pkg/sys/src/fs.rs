@@ -327,8 +327,12 @@ pub fn fs_magic(fd: BorrowedFd<'_>) -> Result<i64> {
 /// # Errors
 /// Those of `open(2)` and `fstatfs(2)`.
 pub fn fs_magic_at(path: impl AsRef<Path>) -> Result<i64> {
-    let fd = open(path, libc::O_PATH)?;
-    fs_magic(fd.as_fd())
+    let path = cpath(path)?;
+    // SAFETY: all zeroes is a valid statfs to be filled.
+    let mut st: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the path is a C string and `st` a valid place; both outlive the call.
+    check_int(unsafe { libc::statfs(path.as_ptr(), &raw mut st) })?;
+    Ok(st.f_type as i64)
 }
 
 /// Reads a whole small file relative to a folder.

@@ -24,6 +24,8 @@ pub struct Rootfs<'a> {
     /// Those that the parent has opened.
     premade: Vec<Option<OwnedFd>>,
     next_mount: usize,
+    /// The empty folder that hides folders.
+    empty: Option<OwnedFd>,
 }
 
 impl<'a> Rootfs<'a> {
@@ -42,6 +44,7 @@ impl<'a> Rootfs<'a> {
             sources: Vec::new(),
             premade,
             next_mount: 0,
+            empty: None,
         }
     }
 
@@ -371,17 +374,26 @@ impl<'a> Rootfs<'a> {
         m::attach(tree.as_fd(), target.as_fd())
     }
 
-    fn mask(&self, path: &str) -> Result<(), Errno> {
+    fn mask(&mut self, path: &str) -> Result<(), Errno> {
         let root = self.root().map_err(|f| Errno(f.errno))?;
         let target = match root.handle(path) {
             Err(Errno::NOENT | Errno::NOTDIR) => return Ok(()),
             other => other?,
         };
         let tree = if fs::fstat(target.as_fd())?.is_dir() {
-            let tmpfs = FsContext::open("tmpfs")?;
-            tmpfs.set("size", "0")?;
-            tmpfs.set("nr_blocks", "1")?;
-            tmpfs.mount(attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC)?
+            match &self.empty {
+                Some(empty) => m::clone_tree(empty.as_fd(), "", false)?,
+                None => {
+                    let tmpfs = FsContext::open("tmpfs")?;
+                    tmpfs.set("nr_blocks", "1")?;
+                    tmpfs.set("nr_inodes", "1")?;
+                    let quiet = attr::NOSUID | attr::NODEV | attr::NOEXEC;
+                    let first = tmpfs.mount(attr::RDONLY | quiet)?;
+                    m::attach(first.as_fd(), target.as_fd())?;
+                    self.empty = Some(first);
+                    return Ok(());
+                }
+            }
         } else {
             let null = root.open("/dev/null", fs::O_PATH | fs::O_NOFOLLOW)?;
             // An image may have put something else in its place.
