@@ -609,6 +609,19 @@ def a_readonly_cgroup_mount_is_readonly(b):
 
 
 @case
+def a_cgroup_mount_shows_the_containers_own(b):
+    b.c["mounts"] += [{"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"]},
+                      {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["nosuid", "noexec", "nodev", "ro"]}]
+    b.c["linux"]["namespaces"] = [n for n in b.c["linux"]["namespaces"] if n["type"] != "cgroup"]
+    b.c["linux"]["resources"].update(memory={"limit": 64 << 20})
+    files = "/sys/fs/cgroup/memory/memory.limit_in_bytes /sys/fs/cgroup/memory.max"
+    out = b.sh(f"cat {files} 2>/dev/null; cat /sys/fs/cgroup/pids/cgroup.procs /sys/fs/cgroup/cgroup.procs 2>/dev/null | wc -l").output()
+    limit, processes = out.split()
+    eq(limit, str(64 << 20))
+    assert int(processes) <= 3, out
+
+
+@case
 def the_console_is_not_bound_through_a_link(b):
     # The image's own /dev, in which the console leads out.
     outside = os.path.join(b.bundle, "outside")

@@ -13,7 +13,7 @@ pub(crate) struct Idle {
     pub(crate) cpu_percent: f64,
 }
 
-pub(crate) fn measure(cluster: &Cluster, period: Duration) -> Result<Idle> {
+pub(crate) fn measure(cluster: &impl Cluster, period: Duration) -> Result<Idle> {
     let pids = cluster.pids();
     let before: u64 = pids.iter().map(|&pid| ticks(pid)).sum();
     std::thread::sleep(period);

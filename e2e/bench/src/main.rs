@@ -1,9 +1,9 @@
 //! Times a one-node cluster as its users see it: from an empty folder to Ready, pod starts,
 //! deployments, deletions, services, and what it costs when idle.
 //!
-//! `KNARR=target/release/knarr cargo run --release -p knarr-bench` (as root). Every figure is
-//! taken through the Kubernetes API on this machine; memory and CPU are those of all processes
-//! of the node, from `/proc`.
+//! `hack/bench` (as root), with `--peer` for the same of upstream's parts in the same run. Every
+//! figure is taken through the Kubernetes API on this machine; memory and CPU are those of all
+//! processes of the node, from `/proc`.
 
 mod cluster;
 mod idle;
@@ -11,7 +11,7 @@ mod idle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use cluster::Cluster;
+use cluster::{Cluster, Knarr, Upstream};
 use futures::TryStreamExt;
 use k8s_openapi::api::{
     apps::v1::Deployment,
@@ -31,34 +31,54 @@ fn main() -> Result<()> {
     tokio::runtime::Runtime::new()?.block_on(run())
 }
 
-/// One line of the result.
-struct Figure {
-    work: &'static str,
-    measured: String,
-    target: &'static str,
-    upstream: &'static str,
-}
+/// What is measured, its unit, and what is to be reached.
+const WORK: [(&str, &str, &str); 8] = [
+    ("empty data folder → node Ready", "s", "≤ 2 s"),
+    ("empty data folder → first pod Running", "s", "≤ 3 s"),
+    ("pod start, create → Running, p50", "ms", "≤ 150 ms"),
+    ("pod deletion, SIGTERM heeded, p50", "ms", "≤ 200 ms"),
+    ("Deployment of 30 replicas, all Ready", "s", "≤ 3 s"),
+    ("Service answers after its endpoints are ready", "ms", "≤ 50 ms"),
+    ("idle memory, all processes of the node", "MB", "≤ 120 MB"),
+    ("idle CPU, all processes of the node", "% of a core", "≤ 2 %"),
+];
+
+/// The result of each line of [`WORK`], in its unit.
+type Figures = [f64; WORK.len()];
 
 async fn run() -> Result<()> {
-    let mut figures = Vec::new();
-    let mut figure = |work, measured: String, target, upstream| {
-        eprintln!("{work}: {measured}");
-        figures.push(Figure { work, measured, target, upstream });
+    let ours = {
+        let cluster = Knarr::start()?;
+        let begun = cluster.ready().await?;
+        cluster.import_busybox()?;
+        measure(&cluster, begun).await?
     };
-    let begin = Instant::now();
-    let cluster = Cluster::start()?;
-    let client = cluster.client(begin).await?;
-    let nodes: Api<k8s_openapi::api::core::v1::Node> = Api::all(client.clone());
-    wait_ready(&nodes).await?;
-    let ready = begin.elapsed();
-    let pods: Api<Pod> = Api::default_namespaced(client.clone());
-    cluster.import_busybox()?;
-    let start = Instant::now();
-    start_pod(&pods, "first").await?;
-    let first = ready + start.elapsed();
-    figure("empty data folder → node Ready", seconds(ready), "≤ 2 s", "4.6 s");
-    figure("empty data folder → first pod Running", seconds(first), "≤ 3 s", "10.0 s");
+    let peer = if std::env::args().any(|a| a == "--peer") {
+        let cluster = Upstream::start()?;
+        let begun = cluster.ready().await?;
+        Some(measure(&cluster, begun).await?)
+    } else {
+        None
+    };
+    println!("| work | knarr | to reach | upstream's parts | ratio |");
+    println!("|---|---|---|---|---|");
+    for (i, (work, unit, target)) in WORK.iter().enumerate() {
+        let mine = ours[i];
+        let (theirs, ratio) = match peer.map(|p| p[i]) {
+            Some(theirs) => (format!("{theirs:.2} {unit}"), format!("{:.3}", mine / theirs)),
+            None => ("-".into(), "-".into()),
+        };
+        println!("| {work} | {mine:.2} {unit} | {target} | {theirs} | {ratio} |");
+    }
+    Ok(())
+}
 
+async fn measure(cluster: &impl Cluster, (client, ready): (kube::Client, Duration)) -> Result<Figures> {
+    let (seconds, milliseconds) = (|d: Duration| d.as_secs_f64(), |d: Duration| d.as_secs_f64() * 1e3);
+    let pods: Api<Pod> = Api::default_namespaced(client.clone());
+    let start = Instant::now();
+    start_first(&pods).await?;
+    let first = ready + start.elapsed();
     let mut starts = Vec::new();
     let mut deletions = Vec::new();
     for i in 0..PODS {
@@ -66,64 +86,41 @@ async fn run() -> Result<()> {
         starts.push(start_pod(&pods, &name).await?);
         deletions.push(delete_pod(&pods, &name).await?);
     }
-    figure("pod start, create → Running, p50", milliseconds(median(&mut starts)), "≤ 150 ms", "561 ms");
-    figure("pod deletion, SIGTERM heeded, p50", milliseconds(median(&mut deletions)), "≤ 200 ms", "-");
-
     let deployed = deploy(client.clone(), REPLICAS).await?;
-    figure("Deployment of 30 replicas, all Ready", seconds(deployed), "≤ 3 s", "7.3 s");
-
     let served = serve(client.clone()).await?;
-    figure("Service answers after its endpoints are ready", milliseconds(served), "≤ 50 ms", "1.03 s");
-
     let deployments: Api<Deployment> = Api::default_namespaced(client.clone());
     deployments.delete("bench", &DeleteParams::background()).await?;
     pods.delete("first", &DeleteParams::default()).await?;
     wait_empty(&pods).await?;
     tokio::time::sleep(Duration::from_secs(10)).await;
-    let idle = idle::measure(&cluster, Duration::from_secs(30))?;
-    figure("idle memory, all processes of the node", format!("{:.1} MB", idle.megabytes), "≤ 120 MB", "742 MB");
-    figure("idle CPU, all processes of the node", format!("{:.2} %", idle.cpu_percent), "≤ 2 %", "6.7 %");
+    let idle = idle::measure(cluster, Duration::from_secs(30))?;
+    Ok([
+        seconds(ready),
+        seconds(first),
+        milliseconds(median(&mut starts)),
+        milliseconds(median(&mut deletions)),
+        seconds(deployed),
+        milliseconds(served),
+        idle.megabytes,
+        idle.cpu_percent,
+    ])
+}
 
-    println!("| work | measured | to reach | upstream's parts |");
-    println!("|---|---|---|---|");
-    for f in &figures {
-        println!("| {} | {} | {} | {} |", f.work, f.measured, f.target, f.upstream);
+/// The first pod: refused while its namespace has no service account yet.
+async fn start_first(pods: &Api<Pod>) -> Result<()> {
+    let begin = Instant::now();
+    loop {
+        match start_pod(pods, "first").await {
+            Ok(_) => return Ok(()),
+            Err(error) if begin.elapsed() > Duration::from_secs(30) => return Err(error),
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
     }
-    Ok(())
-}
-
-fn seconds(d: Duration) -> String {
-    format!("{:.2} s", d.as_secs_f64())
-}
-
-fn milliseconds(d: Duration) -> String {
-    format!("{:.1} ms", d.as_secs_f64() * 1e3)
 }
 
 fn median(all: &mut [Duration]) -> Duration {
     all.sort();
     all.get(all.len() / 2).copied().unwrap_or_default()
-}
-
-async fn wait_ready(nodes: &Api<k8s_openapi::api::core::v1::Node>) -> Result<()> {
-    let is_ready = |node: &k8s_openapi::api::core::v1::Node| {
-        let conditions = node.status.as_ref().and_then(|s| s.conditions.as_ref());
-        conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
-    };
-    let list = nodes.list(&ListParams::default()).await?;
-    if list.items.iter().any(is_ready) {
-        return Ok(());
-    }
-    let version = list.metadata.resource_version.unwrap_or_default();
-    let mut events = Box::pin(nodes.watch(&WatchParams::default(), &version).await?);
-    while let Some(event) = events.try_next().await? {
-        if let WatchEvent::Added(node) | WatchEvent::Modified(node) = event
-            && is_ready(&node)
-        {
-            return Ok(());
-        }
-    }
-    anyhow::bail!("the watch of nodes ended")
 }
 
 fn pod(name: &str) -> Result<Pod> {

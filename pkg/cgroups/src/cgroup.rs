@@ -143,7 +143,18 @@ impl Cgroup {
     /// # Errors
     /// When `/proc` cannot be read.
     pub fn of_pid(pid: i32) -> Result<Self, Error> {
-        let file = PathBuf::from(format!("/proc/{pid}/cgroup"));
+        Self::listed_in(PathBuf::from(format!("/proc/{pid}/cgroup")))
+    }
+
+    /// The cgroup this process is in, also where `/proc` counts processes otherwise than it does.
+    ///
+    /// # Errors
+    /// When `/proc` cannot be read.
+    pub fn own() -> Result<Self, Error> {
+        Self::listed_in(PathBuf::from("/proc/self/cgroup"))
+    }
+
+    fn listed_in(file: PathBuf) -> Result<Self, Error> {
         let table = fs::read_to_string(&file).map_err(|source| Error::Io {
             action: "read",
             path: file,

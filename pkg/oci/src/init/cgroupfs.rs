@@ -15,13 +15,12 @@ use crate::plan::{MountPlan, Plan};
 /// hierarchy gets a folder, and the hybrid's version 2 hierarchy is left out.
 pub fn mount(root: &Root, mount: &MountPlan, plan: &Plan) -> Result<(), Failure> {
     let target = root.make_dir(&mount.target).during("make target")?;
-    let own = Cgroup::of_pid(knarr_sys::process::getpid());
     let own_space = plan.namespaces.new & ns::CGROUP != 0;
     // Inside a cgroup namespace our own path is "/", so the host's view is asked for by name.
     let own = if own_space {
         Cgroup::open(&plan.cgroup)
     } else {
-        own.or_else(|_| Cgroup::open(&plan.cgroup))
+        Cgroup::own().or_else(|_| Cgroup::open(&plan.cgroup))
     }
     .map_err(|e| Failure::new("find own cgroup", e.to_string()))?;
     let attrs = attr::NOSUID | attr::NODEV | attr::NOEXEC;
