@@ -4,6 +4,7 @@
 //! runtime in this process, containers in processes of their own.
 
 mod apiserver;
+mod client;
 mod control;
 mod demo;
 mod helpers;
@@ -12,6 +13,7 @@ mod layout;
 mod node;
 mod preflight;
 mod reset;
+mod token;
 mod trace;
 mod up;
 
@@ -44,6 +46,11 @@ struct Cli {
 enum Command {
     /// Start a one-node cluster and stay in the foreground
     Up(Box<up::Options>),
+    /// Join this machine to a cluster as one more node and stay in the foreground
+    Agent(Box<node::AgentOptions>),
+    /// Make, list and remove the tokens that machines join with
+    #[command(subcommand)]
+    Token(token::Command),
     /// Say what is running
     Status,
     /// End a running knarr; its containers go on and the next `up` takes them over
@@ -82,6 +89,8 @@ fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Up(options) => up::run(&layout, &options, &cli.log),
         Command::Apiserver(options) => apiserver::run(&layout, &options, &cli.log),
+        Command::Agent(options) => node::run_agent(&layout, &options, &cli.log),
+        Command::Token(command) => runtime(1)?.block_on(token::run(&layout, command)),
         Command::Kubelet(options) => node::run_kubelet(&layout, &options, &cli.log),
         Command::Cri(options) => node::run_cri(&layout, &options, &cli.log),
         Command::Status => up::status(&layout),

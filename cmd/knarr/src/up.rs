@@ -13,6 +13,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use knarr_pki::BootstrapToken;
 use serde_json::{Value, json};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -83,6 +84,12 @@ pub struct Options {
     /// DNS domain of the cluster
     #[arg(long, default_value = "cluster.local")]
     pub cluster_domain: String,
+    /// Token that machines may join with, for ever [default: none; see `knarr token`]
+    #[arg(long, env = "KNARR_TOKEN", hide_env_values = true)]
+    pub token: Option<BootstrapToken>,
+    /// Seconds after which a silent node counts as unreachable; nodes speak every ten
+    #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u64).range(15..))]
+    pub node_monitor_grace_seconds: u64,
     /// Keep the cluster's data in this etcd instead of the embedded store
     #[arg(long, value_delimiter = ',', value_name = "URL")]
     pub etcd_endpoints: Vec<String>,
@@ -100,11 +107,30 @@ pub struct Options {
     pub detached_child: bool,
 }
 
+/// What a node is started for.
+pub enum Plan {
+    /// With a control plane.
+    Up(Options),
+    /// As a member of a cluster.
+    Agent(node::AgentOptions),
+}
+
 /// Runs a node until it is told to stop.
 ///
 /// # Errors
 /// If it cannot start; one line that names what to do.
 pub fn run(layout: &Layout, options: &Options, log: &str) -> Result<()> {
+    prepare(layout)?;
+    preflight::free(options.listen, "--listen")?;
+    preflight::free(node::kubelet_address(), "a free machine")?;
+    run_plan(layout, Plan::Up(options.clone()), options.detach, options.detached_child, log)
+}
+
+/// What must hold of the machine before a node starts.
+///
+/// # Errors
+/// Names what does not.
+pub fn prepare(layout: &Layout) -> Result<()> {
     preflight::privileges()?;
     preflight::kernel()?;
     if let Some(status) = control::ask(&layout.control_socket(), &Request::Status)? {
@@ -113,15 +139,20 @@ pub fn run(layout: &Layout, options: &Options, log: &str) -> Result<()> {
             status.get("pid").unwrap_or(&Value::Null)
         );
     }
-    preflight::free(options.listen, "--listen")?;
-    preflight::free(node::kubelet_address(), "a free machine")?;
+    Ok(())
+}
+
+/// Runs a node, in the background if asked.
+///
+/// # Errors
+/// If it cannot start or fails.
+pub fn run_plan(layout: &Layout, plan: Plan, detach: bool, child: bool, log: &str) -> Result<()> {
     reset::claim(&layout.data_dir)?;
     reset::claim(&layout.run_dir)?;
-    if options.detach {
-        return detach(layout);
+    if detach {
+        return go_aside(layout);
     }
-    let file = options
-        .detached_child
+    let file = child
         .then(|| {
             fs::OpenOptions::new().create(true).append(true).mode(0o600).open(layout.log())
         })
@@ -130,14 +161,14 @@ pub fn run(layout: &Layout, options: &Options, log: &str) -> Result<()> {
     log_to(log, file)?;
     let workers = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8);
     let runtime = crate::runtime(workers)?;
-    let result = runtime.block_on(serve(layout, options));
+    let result = runtime.block_on(serve(layout, plan, child));
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     result
 }
 
 /// Starts this program again in a session of its own, shows its progress, and leaves when its
 /// node is ready.
-fn detach(layout: &Layout) -> Result<()> {
+fn go_aside(layout: &Layout) -> Result<()> {
     let log = fs::OpenOptions::new()
         .create(true)
         .append(true)
@@ -175,8 +206,8 @@ fn detach(layout: &Layout) -> Result<()> {
 
 struct Control {
     node: Arc<Node>,
-    options: Options,
-    kubeconfig: PathBuf,
+    store: Option<String>,
+    kubeconfig: Option<PathBuf>,
     data_dir: PathBuf,
     begin: Instant,
     shutdown: CancellationToken,
@@ -193,8 +224,7 @@ impl control::Handler for Control {
                 "server": self.node.server,
                 "kubeconfig": self.kubeconfig,
                 "dataDir": self.data_dir,
-                "store": if self.options.etcd_endpoints.is_empty() { "embedded".into() }
-                    else { self.options.etcd_endpoints.join(",") },
+                "store": self.store,
                 "ready": self.node.is_ready(),
                 "uptimeSeconds": self.begin.elapsed().as_secs(),
             }),
@@ -207,18 +237,33 @@ impl control::Handler for Control {
     }
 }
 
-async fn serve(layout: &Layout, options: &Options) -> Result<()> {
+async fn serve(layout: &Layout, plan: Plan, child: bool) -> Result<()> {
     let begin = Instant::now();
     let shutdown = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let step = |text: &str| say(&format!("{:>7.3}s  {text}", begin.elapsed().as_secs_f64()));
 
-    let node = Arc::new(Node::start(layout, options, &shutdown, &step).await?);
+    let start = async {
+        match &plan {
+            Plan::Up(options) => Node::start(layout, options, &shutdown, &step).await,
+            Plan::Agent(options) => Node::join(layout, options, &shutdown, &step).await,
+        }
+    };
+    let node = Arc::new(tokio::select! {
+        node = start => node?,
+        _ = terminate.recv() => bail!("told to stop before it was up"),
+        _ = interrupt.recv() => bail!("told to stop before it was up"),
+    });
+    let store = match &plan {
+        Plan::Up(options) if options.etcd_endpoints.is_empty() => Some("embedded".to_owned()),
+        Plan::Up(options) => Some(options.etcd_endpoints.join(",")),
+        Plan::Agent(_) => None,
+    };
     let handler = Arc::new(Control {
         node: node.clone(),
-        options: options.clone(),
-        kubeconfig: layout.kubeconfig(),
+        kubeconfig: store.is_some().then(|| layout.kubeconfig()),
+        store,
         data_dir: layout.data_dir.clone(),
         begin,
         shutdown: shutdown.clone(),
@@ -228,11 +273,13 @@ async fn serve(layout: &Layout, options: &Options) -> Result<()> {
     let ready = async {
         node.wait_ready().await?;
         step(&format!("node {} is Ready", node.name));
-        if options.demo {
-            demo::run(&node, &step).await?;
+        if let Plan::Up(options) = &plan {
+            if options.demo {
+                demo::run(&node, &step).await?;
+            }
+            greet(layout);
         }
-        greet(layout);
-        if options.detached_child {
+        if child {
             say(READY);
         }
         anyhow::Ok(())
@@ -255,9 +302,9 @@ async fn serve(layout: &Layout, options: &Options) -> Result<()> {
     };
     shutdown.cancel();
     node.finish().await;
-    if result.is_ok() && !options.detached_child {
-        say("knarr has stopped; containers go on. `knarr up` takes them over, `knarr reset` \
-             removes everything.");
+    if result.is_ok() && !child {
+        say("knarr has stopped; containers go on. Starting it again takes them over, `knarr \
+             reset` removes everything.");
     }
     result
 }
@@ -289,7 +336,7 @@ pub fn status(layout: &Layout) -> Result<()> {
         ("pid", "pid"),
         ("up for (s)", "uptimeSeconds"),
     ] {
-        let value = status.get(key).unwrap_or(&Value::Null);
+        let Some(value) = status.get(key).filter(|v| !v.is_null()) else { continue };
         let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         say(&format!("{label:<12} {text}"));
     }

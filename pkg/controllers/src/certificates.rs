@@ -10,8 +10,10 @@ use k8s_openapi::api::authorization::v1::{
 use k8s_openapi::api::certificates::v1::{
     CertificateSigningRequest, CertificateSigningRequestCondition,
 };
+use k8s_openapi::api::core::v1::Node;
 use knarr_runner::meta::{self, Key};
 use knarr_runner::{Action, Cache, Controller, Event, Informers, Plan, Queue};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,10 +30,10 @@ pub struct Subject {
     pub common_name: String,
     /// O, each.
     pub organizations: Vec<String>,
-    /// How many DNS names.
-    pub dns_names: usize,
-    /// How many addresses.
-    pub addresses: usize,
+    /// DNS names.
+    pub dns_names: Vec<String>,
+    /// Addresses.
+    pub addresses: Vec<IpAddr>,
     /// How many names of other kinds.
     pub other_names: usize,
 }
@@ -53,17 +55,41 @@ pub trait CertificateSigner: Send + Sync + 'static {
 /// The controller of certificate signing requests.
 pub struct Certificates {
     requests: Arc<Cache<CertificateSigningRequest>>,
+    nodes: Arc<Cache<Node>>,
     signer: Option<Arc<dyn CertificateSigner>>,
+    approve_serving: bool,
 }
 
 impl Certificates {
     /// A controller over these informers.
-    pub fn new(i: &Informers, signer: Option<Arc<dyn CertificateSigner>>) -> Self {
-        Self {
-            requests: i.get(),
-            signer,
-        }
+    pub fn new(
+        i: &Informers,
+        signer: Option<Arc<dyn CertificateSigner>>,
+        approve_serving: bool,
+    ) -> Self {
+        Self { requests: i.get(), nodes: i.get(), signer, approve_serving }
     }
+}
+
+fn addresses(n: &Node) -> impl Iterator<Item = &str> {
+    let all = n.status.as_ref().and_then(|s| s.addresses.as_ref());
+    all.into_iter().flatten().map(|a| a.address.as_str())
+}
+
+/// Whether a kubelet's request for a certificate to serve with names its node and the addresses
+/// that this node says it has and no other does, and nothing else.
+fn serves_itself(r: &CertificateSigningRequest, s: &Subject, nodes: &[Arc<Node>]) -> bool {
+    let Some(name) = s.common_name.strip_prefix("system:node:") else { return false };
+    if r.spec.username.as_ref() != Some(&s.common_name) {
+        return false;
+    }
+    let (own, others): (Vec<_>, Vec<_>) = nodes.iter().partition(|n| meta::name(&n.metadata) == name);
+    let Some(own) = own.first() else { return false };
+    let names = s.dns_names.iter().cloned().chain(s.addresses.iter().map(IpAddr::to_string));
+    names.into_iter().all(|wanted| {
+        (wanted == name || addresses(own).any(|a| a == wanted))
+            && !others.iter().any(|n| addresses(n).any(|a| a == wanted))
+    })
 }
 
 fn condition<'a>(
@@ -202,9 +228,22 @@ impl Controller for Certificates {
                 q.add(Key::of(&e.object().metadata));
             }
         });
+        // A node that tells its addresses may be waiting for a certificate.
+        let (q, requests) = (queue.clone(), self.requests.clone());
+        self.nodes.on_event(move |e| {
+            let told = match e {
+                Event::Added(_) => true,
+                Event::Updated { old, new } => !addresses(old).eq(addresses(new)),
+                Event::Deleted(_) => false,
+            };
+            let waiting = |r: &&Arc<CertificateSigningRequest>| r.spec.signer_name == rules::KUBELET_SERVING;
+            for r in requests.list().iter().filter(|_| told).filter(waiting) {
+                q.add(Key::of(&r.metadata));
+            }
+        });
     }
     fn synced(&self) -> bool {
-        self.requests.has_synced()
+        self.requests.has_synced() && self.nodes.has_synced()
     }
     fn plan(&self, key: &Key, now: Timestamp) -> Plan {
         let Some(r) = self.requests.by_key(key) else {
@@ -236,7 +275,52 @@ impl Controller for Certificates {
                 let own = r.spec.username.as_ref() == Some(&s.common_name);
                 plan.push(approve(&r, own));
             }
+        } else if r.spec.signer_name == rules::KUBELET_SERVING && self.approve_serving {
+            let pem = String::from_utf8_lossy(&r.spec.request.0).into_owned();
+            let subject = self.signer.as_ref().and_then(|s| s.read(&pem).ok());
+            if subject.is_some_and(|s| serves_itself(&r, &s, &self.nodes.list())) {
+                let text = "Auto approving kubelet serving certificate of the node's own names.";
+                let mut next = r.as_ref().clone();
+                let c = new_condition("Approved", "AutoApproved", text, now);
+                next.status.get_or_insert_default().conditions.get_or_insert_default().push(c);
+                plan.push(Action::call("approve a serving certificate", move |i| async move {
+                    i.update_subresource(&next, "approval").await.map(drop)
+                }));
+            }
         }
         plan
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use k8s_openapi::api::core::v1::{NodeAddress, NodeStatus};
+
+    #[test]
+    fn a_node_serves_under_its_own_names_only() {
+        let node = |name: &str, address: &str| {
+            let mut n = Node::default();
+            n.metadata.name = Some(name.into());
+            let address = NodeAddress { type_: "InternalIP".into(), address: address.into() };
+            n.status = Some(NodeStatus { addresses: Some(vec![address]), ..NodeStatus::default() });
+            Arc::new(n)
+        };
+        let nodes = [node("n1", "10.0.0.1"), node("n2", "10.0.0.2")];
+        let subject = |names: &[&str], addresses: &[&str]| Subject {
+            common_name: "system:node:n2".into(),
+            dns_names: names.iter().map(|&n| n.to_owned()).collect(),
+            addresses: addresses.iter().map(|a| a.parse().expect("an address")).collect(),
+            ..Subject::default()
+        };
+        let mut r = CertificateSigningRequest::default();
+        r.spec.username = Some("system:node:n2".into());
+        assert!(serves_itself(&r, &subject(&["n2"], &["10.0.0.2"]), &nodes));
+        assert!(!serves_itself(&r, &subject(&["n1"], &["10.0.0.2"]), &nodes));
+        assert!(!serves_itself(&r, &subject(&[], &["10.0.0.1"]), &nodes));
+        assert!(!serves_itself(&r, &subject(&[], &["10.96.0.1"]), &nodes));
+        assert!(!serves_itself(&r, &subject(&["n2"], &["10.0.0.2"]), &nodes[..1]));
+        r.spec.username = Some("system:node:n1".into());
+        assert!(!serves_itself(&r, &subject(&["n2"], &["10.0.0.2"]), &nodes));
     }
 }

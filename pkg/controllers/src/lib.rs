@@ -1,6 +1,7 @@
 //! The controllers: each is a plan over the shared caches, run by the runner.
 #![forbid(unsafe_code)]
 
+pub mod bootstrap;
 pub mod certificates;
 mod claim;
 pub mod discovery;
@@ -41,6 +42,11 @@ pub struct Config {
     pub terminated_pod_threshold: usize,
     /// Signs certificate requests; nothing is signed without it.
     pub certificate_signer: Option<Arc<dyn certificates::CertificateSigner>>,
+    /// Approves requests of kubelets for certificates to serve with, where they name the node and
+    /// the addresses that it alone has; else somebody else has to.
+    pub approve_serving: bool,
+    /// Signs the cluster's public description with each bootstrap token; not signed without it.
+    pub bootstrap_signer: Option<bootstrap::SignWithToken>,
     /// Shared with other parts of the process; else made.
     pub informers: Option<Informers>,
 }
@@ -55,6 +61,8 @@ impl Default for Config {
             node_monitor_grace: std::time::Duration::from_secs(40),
             terminated_pod_threshold: 12_500,
             certificate_signer: None,
+            approve_serving: false,
+            bootstrap_signer: None,
             informers: None,
         }
     }
@@ -108,7 +116,12 @@ pub async fn run(client: kube::Client, cfg: Config, shutdown: CancellationToken)
     s.add(nodes::Lifecycle::new(&i, cfg.node_monitor_grace), 2);
     s.add(nodes::Evictions::new(&i), 2);
     s.add(nodes::PodGc::new(&i, cfg.terminated_pod_threshold), 2);
-    s.add(certificates::Certificates::new(&i, cfg.certificate_signer.clone()), 1);
+    let signer = cfg.certificate_signer.clone();
+    s.add(certificates::Certificates::new(&i, signer, cfg.approve_serving), 1);
+    if let Some(sign) = cfg.bootstrap_signer {
+        s.add(bootstrap::Signer::new(&i, sign), 1);
+    }
+    s.add(bootstrap::Cleaner::new(&i), 1);
     s.add(volumes::Claims::new(&i), 1);
     s.add(volumes::Volumes::new(&i), 1);
     s.add(volumes::ClaimProtection::new(&i), 1);

@@ -425,15 +425,19 @@ impl Bridge {
     /// Sets the routes to other nodes' pods: adds what is missing, removes what is not named.
     ///
     /// # Errors
-    /// A range that makes no sense, or the kernel's: a node address that is not on a network
-    /// shared with this host is `ENETUNREACH`.
+    /// The first; the rest is done all the same. A range that makes no sense, or the kernel's: a
+    /// node address that is not on a network shared with this host is `ENETUNREACH`.
     pub fn set_peers(&self, peers: &[Peer]) -> Result<(), Error> {
         let mut wanted = Vec::new();
+        let mut first = Ok(());
         for p in peers {
-            let c = Cidr::parse("pod_cidr", &p.pod_cidr)?;
-            if c != self.pod_cidr {
-                let gateway = Some(p.node_ip);
-                wanted.push(Route { dst: c.base, prefix: c.prefix, gateway, oif: 0, src: None });
+            match Cidr::parse("pod_cidr", &p.pod_cidr) {
+                Ok(c) if c != self.pod_cidr => {
+                    let gateway = Some(p.node_ip);
+                    wanted.push(Route { dst: c.base, prefix: c.prefix, gateway, oif: 0, src: None });
+                }
+                Ok(_) => {}
+                Err(e) => first = first.and(Err(e)),
             }
         }
         let mut state = self.lock();
@@ -444,12 +448,12 @@ impl Bridge {
             .map(|(r, _)| Route { oif: 0, src: None, ..r })
             .collect();
         for r in ours.iter().filter(|r| !wanted.contains(r)) {
-            state.route.delete_route(r)?;
+            first = first.and(state.route.delete_route(r));
         }
         for r in wanted.iter().filter(|r| !ours.contains(r)) {
-            state.route.set_route(r)?;
+            first = first.and(state.route.set_route(r));
         }
-        Ok(())
+        first
     }
 
     /// Removes all that a pod network of this configuration has made: bridge, pods' interfaces,

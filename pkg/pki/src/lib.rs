@@ -20,8 +20,10 @@ use rcgen::{
 use time::{Duration, OffsetDateTime};
 
 mod requests;
+mod token;
 
-pub use requests::{Request, RequestError, Signer};
+pub use requests::{Request, RequestError, Signer, request};
+pub use token::{BootstrapToken, ca_hash};
 
 #[cfg(test)]
 mod tests;
@@ -260,6 +262,15 @@ pub fn issue(authority: &Authority, leaf: &Leaf) -> Result<Pair, Error> {
     lifetime(&mut params, LEAF_LIFE);
     let certificate = params.signed_by(&key, &authority.issuer).map_err(error)?.pem();
     Ok(Pair { certificate, key: key.serialize_pem() })
+}
+
+/// How much longer a PEM certificate holds, in seconds; not positive when it has ended, `None` if
+/// it cannot be read.
+#[must_use]
+pub fn seconds_left(certificate: &str) -> Option<i64> {
+    let (_, pem) = x509_parser::pem::parse_x509_pem(certificate.as_bytes()).ok()?;
+    let ends = pem.parse_x509().ok()?.validity().not_after.to_datetime();
+    Some((ends - OffsetDateTime::now_utc()).whole_seconds())
 }
 
 /// Whether a stored leaf can go on being used.

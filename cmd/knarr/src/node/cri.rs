@@ -4,7 +4,7 @@ use std::{path::PathBuf, sync::Arc};
 
 use anyhow::{Result, bail};
 use clap::Args;
-use knarr_cri::{CniNetwork, Network};
+use knarr_cri::{BridgeNetwork, CniNetwork, Network};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -77,7 +77,7 @@ async fn serve(layout: &Layout, options: &Options, socket: PathBuf) -> Result<()
             config.pod_cidr.clone_from(&options.pod_cidr);
             config.cluster_cidr.clone_from(&options.pod_cidr);
             config.service_cidr = None;
-            bridge(&config).await?.0
+            Arc::new(BridgeNetwork::new(bridge(&config).await?))
         }
     };
     let handlers = options.runtime.iter().cloned().collect();

@@ -1,10 +1,15 @@
 //! A node's parts, wired together: store, API server, controllers, scheduler, runtime, kubelet,
 //! service proxy and DNS, all in this process.
 
+mod agent;
 mod certs;
 mod cri;
+mod join;
 mod kubelet;
+pub mod membership;
+mod routes;
 mod signer;
+mod worker;
 
 use std::{
     collections::BTreeMap,
@@ -25,10 +30,12 @@ use knarr_storage::{EtcdConfig, SharedStore};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use agent::{Options as AgentOptions, run as run_agent};
 pub use cri::{Options as CriOptions, run as run_cri};
 pub use kubelet::{Options as KubeletOptions, run as run_kubelet};
 
-use crate::{CGROUP_ROOT, demo, helpers, layout::Layout, preflight, reset, up::Options};
+use self::{membership::Settings, worker::Worker};
+use crate::{CGROUP_ROOT, helpers, layout::Layout, preflight, reset, up::Options};
 
 /// How long a node may take to become Ready.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -220,32 +227,31 @@ impl Node {
             cluster_ca_pem: certs.ca.clone(),
             cluster_cidrs: vec![options.cluster_cidr.clone()],
             certificate_signer: Some(signer::from(&certs.ca, &certs.ca_key)?),
+            approve_serving: true,
+            bootstrap_signer: Some(signer::by_token),
+            node_monitor_grace: Duration::from_secs(options.node_monitor_grace_seconds),
             informers: Some(informers.clone()),
             ..knarr_controllers::Config::default()
         };
         parts.tasks.spawn(knarr_controllers::run(client.clone(), controllers, shutdown.clone()));
 
-        let runtime = Runtime::open(layout, &network(layout, options)).await?;
-        demo::import(runtime.cri.images())?;
-        runtime.serve(layout, &parts, shutdown);
+        let settings = Settings {
+            cluster_cidr: options.cluster_cidr.clone(),
+            service_cidr: options.service_cidr.clone(),
+            cluster_domain: options.cluster_domain.clone(),
+        };
+        let worker = Worker {
+            layout,
+            name: &name,
+            address,
+            settings: &settings,
+            pod_cidr: &options.pod_cidr,
+            manifests: options.manifests.clone(),
+            kubelet: user(&format!("system:node:{name}"), &["system:nodes"]),
+            informers: &informers,
+        };
+        let dns_endpoint = SocketAddr::from((worker.start(&parts, shutdown).await?, 53));
         step("the container runtime is ready");
-
-        let mut config = kubelet::config(layout, &name, address);
-        config.cluster_dns = vec![dns_address];
-        config.cluster_domain = options.cluster_domain.clone();
-        config.manifests = options.manifests.clone();
-        config.pod_cidr = Some(options.pod_cidr.clone());
-        let kubelet_client = user(&format!("system:node:{name}"), &["system:nodes"]);
-        parts.start(
-            "kubelet",
-            knarr_kubelet::run(config, Some(kubelet_client), runtime.channel, shutdown.clone()),
-        );
-        let proxy = knarr_proxy::Config::new(&name, vec![address], &options.cluster_cidr);
-        let (shared, stop) = (informers.clone(), shutdown.clone());
-        parts.start("service proxy", async move {
-            knarr_proxy::run_with(&shared, proxy, stop).await
-        });
-        let dns_endpoint = SocketAddr::from((runtime.gateway, 53));
         let dns = knarr_dns::Config {
             listen: vec![dns_endpoint],
             domain: options.cluster_domain.clone(),
@@ -253,6 +259,20 @@ impl Node {
         };
         parts.start("DNS server", knarr_dns::run(informers.clone(), dns, shutdown.clone()));
         parts.start("DNS service", knarr_dns::ensure_service(client.clone(), dns_address, dns_endpoint));
+        let address = SocketAddr::from((address, options.listen.port()));
+        let (own, open) = (name.clone(), membership::open(
+            client.clone(),
+            format!("https://{address}"),
+            certs.ca.clone(),
+            settings,
+            options.token.clone(),
+        ));
+        let nodes = informers.get::<NodeObject>();
+        parts.start("membership", async move {
+            // The first pod range is this node's.
+            until(&nodes, |nodes| nodes.get("", &own).is_some()).await;
+            open.await
+        });
         Ok(Node {
             name,
             server,
@@ -260,6 +280,46 @@ impl Node {
             informers,
             decisions,
             api: Mutex::new(Some(api)),
+            tasks: parts.tasks,
+            failures: tokio::sync::Mutex::new(failures),
+        })
+    }
+
+    /// Joins a cluster and starts all parts of a node without a control plane.
+    ///
+    /// # Errors
+    /// If it cannot join or a part cannot start.
+    pub async fn join(
+        layout: &Layout,
+        options: &AgentOptions,
+        shutdown: &CancellationToken,
+        step: Step<'_>,
+    ) -> Result<Self> {
+        let name = options.node_name.clone().unwrap_or_else(preflight::node_name);
+        let address = options.node_ip.unwrap_or_else(preflight::node_address);
+        let member = join::join(layout, &name, address, options.invitation().as_ref()).await?;
+        step(&format!("joined the cluster at {}", member.server));
+        let (parts, failures) = Parts::new();
+        let informers = Informers::with_cancel(member.client.clone(), shutdown.clone());
+        let worker = Worker {
+            layout,
+            name: &name,
+            address,
+            settings: &member.settings,
+            pod_cidr: &member.pod_cidr,
+            manifests: options.manifests.clone(),
+            kubelet: member.client.clone(),
+            informers: &informers,
+        };
+        worker.start(&parts, shutdown).await?;
+        step("the container runtime is ready");
+        Ok(Node {
+            name,
+            server: member.server,
+            client: member.client,
+            informers,
+            decisions: Decisions::default(),
+            api: Mutex::new(None),
             tasks: parts.tasks,
             failures: tokio::sync::Mutex::new(failures),
         })
@@ -276,15 +336,8 @@ impl Node {
     /// # Errors
     /// If it does not become so in a minute.
     pub async fn wait_ready(&self) -> Result<()> {
-        let changed = Arc::new(Notify::new());
-        let bell = changed.clone();
         let nodes = self.informers.get::<NodeObject>();
-        nodes.on_event(move |_| bell.notify_one());
-        let wait = async {
-            while !self.is_ready() {
-                changed.notified().await;
-            }
-        };
+        let wait = until(&nodes, |_| self.is_ready());
         if tokio::time::timeout(PATIENCE, wait).await.is_err() {
             bail!("node {} does not become Ready; see `kubectl describe node {0}`", self.name);
         }
@@ -324,12 +377,17 @@ fn ready(node: &NodeObject) -> bool {
     conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
-fn network(layout: &Layout, options: &Options) -> knarr_network::Config {
-    let mut config = knarr_network::Config::new(layout.data_dir.join("network"));
-    config.pod_cidr = options.pod_cidr.clone();
-    config.cluster_cidr = options.cluster_cidr.clone();
-    config.service_cidr = Some(options.service_cidr.clone());
-    config
+/// Waits until something holds of a cache.
+async fn until<K: knarr_runner::Kind>(
+    cache: &Arc<knarr_runner::Cache<K>>,
+    holds: impl Fn(&knarr_runner::Cache<K>) -> bool,
+) {
+    let changed = Arc::new(Notify::new());
+    let bell = changed.clone();
+    cache.on_event(move |_| bell.notify_one());
+    while !holds(cache) {
+        changed.notified().await;
+    }
 }
 
 /// Removes the pod network of a node that no longer runs.
@@ -341,30 +399,29 @@ pub fn remove_network(layout: &Layout) -> Result<()> {
     Bridge::remove_all(&config).context("cannot remove the pod network")
 }
 
-/// The built-in pod network, and the address of this node in it.
-async fn bridge(config: &knarr_network::Config) -> Result<(Arc<dyn Network>, std::net::Ipv4Addr)> {
+/// The built-in pod network.
+async fn bridge(config: &knarr_network::Config) -> Result<Arc<Bridge>> {
     let config = config.clone();
     let bridge = tokio::task::spawn_blocking(move || Bridge::open(config))
         .await?
         .context("cannot set up the pod network")?;
-    let bridge = Arc::new(bridge);
-    let gateway = bridge.gateway();
-    Ok((Arc::new(BridgeNetwork::new(bridge)), gateway))
+    Ok(Arc::new(bridge))
 }
 
 /// Layers 6 and 7 of a node.
 struct Runtime {
     cri: Arc<Cri>,
     channel: tonic::transport::Channel,
-    gateway: std::net::Ipv4Addr,
+    bridge: Arc<Bridge>,
 }
 
 impl Runtime {
     async fn open(layout: &Layout, network: &knarr_network::Config) -> Result<Self> {
-        let (network, gateway) = bridge(network).await?;
+        let bridge = bridge(network).await?;
+        let network = Arc::new(BridgeNetwork::new(bridge.clone()));
         let cri = Self::services(layout, network, BTreeMap::new()).await?;
         let channel = cri.connect_in_process().await?;
-        Ok(Runtime { cri, channel, gateway })
+        Ok(Runtime { cri, channel, bridge })
     }
 
     /// The services over a network, with the OCI runtimes that RuntimeClasses may name.

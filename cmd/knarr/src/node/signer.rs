@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use knarr_controllers::certificates::{CertificateSigner, Subject};
-use knarr_pki::{Request, Signer};
+use knarr_pki::{BootstrapToken, Request, Signer};
 
 struct Authority(Signer);
 
@@ -14,8 +14,8 @@ impl CertificateSigner for Authority {
         Ok(Subject {
             common_name: r.common_name,
             organizations: r.organizations,
-            dns_names: r.dns_names.len(),
-            addresses: r.addresses.len(),
+            dns_names: r.dns_names,
+            addresses: r.addresses,
             other_names: r.other_names,
         })
     }
@@ -33,4 +33,9 @@ impl CertificateSigner for Authority {
 pub fn from(certificate: &str, key: &str) -> Result<Arc<dyn CertificateSigner>> {
     let signer = Signer::new(certificate, key).context("the cluster's authority cannot sign")?;
     Ok(Arc::new(Authority(signer)))
+}
+
+/// The signature of a text by a bootstrap token.
+pub fn by_token(content: &str, id: &str, secret: &str) -> String {
+    BootstrapToken { id: id.to_owned(), secret: secret.to_owned() }.sign(content)
 }

@@ -1,7 +1,6 @@
 //! Layers 9 and 8: the objects, the scheduler's decision, the kubelet's view.
 
-use anyhow::{Context, Result};
-use kube::config::{KubeConfigOptions, Kubeconfig};
+use anyhow::Result;
 use serde_json::{Value, json};
 
 use crate::{
@@ -14,12 +13,7 @@ pub(super) struct Api(kube::Client);
 
 impl Api {
     pub(super) async fn connect(layout: &Layout) -> Result<Self> {
-        let path = layout.kubeconfig();
-        let file = Kubeconfig::read_from(&path)
-            .with_context(|| format!("there is no cluster in {}", layout.data_dir.display()))?;
-        let options = KubeConfigOptions::default();
-        let config = kube::Config::from_custom_kubeconfig(file, &options).await?;
-        Ok(Api(kube::Client::try_from(config)?))
+        Ok(Api(crate::client::administrator(layout).await?))
     }
 
     async fn read(&self, path: &str) -> Result<Value> {

@@ -5,7 +5,8 @@ use super::Subject;
 const CLIENT: &str = "kubernetes.io/kube-apiserver-client";
 /// Clients that are kubelets.
 pub const KUBELET_CLIENT: &str = "kubernetes.io/kube-apiserver-client-kubelet";
-const KUBELET_SERVING: &str = "kubernetes.io/kubelet-serving";
+/// Servers that are kubelets.
+pub const KUBELET_SERVING: &str = "kubernetes.io/kubelet-serving";
 const LEGACY: &str = "kubernetes.io/legacy-unknown";
 
 /// Whether this is one of them.
@@ -45,10 +46,10 @@ pub fn check(signer: &str, s: &Subject, usages: &[String]) -> Result<(), &'stati
         }
         KUBELET_CLIENT => {
             node(s)?;
-            if s.dns_names > 0 {
+            if !s.dns_names.is_empty() {
                 return Err("DNS subjectAltNames are not allowed");
             }
-            if s.addresses > 0 {
+            if !s.addresses.is_empty() {
                 return Err("IP subjectAltNames are not allowed");
             }
             if s.other_names > 0 {
@@ -62,7 +63,7 @@ pub fn check(signer: &str, s: &Subject, usages: &[String]) -> Result<(), &'stati
         }
         KUBELET_SERVING => {
             node(s)?;
-            if s.dns_names + s.addresses == 0 {
+            if s.dns_names.is_empty() && s.addresses.is_empty() {
                 return Err("DNS or IP subjectAltName is required");
             }
             if s.other_names > 0 {
@@ -101,7 +102,7 @@ mod tests {
             check(KUBELET_SERVING, &s, &serving),
             Err("DNS or IP subjectAltName is required")
         );
-        s.addresses = 1;
+        s.addresses = vec![[10, 0, 0, 1].into()];
         assert_eq!(check(KUBELET_SERVING, &s, &serving), Ok(()));
         assert!(check(KUBELET_CLIENT, &s, &client).is_err());
         s.organizations.push("system:masters".into());
