@@ -9,7 +9,7 @@ static busybox, and the system call profile of Debian's golang-github-containers
 """
 import ctypes, json, os, shutil, statistics, subprocess, sys, tempfile
 
-from conformance import CGROUP, Box, clean_cgroups
+from box import CGROUP, Box, clean_cgroups
 
 PROFILE = "/usr/share/containers/seccomp.json"
 HERE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "bench")

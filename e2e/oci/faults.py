@@ -10,7 +10,7 @@ only each Nth call is tried. Needs root and strace.
 """
 import os, shutil, subprocess, sys, tempfile, time
 
-from conformance import CGROUP, Box
+from box import CGROUP, Box
 
 # What a failure is made of: the calls that make, join, move or tell something.
 CALLS = ["clone3", "openat", "openat2", "mkdir", "mkdirat", "mknodat", "symlinkat", "write", "sendmsg", "recvmsg", "socket",

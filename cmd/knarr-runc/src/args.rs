@@ -61,6 +61,7 @@ pub const COMMANDS: &[(&str, &[Flag])] = &[
         "exec",
         &[
             ("console-socket", true),
+            ("pidfd-socket", true),
             ("cwd", true),
             ("env,e", true),
             ("tty,t", false),

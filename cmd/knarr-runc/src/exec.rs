@@ -7,7 +7,7 @@ use knarr_oci::{ExecOptions, Stdio};
 use knarr_sys::{process, signal};
 
 use crate::args::Problem;
-use crate::run::{FORWARDED, Relay, preserved, send_console, supervise};
+use crate::run::{FORWARDED, Relay, preserved, send_console, send_pidfd, supervise};
 use crate::{Call, Done};
 
 /// runc leaves with this when the process could not be run.
@@ -51,12 +51,11 @@ fn exec_inner(call: &Call) -> Done {
         },
         pid_file: p.value("pid-file").map(PathBuf::from),
         preserve_fds: preserved(call)?.0,
-        cgroup: p
-            .value("cgroup")
-            .map(|c| c.rsplit(':').next().unwrap_or(c).to_string()),
+        cgroup: p.value("cgroup").map(str::to_string),
         ignore_paused: p.has("ignore-paused"),
     };
     let started = call.runtime.exec(id, process, options)?;
+    send_pidfd(call, &started.pidfd)?;
     let relay = match (started.console, &signals) {
         (Some(master), Some(_)) => Some(Relay::new(master)?),
         (Some(master), None) => {

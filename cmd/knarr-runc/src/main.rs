@@ -6,6 +6,7 @@ mod exec;
 mod features;
 mod help;
 mod log;
+mod notify;
 mod run;
 mod show;
 mod spec;
@@ -26,6 +27,8 @@ pub struct Call {
     pub root: String,
     /// `--systemd-cgroup`.
     pub systemd_cgroup: bool,
+    /// `--rootless`: unset for `auto`.
+    pub rootless: Option<bool>,
     /// The command's own flags and arguments.
     pub parsed: Parsed,
 }
@@ -107,6 +110,16 @@ fn dispatch(arguments: &[String], log: &mut Log) -> Done {
         runtime: Runtime::new(&root),
         root,
         systemd_cgroup: global.has("systemd-cgroup"),
+        rootless: match global.value("rootless") {
+            None | Some("auto") => None,
+            Some("true") => Some(true),
+            Some("false") => Some(false),
+            Some(other) => {
+                return Err(Problem::new(format!(
+                    "invalid value {other:?} for flag -rootless: true, false or auto"
+                )));
+            }
+        },
         parsed,
     };
     match *name {
@@ -142,10 +155,10 @@ fn dispatch(arguments: &[String], log: &mut Log) -> Done {
 
 /// As runc: `/run/runc` for root, else below the user's run folder.
 fn default_root() -> String {
-    if knarr_sys::process::geteuid() != 0 {
-        if let Ok(folder) = std::env::var("XDG_RUNTIME_DIR") {
-            return format!("{folder}/runc");
-        }
+    if knarr_sys::process::geteuid() != 0
+        && let Ok(folder) = std::env::var("XDG_RUNTIME_DIR")
+    {
+        return format!("{folder}/runc");
     }
     "/run/runc".into()
 }

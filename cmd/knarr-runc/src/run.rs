@@ -9,7 +9,7 @@ use knarr_sys::process::{self, Exit};
 use knarr_sys::{fs, signal};
 
 use crate::args::Problem;
-use crate::{Call, Done};
+use crate::{Call, Done, notify};
 
 mod console;
 pub use console::{Relay, send_console};
@@ -41,7 +41,7 @@ fn read_spec(bundle: &std::path::Path) -> Result<Box<Spec>, Problem> {
     let path = bundle.join("config.json");
     let text = std::fs::read(&path).map_err(|e| {
         if e.kind() == std::io::ErrorKind::NotFound {
-            Problem::new("JSON specification file config.json not found")
+            Problem::new(format!("JSON specification file {path:?} not found"))
         } else {
             Problem::new(format!("read {path:?}: {e}"))
         }
@@ -53,8 +53,14 @@ fn wants_terminal(spec: &Spec) -> bool {
     spec.process.as_ref().is_some_and(|p| p.terminal)
 }
 
-fn request(call: &Call, spec: Box<Spec>) -> Result<CreateRequest, Problem> {
+fn request(call: &Call, mut spec: Box<Spec>) -> Result<CreateRequest, Problem> {
     let p = &call.parsed;
+    let (preserve_fds, listen) = preserved(call)?;
+    if let (1.., Some(process)) = (listen, &mut spec.process) {
+        // The program is number 1 of its container.
+        process.env.push(format!("LISTEN_FDS={listen}"));
+        process.env.push("LISTEN_PID=1".into());
+    }
     Ok(CreateRequest {
         id: call.id()?.to_string(),
         bundle: bundle(call),
@@ -65,7 +71,9 @@ fn request(call: &Call, spec: Box<Spec>) -> Result<CreateRequest, Problem> {
         },
         spec: Some(spec),
         pid_file: p.value("pid-file").map(PathBuf::from),
-        preserve_fds: preserved(call)?.0,
+        preserve_fds,
+        rootless: call.rootless,
+        notify: notify::wanted().is_some(),
         no_pivot: p.has("no-pivot"),
         no_new_keyring: p.has("no-new-keyring"),
         systemd_cgroup: call.systemd_cgroup,
@@ -93,17 +101,19 @@ pub fn create(call: &Call) -> Done {
     let socket = call.parsed.value("console-socket");
     check_console(wants_terminal(&spec), socket, true)?;
     let made = call.runtime.create(request(call, spec)?)?;
-    if let (Some(socket), Some(console)) = (socket, &made.console) {
-        if let Err(e) = send_console(socket, console) {
-            let _ = call.runtime.delete(call.id()?, true);
-            return Err(e);
-        }
+    let handed = match (socket, &made.console) {
+        (Some(socket), Some(console)) => send_console(socket, console),
+        _ => Ok(()),
+    };
+    if let Err(e) = handed.and_then(|()| send_pidfd(call, &made.pidfd)) {
+        let _ = call.runtime.delete(call.id()?, true);
+        return Err(e);
     }
-    send_pidfd(call, &made.pidfd)?;
     Ok(0)
 }
 
-fn send_pidfd(call: &Call, pidfd: &OwnedFd) -> Result<(), Problem> {
+/// Hands the process over to whoever asked for it.
+pub fn send_pidfd(call: &Call, pidfd: &OwnedFd) -> Result<(), Problem> {
     match call.parsed.value("pidfd-socket") {
         Some(socket) => send_console(socket, pidfd),
         None => Ok(()),
@@ -140,12 +150,20 @@ pub fn run(call: &Call) -> Done {
         (Some(_), Some(master)) => Some(Relay::new(master).map_err(gone)?),
         _ => None,
     };
+    let notify = notify::Relay::bind(&call.root, &id).map_err(gone)?;
     call.runtime
         .start(&id)
         .map_err(|e| gone(Problem::from(e)))?;
     let Some(signals) = signals else {
+        if let Some(notify) = notify {
+            notify.pass_on(made.pid, made.pid);
+        }
         return Ok(0);
     };
+    if let Some(notify) = notify {
+        let (container, own) = (made.pid, process::getpid());
+        std::thread::spawn(move || notify.pass_on(container, own));
+    }
     let exit = supervise(made.pid, &signals, relay)?;
     if !keep {
         call.runtime.delete(&id, true)?;
@@ -201,7 +219,13 @@ pub fn supervise(pid: i32, signals: &OwnedFd, mut relay: Option<Relay>) -> Resul
 
 /// `start`.
 pub fn start(call: &Call) -> Done {
-    call.runtime.start(call.id()?)?;
+    let id = call.id()?;
+    let notify = notify::Relay::bind(&call.root, id)?;
+    call.runtime.start(id)?;
+    if let Some(notify) = notify {
+        let pid = call.runtime.state(id)?.pid;
+        notify.pass_on(pid, pid);
+    }
     Ok(0)
 }
 

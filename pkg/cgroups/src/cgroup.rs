@@ -51,6 +51,31 @@ impl Dir {
             Err(other) => Err(other),
         }
     }
+    /// Makes the folder; whether it was there already.
+    fn make(&self, mode: Mode) -> Result<bool, Error> {
+        let io = |source| Error::Io {
+            action: "create",
+            path: self.path.clone(),
+            source,
+        };
+        let existed = match fs::create_dir(&self.path) {
+            Ok(()) => false,
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => true,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                fs::create_dir_all(&self.path).map_err(io)?;
+                false
+            }
+            Err(e) => return Err(io(e)),
+        };
+        if self.controllers.split(',').any(|c| c == "cpuset") {
+            fill_cpuset(&self.mount, &self.path)?;
+        }
+        // In a hybrid the controllers are version 1's; the version 2 tree stays bare.
+        if self.is_v2() && mode == Mode::V2 {
+            delegate(&self.mount, &self.path);
+        }
+        Ok(existed)
+    }
     /// Opens a file that takes several values, one after the other.
     pub(crate) fn open(&self, file: &str) -> Result<Setting, Error> {
         let path = self.path.join(file);
@@ -201,33 +226,34 @@ impl Cgroup {
     /// # Errors
     /// [`Error::Io`].
     pub fn make(&self) -> Result<bool, Error> {
+        let mode = self.mode();
         let mut existed = false;
         for dir in &self.dirs {
-            match fs::create_dir(&dir.path) {
-                Ok(()) => {}
-                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => existed = true,
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                    fs::create_dir_all(&dir.path).map_err(|source| Error::Io {
-                        action: "create",
-                        path: dir.path.clone(),
-                        source,
-                    })?;
+            existed |= dir.make(mode)?;
+        }
+        Ok(existed)
+    }
+
+    /// As [`Cgroup::make`], but does without the hierarchies in which the caller may not make
+    /// any. A limit that needs one of them fails later, by name.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn make_where_allowed(&mut self) -> Result<bool, Error> {
+        use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem};
+        let mode = self.mode();
+        let mut existed = false;
+        for dir in std::mem::take(&mut self.dirs) {
+            match dir.make(mode) {
+                Ok(one) => existed |= one,
+                Err(Error::Io { source, .. })
+                    if matches!(source.kind(), PermissionDenied | ReadOnlyFilesystem) =>
+                {
+                    continue;
                 }
-                Err(source) => {
-                    return Err(Error::Io {
-                        action: "create",
-                        path: dir.path.clone(),
-                        source,
-                    });
-                }
+                Err(e) => return Err(e),
             }
-            if dir.controllers.split(',').any(|c| c == "cpuset") {
-                fill_cpuset(&dir.mount, &dir.path)?;
-            }
-            // In a hybrid the controllers are version 1's; the version 2 tree stays bare.
-            if dir.is_v2() && self.mode() == Mode::V2 {
-                delegate(&dir.mount, &dir.path);
-            }
+            self.dirs.push(dir);
         }
         Ok(existed)
     }
@@ -285,6 +311,24 @@ impl Cgroup {
         Self {
             dirs: dirs.collect(),
         }
+    }
+
+    /// The same cgroup, but in the hierarchies of these controllers (comma-separated; empty: all)
+    /// the one of this name below.
+    pub fn child_in(&self, controllers: &str, name: &str) -> Self {
+        let mut below = self.child(name);
+        let chosen = |d: &Dir| {
+            controllers.is_empty()
+                || controllers
+                    .split(',')
+                    .any(|c| d.controllers.split(',').any(|own| own == c))
+        };
+        for (to, from) in below.dirs.iter_mut().zip(&self.dirs) {
+            if !chosen(from) {
+                to.path.clone_from(&from.path);
+            }
+        }
+        below
     }
 
     /// Opens what a process needs to put itself in.

@@ -53,6 +53,12 @@ pub struct CreateRequest {
     pub no_pivot: bool,
     /// Keep the caller's session keyring instead of a new one.
     pub no_new_keyring: bool,
+    /// Do without the cgroups that the caller may not make; unset: when the caller is not root of
+    /// the machine.
+    pub rootless: Option<bool>,
+    /// Give the container a folder for a notification socket, `<root>/<id>/notify`, in which
+    /// whoever starts it may listen.
+    pub notify: bool,
     /// Place the container's cgroup with systemd's naming (`slice:prefix:name`).
     pub systemd_cgroup: bool,
 }

@@ -268,9 +268,33 @@ spec! {
         /// Clock offsets.
         time_offsets: BTreeMap<String, TimeOffset> = "timeOffsets",
         /// Intel RDT.
-        intel_rdt: Option<serde_json::Value> = "intelRdt",
+        intel_rdt: Option<IntelRdt> = "intelRdt",
         /// NUMA memory policy.
-        memory_policy: Option<serde_json::Value> = "memoryPolicy",
+        memory_policy: Option<MemoryPolicy> = "memoryPolicy",
+    }
+
+    /// Shares of cache and memory bandwidth.
+    IntelRdt {
+        /// The class of service; empty: the container's own.
+        clos_id: String = "closID",
+        /// Lines for `schemata`.
+        schemata: Vec<String> = "schemata",
+        /// A line for the cache.
+        l3_cache_schema: String = "l3CacheSchema",
+        /// A line for the memory bandwidth.
+        mem_bw_schema: String = "memBwSchema",
+        /// Whether it is monitored by itself.
+        enable_monitoring: bool = "enableMonitoring",
+    }
+
+    /// On which memory nodes memory is taken.
+    MemoryPolicy {
+        /// `MPOL_…`.
+        mode: String = "mode",
+        /// A list such as `0-1,3`.
+        nodes: String = "nodes",
+        /// `MPOL_F_…`.
+        flags: Vec<String> = "flags",
     }
 
     /// A namespace.

@@ -15,7 +15,7 @@ use crate::init::{self, Context, Streams};
 use crate::plan::{self, Options, Plan};
 use crate::protocol::{self, Message};
 use crate::state::{self, Record};
-use crate::{hooks, seccomp_agent};
+use crate::{hooks, netdev, rdt, seccomp_agent};
 
 /// Undoes a half-made container when dropped.
 struct Rollback {
@@ -23,6 +23,7 @@ struct Rollback {
     cgroup: Option<Cgroup>,
     pids: Vec<i32>,
     pid_file: Option<PathBuf>,
+    rdt: Vec<PathBuf>,
 }
 
 impl Rollback {
@@ -31,6 +32,7 @@ impl Rollback {
         self.cgroup = None;
         self.pids.clear();
         self.pid_file = None;
+        self.rdt.clear();
     }
 }
 
@@ -46,6 +48,7 @@ impl Drop for Rollback {
             }
             let _ = cgroup.remove();
         }
+        rdt::remove(&self.rdt);
         if let Some(file) = self.pid_file.take() {
             let _ = fs::remove_file(file);
         }
@@ -60,6 +63,29 @@ pub(crate) fn read_spec(bundle: &Path) -> Result<Spec, Error> {
     let path = bundle.join("config.json");
     let text = fs::read(&path).map_err(|e| Error::os(format!("read {path:?}"), e))?;
     serde_json::from_slice(&text).map_err(|e| Error::config("config.json", e.to_string()))
+}
+
+/// The folder of the notification socket, in the container's own.
+const NOTIFY: &str = "notify";
+
+/// Lets the container see the folder of its notification socket, and tells it where that is.
+fn notify_socket(spec: &mut Spec, folder: &Path) -> Result<(), Error> {
+    let own = std::path::absolute(folder.join(NOTIFY))
+        .map_err(|e| Error::os(format!("path {folder:?}"), e))?;
+    spec.mounts.push(crate::config::Mount {
+        destination: "/run/notify".into(),
+        kind: "bind".into(),
+        source: own.to_string_lossy().into_owned(),
+        options: ["bind", "nosuid", "noexec", "nodev", "ro"]
+            .map(String::from)
+            .to_vec(),
+        ..crate::config::Mount::default()
+    });
+    if let Some(process) = &mut spec.process {
+        let socket = "NOTIFY_SOCKET=/run/notify/notify.sock";
+        process.env.push(socket.into());
+    }
+    Ok(())
 }
 
 /// The caller goes on in the child, so there must be nothing else in it.
@@ -112,10 +138,13 @@ impl Runtime {
         state::check_id(&req.id)?;
         let bundle = fs::canonicalize(&req.bundle)
             .map_err(|e| Error::os(format!("bundle {:?}", req.bundle), e))?;
-        let spec = match req.spec.take() {
+        let mut spec = match req.spec.take() {
             Some(spec) => *spec,
             None => read_spec(&bundle)?,
         };
+        if req.notify {
+            notify_socket(&mut spec, &self.folder(&req.id))?;
+        }
         let options = Options {
             id: &req.id,
             bundle: &bundle,
@@ -132,8 +161,13 @@ impl Runtime {
             cgroup: None,
             pids: Vec::new(),
             pid_file: None,
+            rdt: Vec::new(),
         };
-        let cgroup = Cgroup::open(&plan.cgroup)?;
+        if req.notify {
+            let path = folder.join(NOTIFY);
+            fs::create_dir(&path).map_err(|e| Error::os(format!("make {path:?}"), e))?;
+        }
+        let mut cgroup = Cgroup::open(&plan.cgroup)?;
         let mut record = Record {
             id: req.id.clone(),
             pid: 0,
@@ -145,12 +179,21 @@ impl Runtime {
             cgroup: cgroup.clone(),
             namespaces: plan.namespaces.all(),
             own_pids: plan.namespaces.new & ns::PID != 0,
+            rdt: Vec::new(),
             config: spec,
         };
         // What a killed creator leaves can then be found and removed.
         self.save(&record)?;
         rollback.cgroup = Some(cgroup.clone());
-        if cgroup.make()? && cgroup.is_populated() {
+        let existed = if req.rootless.unwrap_or_else(process::is_rootless) {
+            let existed = cgroup.make_where_allowed()?;
+            record.cgroup = cgroup.clone();
+            rollback.cgroup = Some(cgroup.clone());
+            existed
+        } else {
+            cgroup.make()?
+        };
+        if existed && cgroup.is_populated() {
             // Somebody else's.
             rollback.cgroup = None;
             return Err(Error::config(
@@ -159,6 +202,10 @@ impl Runtime {
             ));
         }
         cgroup.update(&plan.resources)?;
+        if let Some(class) = &plan.rdt {
+            record.rdt = class.make()?;
+            rollback.rdt.clone_from(&record.rdt);
+        }
         let created = self.spawn(&plan, req, &mut record, &cgroup, &folder, &mut rollback)?;
         rollback.disarm();
         Ok(created)
@@ -192,6 +239,8 @@ impl Runtime {
             cgroup: unified.as_ref().map(AsFd::as_fd),
         };
         let streams = streams(req.stdio)?;
+        let devices = netdev::look_up(&plan.net_devices)
+            .map_err(|(name, e)| Error::os(format!("network device {name:?}"), e))?;
         let premade = init::attach::id_mapped_sources(plan, &record.bundle)
             .map_err(|(target, e)| Error::os(format!("id-mapped mount at {target:?}"), e))?;
         let (mut pid, mut pidfd) = match process::clone_process(&args).map_err(os("clone"))? {
@@ -202,9 +251,11 @@ impl Runtime {
                     plan,
                     channel: theirs,
                     listener,
+                    cgroup,
                     join,
                     streams,
                     premade,
+                    devices,
                     preserve: req.preserve_fds,
                     no_pivot: req.no_pivot,
                     no_new_keyring: req.no_new_keyring,
@@ -229,6 +280,17 @@ impl Runtime {
             pidfd = process::pidfd_open(pid).map_err(os("open pidfd"))?;
         }
         prepare(pid, plan)?;
+        if let Some(class) = &plan.rdt {
+            class.add(pid)?;
+        }
+        if !devices.is_empty() {
+            let namespace = sysfs::open(format!("/proc/{pid}/ns/net"), sysfs::O_RDONLY)
+                .map_err(os("open network namespace"))?;
+            for d in &devices {
+                netdev::send_away(d, &namespace)
+                    .map_err(|e| Error::os(format!("move network device {:?}", d.host), e))?;
+            }
+        }
         record.pid = pid;
         record.start_ticks = state::proc_stat(pid).map_or(0, |s| s.start_ticks);
         protocol::send(channel.as_fd(), &Message::Proceed, None).map_err(os("tell init"))?;
@@ -280,12 +342,46 @@ fn write_maps(pid: i32, uid: &str, gid: &str) -> Result<(), Error> {
         fs::write(format!("/proc/{pid}/{file}"), text)
             .map_err(|e| Error::os(format!("write {file}"), e))
     };
-    if process::geteuid() != 0 {
+    if process::geteuid() == 0 {
+        write("uid_map", uid)?;
+        return write("gid_map", gid);
+    }
+    // The kernel lets an ordinary user map one id, its own; helpers with more power map what
+    // /etc/subuid and /etc/subgid allow.
+    let own = |map: &str, id: u32| {
+        let words: Vec<&str> = map.split_whitespace().collect();
+        matches!(words.as_slice(), [_, host, "1"] if *host == id.to_string())
+    };
+    if own(uid, process::geteuid()) {
+        write("uid_map", uid)?;
+    } else {
+        run_mapper("newuidmap", pid, uid)?;
+    }
+    if own(gid, process::getegid()) {
         // Without privilege the kernel takes a group map only where setgroups is off.
         write("setgroups", "deny")?;
+        write("gid_map", gid)
+    } else {
+        run_mapper("newgidmap", pid, gid)
     }
-    write("uid_map", uid)?;
-    write("gid_map", gid)
+}
+
+/// Has a helper write a map.
+fn run_mapper(program: &'static str, pid: i32, map: &str) -> Result<(), Error> {
+    let output = std::process::Command::new(program)
+        .arg(pid.to_string())
+        .args(map.split_whitespace())
+        .stdin(std::process::Stdio::null())
+        .output()
+        .map_err(|e| Error::os(program, e))?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    Err(Error::os(
+        program,
+        std::io::Error::other(said.trim().replace('\n', "; ")),
+    ))
 }
 
 /// Sets the score; a value below the present one that we may not set becomes the present one.

@@ -70,12 +70,14 @@ impl Runtime {
                 status: Status::Stopped,
             });
         }
-        let cgroup = match options.cgroup.as_deref().map(|c| c.trim_matches('/')) {
-            None | Some("") => record.cgroup.clone(),
-            Some(below) if below.split('/').any(|p| p == "..") => {
+        let wanted = options.cgroup.as_deref().unwrap_or_default();
+        let (controllers, below) = wanted.split_once(':').unwrap_or(("", wanted));
+        let cgroup = match below.trim_matches('/') {
+            "" => record.cgroup.clone(),
+            below if below.split('/').any(|p| p == "..") => {
                 return Err(Error::config("cgroup", "must not contain \"..\""));
             }
-            Some(below) => record.cgroup.child(below),
+            below => record.cgroup.child_in(controllers, below),
         };
         spawn(&record, &plan, target, &cgroup, options)
     }
@@ -90,7 +92,7 @@ pub struct ExecOptions {
     pub pid_file: Option<PathBuf>,
     /// Extra descriptors the process inherits, numbered from 3 on in this order.
     pub preserve_fds: Vec<OwnedFd>,
-    /// A cgroup below the container's own to run in.
+    /// A cgroup below the container's own to run in: `[controller[,controller]:]path`.
     pub cgroup: Option<String>,
     /// Run in a paused container (the process freezes with it).
     pub ignore_paused: bool,

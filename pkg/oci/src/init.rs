@@ -12,11 +12,12 @@ pub mod terminal;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use knarr_cgroups::JoinFds;
+use knarr_cgroups::{Cgroup, JoinFds};
 use knarr_sys::process::{self, CloneArgs, Cloned, ns};
 use knarr_sys::{Errno, fs, net};
 
 use crate::hooks;
+use crate::netdev::{self, NetDevice};
 use crate::plan::{Plan, Step};
 use crate::protocol::{self, Message};
 
@@ -103,6 +104,8 @@ pub struct Context<'a> {
     pub channel: OwnedFd,
     /// Where `start` connects.
     pub listener: OwnedFd,
+    /// The container's cgroup, as the parent sees it.
+    pub cgroup: &'a Cgroup,
     /// How to get into the cgroup.
     pub join: JoinFds,
     /// The standard streams.
@@ -111,6 +114,8 @@ pub struct Context<'a> {
     pub preserve: Vec<OwnedFd>,
     /// Mount sources that the parent has opened.
     pub premade: Vec<Option<OwnedFd>>,
+    /// Network devices that the parent moves in.
+    pub devices: Vec<NetDevice>,
     /// Do not use `pivot_root`.
     pub no_pivot: bool,
     /// Keep the session keyring.
@@ -149,7 +154,11 @@ pub enum Never {}
 
 fn enter(mut c: Context<'_>) -> Result<Never, Failure> {
     let plan = c.plan;
-    let _ = process::set_dumpable(false);
+    // A parent without privilege must still be able to write our maps: nobody of the container is
+    // there yet, and `become_root` makes up for it.
+    if plan.id_maps.is_none() || process::geteuid() == 0 {
+        let _ = process::set_dumpable(false);
+    }
     // A caller's signal settings are not the container's.
     knarr_sys::signal::reset_all();
     let _ = process::set_name(c"knarr:[init]");
@@ -234,7 +243,13 @@ fn set_up(c: &mut Context<'_>) -> Result<Never, Failure> {
     let own_mounts = spaces.new & ns::MOUNT != 0;
     // The host's procfs, which no container can have tampered with.
     let proc = fs::open("/proc", fs::O_PATH | fs::O_DIRECTORY).during("open /proc")?;
-    let mut tree = rootfs::Rootfs::new(plan, c.bundle, proc, std::mem::take(&mut c.premade));
+    let mut tree = rootfs::Rootfs::new(
+        plan,
+        c.bundle,
+        c.cgroup,
+        proc,
+        std::mem::take(&mut c.premade),
+    );
     if own_mounts {
         // Sources are opened while we still have the caller's user id.
         tree.prepare()?;
@@ -260,6 +275,9 @@ fn set_up(c: &mut Context<'_>) -> Result<Never, Failure> {
             .any(|s| matches!(s, Step::TimeOffsets(_)))
     {
         process::unshare(ns::TIME).during("unshare time namespace")?;
+    }
+    for device in &c.devices {
+        netdev::settle(device).during(format!("set up network device {:?}", device.name))?;
     }
     if own_mounts {
         tree.make_cwd(&plan.process.cwd)?;

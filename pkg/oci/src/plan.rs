@@ -1,16 +1,19 @@
 //! From a configuration to an ordered list of typed steps. Nothing is touched here.
 
+mod cgroup;
+mod devices;
 mod mounts;
 mod process;
+mod sysctl;
 
 use std::path::{Path, PathBuf};
 
-use knarr_cgroups::{DeviceRule, Resources};
+use knarr_cgroups::Resources;
 use knarr_sys::process::ns;
 
-use crate::config::{Device, Hooks, IdMapping, Linux, Spec};
+use crate::config::{Hooks, IdMapping, Linux, Spec};
 use crate::error::Error;
-use crate::seccomp;
+use crate::{rdt, seccomp};
 
 pub use mounts::{MountPlan, MountSource, Propagation, option_names};
 pub use process::ProcessPlan;
@@ -34,6 +37,10 @@ pub struct Plan {
     pub inside: Vec<Step>,
     /// The program.
     pub process: ProcessPlan,
+    /// Shares of cache and memory bandwidth.
+    pub(crate) rdt: Option<rdt::Class>,
+    /// Network devices to move in: name on the host and in the container.
+    pub net_devices: Vec<(String, String)>,
     /// Hooks.
     pub hooks: Hooks,
 }
@@ -178,10 +185,6 @@ pub struct Options<'a> {
     pub terminal: bool,
 }
 
-const S_IFCHR: u32 = 0o020_000;
-const S_IFBLK: u32 = 0o060_000;
-const S_IFIFO: u32 = 0o010_000;
-
 /// Checks the whole configuration and makes the plan.
 ///
 /// # Errors
@@ -225,12 +228,17 @@ pub fn build(spec: &Spec, opt: Options<'_>) -> Result<Plan, Error> {
     };
     let process = ProcessPlan::build(process, &spec.linux, seccomp, in_userns)?;
     let mut plan = Plan {
-        cgroup: cgroup_path(&spec.linux.cgroups_path, opt)?,
-        resources: resources(&spec.linux),
+        cgroup: cgroup::path(&spec.linux.cgroups_path, opt)?,
+        resources: devices::resources(&spec.linux),
         rootfs,
         outside: Vec::new(),
         inside: Vec::new(),
         process,
+        rdt: match &spec.linux.intel_rdt {
+            Some(r) => Some(rdt::Class::plan(r, opt.id, Path::new(rdt::MOUNT))?),
+            None => None,
+        },
+        net_devices: net_devices(&spec.linux, &namespaces)?,
         hooks: spec.hooks.clone(),
         id_maps,
         namespaces,
@@ -291,7 +299,7 @@ fn steps(plan: &mut Plan, spec: &Spec, readonly: bool) -> Result<(), Error> {
             .iter()
             .any(|m| m.destination.trim_end_matches('/') == "/dev");
         if own_dev || no_dev_mount {
-            devices(plan, &linux.devices, in_userns)?;
+            devices::nodes(plan, &linux.devices, in_userns)?;
             plan.outside.push(Step::Ptmx);
             for (target, path) in [
                 ("/proc/self/fd", "/dev/fd"),
@@ -325,7 +333,8 @@ fn steps(plan: &mut Plan, spec: &Spec, readonly: bool) -> Result<(), Error> {
         plan.inside.push(Step::Domainname(spec.domainname.clone()));
     }
     for (key, value) in &linux.sysctl {
-        plan.inside.push(sysctl(key, value, &plan.namespaces)?);
+        plan.inside
+            .push(sysctl::step(key, value, &plan.namespaces)?);
     }
     for path in &linux.readonly_paths {
         check_absolute("linux.readonlyPaths", path)?;
@@ -409,6 +418,35 @@ fn namespaces(linux: &Linux) -> Result<Namespaces, Error> {
     Ok(out)
 }
 
+fn net_devices(linux: &Linux, own: &Namespaces) -> Result<Vec<(String, String)>, Error> {
+    if !linux.net_devices.is_empty() && !own.has(ns::NET) {
+        return Err(Error::config(
+            "linux.netDevices",
+            "needs a network namespace",
+        ));
+    }
+    let valid = |name: &str| {
+        let odd = |c: char| c == '/' || c == ':' || c.is_whitespace() || c.is_control();
+        !matches!(name, "" | "." | "..") && name.len() < 16 && !name.contains(odd)
+    };
+    let mut devices: Vec<(String, String)> = Vec::new();
+    for (host, device) in &linux.net_devices {
+        let field = format!("linux.netDevices[{host:?}]");
+        let name = match device.name.as_str() {
+            "" => host,
+            other => other,
+        };
+        if !valid(host) || !valid(name) {
+            return Err(Error::config(field, "is not a name of a network device"));
+        }
+        if devices.iter().any(|(_, taken)| taken == name) {
+            return Err(Error::config(field, format!("{name:?} is there twice")));
+        }
+        devices.push((host.clone(), name.to_string()));
+    }
+    Ok(devices)
+}
+
 fn id_maps(linux: &Linux, namespaces: &Namespaces) -> Result<Option<IdMaps>, Error> {
     if namespaces.new & ns::USER == 0 {
         let given = !linux.uid_mappings.is_empty() || !linux.gid_mappings.is_empty();
@@ -440,225 +478,6 @@ fn id_maps(linux: &Linux, namespaces: &Namespaces) -> Result<Option<IdMaps>, Err
         uid: lines("linux.uidMappings", &linux.uid_mappings)?,
         gid: lines("linux.gidMappings", &linux.gid_mappings)?,
     }))
-}
-
-fn cgroup_path(configured: &str, opt: Options<'_>) -> Result<String, Error> {
-    if configured.split('/').any(|p| p == "..") {
-        return Err(Error::config(
-            "linux.cgroupsPath",
-            "must not contain \"..\"",
-        ));
-    }
-    if opt.systemd_cgroup || is_systemd_form(configured) {
-        return systemd_path(configured, opt.id);
-    }
-    match configured {
-        "" => Ok(format!("/{}", opt.id)),
-        path => Ok(path.trim_end_matches('/').to_string()),
-    }
-}
-
-fn is_systemd_form(path: &str) -> bool {
-    !path.contains('/') && path.split(':').count() == 3
-}
-
-/// `slice:prefix:name` as the folder systemd would use.
-fn systemd_path(configured: &str, id: &str) -> Result<String, Error> {
-    let text = if configured.is_empty() {
-        format!(":knarr:{id}")
-    } else {
-        configured.to_string()
-    };
-    let parts: Vec<&str> = text.split(':').collect();
-    let [slice, prefix, name] = parts.as_slice() else {
-        return Err(Error::config(
-            "linux.cgroupsPath",
-            format!("expected \"slice:prefix:name\", got {configured:?}"),
-        ));
-    };
-    let slice = if slice.is_empty() {
-        "system.slice"
-    } else {
-        slice
-    };
-    let Some(stem) = slice.strip_suffix(".slice") else {
-        return Err(Error::config(
-            "linux.cgroupsPath",
-            format!("{slice:?} is not a slice"),
-        ));
-    };
-    let mut path = String::new();
-    if stem != "-" {
-        let mut so_far = String::new();
-        for part in stem.split('-') {
-            if part.is_empty() {
-                let cause = format!("{slice:?} is not a slice");
-                return Err(Error::config("linux.cgroupsPath", cause));
-            }
-            if !so_far.is_empty() {
-                so_far.push('-');
-            }
-            so_far.push_str(part);
-            path.push_str(&format!("/{so_far}.slice"));
-        }
-    }
-    if name.ends_with(".slice") {
-        return Ok(format!("{path}/{name}"));
-    }
-    let unit = if prefix.is_empty() {
-        format!("{name}.scope")
-    } else {
-        format!("{prefix}-{name}.scope")
-    };
-    Ok(format!("{path}/{unit}"))
-}
-
-/// The configured limits with the access to default devices that every container has.
-fn resources(linux: &Linux) -> Resources {
-    let mut r = linux.resources.clone();
-    if r.devices.is_empty() {
-        // No rule at all means: deny all but the default devices.
-        r.devices.push(DeviceRule {
-            allow: false,
-            kind: "a".into(),
-            access: "rwm".into(),
-            ..DeviceRule::default()
-        });
-    }
-    let mut allow = |kind: &str, major: Option<i64>, minor: Option<i64>, access: &str| {
-        r.devices.push(DeviceRule {
-            allow: true,
-            kind: kind.into(),
-            major,
-            minor,
-            access: access.into(),
-        });
-    };
-    // Any node may be made, but only these may be used.
-    allow("c", None, None, "m");
-    allow("b", None, None, "m");
-    for (major, minor) in [(1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 2)] {
-        allow("c", Some(major), Some(minor), "rwm");
-    }
-    allow("c", Some(136), None, "rwm");
-    r
-}
-
-fn devices(plan: &mut Plan, devices: &[Device], bind: bool) -> Result<(), Error> {
-    let node = |path: &str, minor: u32, major: u32| DevicePlan {
-        path: path.into(),
-        kind: S_IFCHR,
-        major,
-        minor,
-        mode: 0o666,
-        uid: 0,
-        gid: 0,
-        bind,
-    };
-    let defaults = [
-        node("/dev/null", 3, 1),
-        node("/dev/zero", 5, 1),
-        node("/dev/full", 7, 1),
-        node("/dev/random", 8, 1),
-        node("/dev/urandom", 9, 1),
-        node("/dev/tty", 0, 5),
-    ];
-    for d in defaults {
-        if !devices.iter().any(|c| c.path == d.path) {
-            plan.outside.push(Step::Device(d));
-        }
-    }
-    for (i, d) in devices.iter().enumerate() {
-        let field = format!("linux.devices[{i}]");
-        check_absolute(&format!("{field}.path"), &d.path)?;
-        if d.path == "/dev/ptmx" {
-            continue;
-        }
-        let kind = match d.kind.as_str() {
-            "c" | "u" => S_IFCHR,
-            "b" => S_IFBLK,
-            "p" => S_IFIFO,
-            other => {
-                let cause = format!("unknown type {other:?}");
-                return Err(Error::config(format!("{field}.type"), cause));
-            }
-        };
-        let number = |name: &str, n: i64| {
-            u32::try_from(n)
-                .map_err(|_| Error::config(format!("{field}.{name}"), format!("{n} is no number")))
-        };
-        plan.outside.push(Step::Device(DevicePlan {
-            path: d.path.clone(),
-            kind,
-            major: number("major", d.major)?,
-            minor: number("minor", d.minor)?,
-            mode: d.file_mode.unwrap_or(0o666) & 0o7777,
-            uid: d.uid.unwrap_or(0),
-            gid: d.gid.unwrap_or(0),
-            bind,
-        }));
-    }
-    Ok(())
-}
-
-/// A kernel setting, when it belongs to a namespace the container has for itself.
-fn sysctl(key: &str, value: &str, namespaces: &Namespaces) -> Result<Step, Error> {
-    let field = format!("linux.sysctl[{key:?}]");
-    // Both net.ipv4.x and net/ipv4/x are written; the first separator tells which is meant, and
-    // the other may then be part of a name (an interface such as eth0.1).
-    let slashed = match key.find(['.', '/']).and_then(|at| key.get(at..=at)) {
-        Some(".") => key
-            .chars()
-            .map(|c| match c {
-                '.' => '/',
-                '/' => '.',
-                c => c,
-            })
-            .collect(),
-        _ => key.to_string(),
-    };
-    if slashed
-        .split('/')
-        .any(|p| p.is_empty() || p == "." || p == "..")
-    {
-        return Err(Error::config(field, "is not a sysctl name"));
-    }
-    let needs = match slashed.as_str() {
-        "kernel/msgmax"
-        | "kernel/msgmnb"
-        | "kernel/msgmni"
-        | "kernel/sem"
-        | "kernel/shmall"
-        | "kernel/shmmax"
-        | "kernel/shmmni"
-        | "kernel/shm_rmid_forced" => (ns::IPC, "ipc"),
-        k if k.starts_with("fs/mqueue/") => (ns::IPC, "ipc"),
-        k if k.starts_with("net/") => (ns::NET, "network"),
-        k if k.starts_with("user/") => (ns::USER, "user"),
-        "kernel/domainname" => (ns::UTS, "uts"),
-        "kernel/hostname" => {
-            return Err(Error::config(
-                field,
-                "use the hostname field of the configuration",
-            ));
-        }
-        _ => {
-            return Err(Error::config(
-                field,
-                "is not in a separate kernel namespace",
-            ));
-        }
-    };
-    if !namespaces.has(needs.0) {
-        return Err(Error::config(
-            field,
-            format!("needs a {} namespace of the container's own", needs.1),
-        ));
-    }
-    Ok(Step::Sysctl {
-        path: slashed,
-        value: value.to_string(),
-    })
 }
 
 #[cfg(test)]

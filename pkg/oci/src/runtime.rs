@@ -87,7 +87,8 @@ impl Runtime {
     pub fn kill(&self, id: &str, signal: i32, all: bool) -> Result<(), Error> {
         let record = self.load(id)?;
         // A container that shares its pid namespace has no init whose end takes all along.
-        if all || (signal == SIGKILL && !record.own_pids) {
+        let everyone = all || (signal == SIGKILL && !record.own_pids);
+        if everyone && !record.cgroup.dirs().is_empty() {
             if !record.alive() && !record.cgroup.is_populated() {
                 return Err(Error::State {
                     action: "kill",
@@ -150,6 +151,7 @@ impl Runtime {
         }
         end(&record)?;
         record.cgroup.remove()?;
+        crate::rdt::remove(&record.rdt);
         fs::remove_dir_all(self.folder(id))
             .map_err(|e| Error::os(format!("remove state of {id}"), e))?;
         hooks::run_all(

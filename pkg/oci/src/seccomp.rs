@@ -72,6 +72,29 @@ pub const ARCHES: &[&str] = &[
     "SCMP_ARCH_X86_64",
 ];
 
+/// The specification's other architectures.
+const FOREIGN: &[&str] = &[
+    "SCMP_ARCH_ARM",
+    "SCMP_ARCH_LOONGARCH64",
+    "SCMP_ARCH_M68K",
+    "SCMP_ARCH_MIPS",
+    "SCMP_ARCH_MIPS64",
+    "SCMP_ARCH_MIPS64N32",
+    "SCMP_ARCH_MIPSEL",
+    "SCMP_ARCH_MIPSEL64",
+    "SCMP_ARCH_MIPSEL64N32",
+    "SCMP_ARCH_PARISC",
+    "SCMP_ARCH_PARISC64",
+    "SCMP_ARCH_PPC",
+    "SCMP_ARCH_PPC64",
+    "SCMP_ARCH_PPC64LE",
+    "SCMP_ARCH_RISCV64",
+    "SCMP_ARCH_S390",
+    "SCMP_ARCH_S390X",
+    "SCMP_ARCH_SH",
+    "SCMP_ARCH_SHEB",
+];
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Arch {
     X86_64,
@@ -234,7 +257,7 @@ fn arches(s: &Seccomp) -> Result<(Vec<Arch>, bool), Error> {
             "SCMP_ARCH_X32" => Arch::X32,
             "SCMP_ARCH_AARCH64" => Arch::Aarch64,
             // Known to the specification, but no program of theirs can run here.
-            other if other.starts_with("SCMP_ARCH_") => continue,
+            other if FOREIGN.contains(&other) => continue,
             other => {
                 return Err(Error::config(
                     "linux.seccomp.architectures",

@@ -39,6 +39,9 @@ pub struct Record {
     pub cgroup: Cgroup,
     /// Its namespaces, made or joined (`CLONE_NEW*` bits).
     pub namespaces: u64,
+    /// Folders of resctrl that were made for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rdt: Vec<PathBuf>,
     /// Whether the init's end ends all its processes: a new pid namespace.
     pub own_pids: bool,
     /// The configuration it was made from.

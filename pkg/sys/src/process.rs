@@ -148,6 +148,13 @@ pub fn geteuid() -> u32 {
     unsafe { libc::geteuid() }
 }
 
+/// Whether the caller is without root's power over the machine: another user, or in a user
+/// namespace.
+pub fn is_rootless() -> bool {
+    let whole = |map: String| map.split_whitespace().eq(["0", "0", "4294967295"]);
+    geteuid() != 0 || !std::fs::read_to_string("/proc/self/uid_map").is_ok_and(whole)
+}
+
 /// The effective group id.
 pub fn getegid() -> u32 {
     // SAFETY: no arguments, cannot fail.
@@ -464,15 +471,18 @@ pub(crate) fn prctl(option: i32, arg: u64) -> Result<()> {
     Ok(())
 }
 
-/// Joins a new session keyring of this name.
+/// Joins a new session keyring of this name, which processes of the same user may search.
 ///
 /// # Errors
 /// `ENOSYS` where the kernel has no keys, `EDQUOT`.
-pub fn join_session_keyring(name: &str) -> Result<i64> {
+pub fn join_session_keyring(name: &str) -> Result<()> {
     const KEYCTL_JOIN_SESSION_KEYRING: libc::c_int = 1;
+    const KEYCTL_SETPERM: libc::c_int = 5;
+    // What a keyring has anyway (all to who holds it; view, read and link to its user), and search.
+    const PERMISSIONS: libc::c_ulong = 0x3f1b_0000;
     let name = crate::errno::cstr(name)?;
     // SAFETY: the pointer is to a C string that outlives the call.
-    check(unsafe {
+    let id = check(unsafe {
         libc::syscall(
             libc::SYS_keyctl,
             KEYCTL_JOIN_SESSION_KEYRING,
@@ -481,7 +491,10 @@ pub fn join_session_keyring(name: &str) -> Result<i64> {
             0,
             0,
         )
-    })
+    })?;
+    // SAFETY: plain integers.
+    check(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_SETPERM, id, PERMISSIONS, 0, 0) })?;
+    Ok(())
 }
 
 /// Closes (with `cloexec_only`: marks close-on-exec) every descriptor from `first` on.

@@ -142,3 +142,24 @@ pub fn set_personality(persona: u64) -> Result<()> {
     check_int(unsafe { libc::personality(persona) })?;
     Ok(())
 }
+
+/// Sets the NUMA memory policy of the calling thread (`mode`: an `MPOL_*` number with its flags).
+///
+/// # Errors
+/// `EINVAL` for nodes that are not there, or that do not go with the mode.
+pub fn set_memory_policy(mode: u32, nodes: &[usize]) -> Result<()> {
+    const BITS: usize = libc::c_ulong::BITS as usize;
+    let highest = nodes.iter().max().map_or(0, |n| n + 1);
+    let mut mask: Vec<libc::c_ulong> = vec![0; highest.div_ceil(BITS)];
+    for node in nodes {
+        if let Some(word) = mask.get_mut(node / BITS) {
+            *word |= 1 << (node % BITS);
+        }
+    }
+    // The kernel reads one bit less than it is told.
+    let bits = if nodes.is_empty() { 0 } else { highest + 1 };
+    mask.push(0);
+    // SAFETY: the mask has at least the number of bits given.
+    check(unsafe { libc::syscall(libc::SYS_set_mempolicy, mode, mask.as_ptr(), bits) })?;
+    Ok(())
+}

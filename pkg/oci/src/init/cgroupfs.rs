@@ -13,16 +13,9 @@ use crate::plan::{MountPlan, Plan};
 
 /// Mounts the container's own part of every hierarchy at the target. On version 1 each
 /// hierarchy gets a folder, and the hybrid's version 2 hierarchy is left out.
-pub fn mount(root: &Root, mount: &MountPlan, plan: &Plan) -> Result<(), Failure> {
+pub fn mount(root: &Root, mount: &MountPlan, plan: &Plan, own: &Cgroup) -> Result<(), Failure> {
     let target = root.make_dir(&mount.target).during("make target")?;
     let own_space = plan.namespaces.new & ns::CGROUP != 0;
-    // Inside a cgroup namespace our own path is "/", so the host's view is asked for by name.
-    let own = if own_space {
-        Cgroup::open(&plan.cgroup)
-    } else {
-        Cgroup::own().or_else(|_| Cgroup::open(&plan.cgroup))
-    }
-    .map_err(|e| Failure::new("find own cgroup", e.to_string()))?;
     let attrs = attr::NOSUID | attr::NODEV | attr::NOEXEC;
     let readonly = mount.attrs() & attr::RDONLY;
     if own.mode() == Mode::V2 {

@@ -52,6 +52,9 @@ pub fn attributes(p: &ProcessPlan, proc: BorrowedFd<'_>) -> Result<(), Failure> 
     if let Some((class, level)) = p.io_priority {
         sched::set_io_priority(class, level).during("set I/O priority")?;
     }
+    if let Some((mode, nodes)) = &p.memory_policy {
+        sched::set_memory_policy(*mode, nodes).during("set memory policy")?;
+    }
     if let Some(persona) = p.personality {
         sched::set_personality(persona).during("set personality")?;
     }

@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use knarr_cgroups::Cgroup;
 use knarr_sys::mount::{self as m, FsContext, SetAttr, attr};
 use knarr_sys::process;
 use knarr_sys::{Errno, fs};
@@ -16,6 +17,7 @@ use crate::plan::{DevicePlan, MountPlan, MountSource, Plan, Propagation, Step};
 pub struct Rootfs<'a> {
     plan: &'a Plan,
     bundle: &'a Path,
+    cgroup: &'a Cgroup,
     /// The host's procfs.
     pub proc: OwnedFd,
     root: Option<Root>,
@@ -33,12 +35,14 @@ impl<'a> Rootfs<'a> {
     pub fn new(
         plan: &'a Plan,
         bundle: &'a Path,
+        cgroup: &'a Cgroup,
         proc: OwnedFd,
         premade: Vec<Option<OwnedFd>>,
     ) -> Self {
         Self {
             plan,
             bundle,
+            cgroup,
             proc,
             root: None,
             sources: Vec::new(),
@@ -225,7 +229,7 @@ impl<'a> Rootfs<'a> {
                 self.after(plan).during(name)?;
             }
             MountSource::Cgroup => {
-                cgroupfs::mount(root, plan, self.plan).map_err(|f| Failure {
+                cgroupfs::mount(root, plan, self.plan, self.cgroup).map_err(|f| Failure {
                     step: format!("{name}: {}", f.step),
                     ..f
                 })?;

@@ -46,6 +46,8 @@ pub struct ProcessPlan {
     pub io_priority: Option<(u32, u32)>,
     /// Execution domain.
     pub personality: Option<u64>,
+    /// NUMA memory policy: mode with its flags, and nodes.
+    pub memory_policy: Option<(u32, Vec<usize>)>,
     /// CPUs of exec: at first and finally.
     pub affinity: (Vec<usize>, Vec<usize>),
     /// AppArmor profile.
@@ -124,9 +126,10 @@ impl ProcessPlan {
             scheduler: scheduler(p)?,
             io_priority: io_priority(p)?,
             personality: personality(linux)?,
+            memory_policy: memory_policy(linux)?,
             affinity: (
-                cpu_list("process.execCPUAffinity.initial", &affinity.initial)?,
-                cpu_list("process.execCPUAffinity.final", &affinity.r#final)?,
+                number_list("process.execCPUAffinity.initial", &affinity.initial)?,
+                number_list("process.execCPUAffinity.final", &affinity.r#final)?,
             ),
             apparmor: p.apparmor_profile.clone(),
             selinux: p.selinux_label.clone(),
@@ -229,9 +232,44 @@ fn personality(linux: &Linux) -> Result<Option<u64>, Error> {
     }
 }
 
+fn memory_policy(linux: &Linux) -> Result<Option<(u32, Vec<usize>)>, Error> {
+    const MODES: &[&str] = &[
+        "MPOL_DEFAULT",
+        "MPOL_PREFERRED",
+        "MPOL_BIND",
+        "MPOL_INTERLEAVE",
+        "MPOL_LOCAL",
+        "MPOL_PREFERRED_MANY",
+        "MPOL_WEIGHTED_INTERLEAVE",
+    ];
+    let Some(policy) = &linux.memory_policy else {
+        return Ok(None);
+    };
+    let unknown = |field: &str, name: &str| {
+        Error::config(
+            format!("linux.memoryPolicy.{field}"),
+            format!("unknown {name:?}"),
+        )
+    };
+    let mut mode = MODES
+        .iter()
+        .position(|m| *m == policy.mode)
+        .ok_or_else(|| unknown("mode", &policy.mode))? as u32;
+    for flag in &policy.flags {
+        mode |= match flag.as_str() {
+            "MPOL_F_STATIC_NODES" => 1 << 15,
+            "MPOL_F_RELATIVE_NODES" => 1 << 14,
+            "MPOL_F_NUMA_BALANCING" => 1 << 13,
+            other => return Err(unknown("flags", other)),
+        };
+    }
+    let nodes = number_list("linux.memoryPolicy.nodes", &policy.nodes)?;
+    Ok(Some((mode, nodes)))
+}
+
 /// `0-3,7` as numbers.
-fn cpu_list(field: &str, list: &str) -> Result<Vec<usize>, Error> {
-    let bad = || Error::config(field, format!("{list:?} is not a list of CPUs"));
+fn number_list(field: &str, list: &str) -> Result<Vec<usize>, Error> {
+    let bad = || Error::config(field, format!("{list:?} is not a list of numbers"));
     let mut out = Vec::new();
     for part in list.split(',').map(str::trim).filter(|p| !p.is_empty()) {
         let (first, last) = part.split_once('-').unwrap_or((part, part));

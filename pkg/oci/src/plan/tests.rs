@@ -51,7 +51,7 @@ fn refused(change: impl FnOnce(&mut Spec)) -> String {
 fn a_plain_configuration_is_accepted() {
     let p = plan(&spec()).unwrap();
     assert_eq!(p.rootfs, Path::new("/b/rootfs"));
-    assert_eq!(p.cgroup, "/c1");
+    assert_eq!(p.cgroup, "c1");
     assert!(matches!(p.outside.first(), Some(Step::Loopback)));
 }
 
@@ -135,7 +135,7 @@ fn mount_options_become_flags_and_data() {
 
 #[test]
 fn systemd_names_become_nested_slices() {
-    let path = |s: &str| systemd_path(s, "c1").ok();
+    let path = |s: &str| cgroup::systemd_path(s, "c1").ok();
     assert_eq!(
         path("kube-pods.slice:cri:abc").as_deref(),
         Some("/kube.slice/kube-pods.slice/cri-abc.scope")
@@ -152,7 +152,7 @@ fn sysctl_names_with_either_separator() {
         new: ns::NET | ns::IPC,
         join: Vec::new(),
     };
-    let path = |k: &str| match sysctl(k, "1", &all) {
+    let path = |k: &str| match sysctl::step(k, "1", &all) {
         Ok(Step::Sysctl { path, .. }) => Some(path),
         _ => None,
     };
