@@ -6,22 +6,28 @@ import re
 UID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 CHOSEN = re.compile(r"\b10\.96\.\d+\.\d+\b")
+# A patched object in an error, its members in whatever order.
+OBJECT = re.compile(r'Invalid value: "\{.*\}": ', re.S)
 # Values that each server chooses for itself.
 OWN = {"resourceVersion": "<revision>", "continue": "<continue>"}
 
 
 def normal(value, key=""):
     if isinstance(value, dict):
+        if key == "columnDefinitions":
+            # Descriptions are not copied.
+            value = {k: v for k, v in value.items() if k != "description"}
         return {k: normal(v, k) for k, v in value.items()}
     if isinstance(value, list):
         if key == "managedFields":
             return sorted((normal(v) for v in value), key=lambda v: json.dumps(v, sort_keys=True))
-        return [normal(v) for v in value]
+        return [normal(v, key if key == "columnDefinitions" else "") for v in value]
     if isinstance(value, str):
         if key in OWN and value:
             return OWN[key]
         if key == "nodePort":
             return "<port>"
+        value = OBJECT.sub('Invalid value: "<object>": ', value)
         return CHOSEN.sub("<service>", TIME.sub("<time>", UID.sub("<uid>", value)))
     if key == "nodePort" and value:
         return "<port>"

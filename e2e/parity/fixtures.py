@@ -184,7 +184,7 @@ def kinds():
         ("apiextensions.k8s.io/v1", "CustomResourceDefinition", "customresourcedefinitions", {"spec": {"group": "parity.example.com", "scope": "Namespaced", "names": {"plural": "things", "singular": "thing", "kind": "Thing", "listKind": "ThingList", "shortNames": ["th"], "categories": ["all"]},
             "versions": [{"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": CRD_SCHEMA}, "subresources": {"status": {}, "scale": {"specReplicasPath": ".spec.size", "statusReplicasPath": ".status.replicas"}},
                           "additionalPrinterColumns": [{"name": "Size", "type": "integer", "jsonPath": ".spec.size", "priority": 1, "description": "d", "format": "int32"}], "selectableFields": [{"jsonPath": ".spec.kind"}]},
-                         {"name": "v1beta1", "served": True, "storage": False, "deprecated": True, "deprecationWarning": "old", "schema": {"openAPIV3Schema": CRD_SCHEMA}}]}}),
+                         {"name": "v1beta1", "served": True, "storage": False, "deprecated": True, "deprecationWarning": "old", "schema": {"openAPIV3Schema": {**CRD_SCHEMA, "description": "before"}}}]}}),
         ("resource.k8s.io/v1", "DeviceClass", "deviceclasses", {"spec": {"selectors": [SELECTOR_CEL], "config": [{"opaque": {"driver": "d.example.com", "parameters": {"a": 1}}}], "extendedResourceName": "example.com/dev"}}),
         ("resource.k8s.io/v1", "ResourceClaim", ns + "resourceclaims", {"spec": CLAIM_SPEC}),
         ("resource.k8s.io/v1", "ResourceClaimTemplate", ns + "resourceclaimtemplates", {"spec": {"metadata": {"labels": {"a": "b"}}, "spec": CLAIM_SPEC}}),

@@ -65,7 +65,8 @@ class Peer:
                 self.connection.close()
                 self.connection = None
                 if attempt:
-                    raise
+                    # It gave up on the request: a panic upstream ends the connection.
+                    return Answer(0, http.client.HTTPMessage(), b"")
 
     def ready(self, seconds=90):
         end = time.time() + seconds

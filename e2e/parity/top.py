@@ -1,4 +1,4 @@
-"""What differs most, from a report of run.py: python3 e2e/parity/top.py [REPORT] [WORD]"""
+"""What differs most, from a report of run.py: python3 e2e/parity/top.py [REPORT.json] [WORD] [-WORD]"""
 
 import collections
 import json
@@ -8,10 +8,11 @@ import sys
 from peers import CACHE
 
 report = sys.argv[1] if len(sys.argv) > 1 and sys.argv[1].endswith(".json") else CACHE / "parity" / "report.json"
-word = sys.argv[-1] if len(sys.argv) > 1 and not sys.argv[-1].endswith(".json") else ""
+words = [a for a in sys.argv[1:] if not a.endswith(".json")]
 counts, example = collections.Counter(), {}
 for entry in json.load(open(report)):
-    if word and word not in entry["area"] + " " + entry["what"]:
+    text = entry["area"] + " " + entry["what"]
+    if any((w[1:] in text) if w.startswith("-") else (w not in text) for w in words):
         continue
     seen = set()
     for path, theirs, ours in entry["differences"]:

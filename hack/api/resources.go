@@ -26,9 +26,6 @@ type resourceTable struct {
 	resources []*resourceRow
 }
 
-// Served only with feature gates that are off by default.
-var gated = map[string]bool{"storage.k8s.io/v1 csinodes/status": true}
-
 // Where the stored version is not the served one.
 var storedAs = map[string]string{
 	"certificates.k8s.io clustertrustbundles":          "certificates.k8s.io/v1beta1",
@@ -117,9 +114,6 @@ func (t *resourceTable) add(gv schema.GroupVersion, list metav1.APIResourceList)
 		}
 	}
 	for _, r := range list.APIResources {
-		if gated[gv.String()+" "+r.Name] {
-			continue
-		}
 		if parent, sub, ok := strings.Cut(r.Name, "/"); ok {
 			if byName[parent] == nil {
 				byName[parent] = &resourceRow{APIResource: metav1.APIResource{Name: parent, Namespaced: r.Namespaced}, gv: gv}

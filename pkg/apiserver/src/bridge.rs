@@ -147,6 +147,17 @@ pub fn decode(r: &Resource, media: &str, body: &[u8], validation: &str) -> Resul
     Ok((v, warnings))
 }
 
+/// The beginning of a body, as an error shows it.
+fn shown(body: &[u8]) -> String {
+    let more = if body.len() > 30 { " ..." } else { "" };
+    let begin = body.get(..30).unwrap_or(body);
+    match body.first() {
+        None => "<empty>".into(),
+        Some(b'{') => format!("{}{more}", String::from_utf8_lossy(begin)),
+        Some(_) => format!("{}{more}", begin.iter().map(|b| format!("{b:02x}")).collect::<String>()),
+    }
+}
+
 fn typed(r: &Resource, body: &[u8], mode: schema_json::FieldValidation) -> Result<(Value, Vec<String>), ApiError> {
     let prefix = format!("{} in version {:?} cannot be handled as a {}: ", r.kind, r.version, r.kind);
     if r.is_custom() {
@@ -158,9 +169,9 @@ fn typed(r: &Resource, body: &[u8], mode: schema_json::FieldValidation) -> Resul
     }
     let d = schema_json::decode(body, r.ty, mode).map_err(|e| {
         match e {
-            schema_json::Error::Syntax(s) if body.is_empty() || s.contains("unexpected end") => {
-                ApiError::bad_request(format!("{prefix}{s}"))
-            }
+            schema_json::Error::Syntax(why) => ApiError::bad_request(format!(
+                "the object provided is unrecognized (must be of type {}): couldn't get version/kind; json parse error: {why} ({})", r.kind, shown(body)
+            )),
             other => ApiError::bad_request(format!("{prefix}{other}")),
         }
     })?;
@@ -240,6 +251,7 @@ pub fn decode_any(media: &str, body: &[u8], api_version: &str, kind: &str) -> Re
 pub fn default(r: &Resource, v: &mut Value) {
     if let Some(ty) = r.ty {
         defaults::apply(v, ty);
+        version::fill(v, r);
     } else if let Some(schema) = &r.schema {
         knarr_schema::structural::default(v, schema);
     }

@@ -39,7 +39,11 @@ impl Table {
         if r.is_custom() {
             return self.kinds.get(&format!("{}@{}", r.key_prefix, r.version));
         }
-        self.kinds.get(r.key_prefix.as_ref())
+        let stored = self.kinds.get(r.key_prefix.as_ref());
+        match stored {
+            Some(k) if k.group != *r.group => self.kinds.get(&format!("{}@{}", r.key_prefix, r.group)),
+            _ => stored,
+        }
     }
 }
 
@@ -161,6 +165,14 @@ pub fn table(catalog: Arc<Catalog>, registry: &Registry) -> Table {
                 strategy,
             },
         );
+    }
+    // Errors name the group that was asked, also where another one's objects are the same.
+    for r in catalog.resources().iter().filter(|r| !r.is_custom()) {
+        if let Some(stored) = kinds.get(r.key_prefix.as_ref()).cloned()
+            && stored.group != *r.group
+        {
+            kinds.insert(format!("{}@{}", r.key_prefix, r.group), Kind { group: r.group.to_string(), ..stored });
+        }
     }
     // Each version of a custom resource is checked by a schema of its own.
     for r in catalog.resources().iter().filter(|r| r.is_custom()) {

@@ -49,7 +49,7 @@ pub fn serve(c: &Catalog, remotes: &Remotes, path: &str, headers: &HeaderMap, f:
             Some(v)
         }
         ["api", v] => discovery::resource_list(c, "", v),
-        ["apis", g] => aggregator::group(discovery::group(c, g), g, remotes),
+        ["apis", g] => Some(aggregator::group(discovery::group(c, g), g, remotes)?),
         ["apis", g, v] => discovery::resource_list(c, g, v),
         _ => return None,
     };

@@ -238,19 +238,23 @@ async fn answer(
         warnings: Mutex::new(Vec::new()),
         record: record.clone(),
     });
-    let out = serve::resource(ctx, request).await;
-    out.map_err(|mut e| {
+    let out = serve::resource(Arc::clone(&ctx), request).await;
+    out.or_else(|mut e| {
         if e.code == 410 && e.details.is_none() {
             e.reason = "Expired";
         }
-        e
+        let mut reply = respond::error(&e, ctx.format);
+        if let Ok(w) = ctx.warnings.lock() {
+            respond::warn(&mut reply, &w);
+        }
+        Ok(reply)
     })
 }
 
 fn special(core: &Core, request: &Request<Body>, info: &Info, query: &Query, table: &crate::core::Table, format: Result<Format, ApiError>) -> Result<Reply, ApiError> {
     let path = info.path.as_str();
     let f = format.unwrap_or_default();
-    let host = request.headers().get(header::HOST).and_then(|v| v.to_str().ok()).map_or_else(|| core.settings.advertise.to_string(), str::to_owned);
+    let host = core.settings.advertise.to_string();
     if let Some(r) = discovery::serve(&table.catalog, &core.aggregator.remotes(), path, request.headers(), f, &host) {
         return r;
     }
@@ -275,8 +279,15 @@ fn special(core: &Core, request: &Request<Body>, info: &Info, query: &Query, tab
                 "response_types_supported": ["id_token"], "subject_types_supported": ["public"], "id_token_signing_alg_values_supported": core.tokens.signer.algorithms()});
             Ok(respond::object(200, &v, Format::default()))
         }
-        _ => Err(ApiError::no_resource()),
+        _ => Ok(no_page()),
     }
+}
+
+/// The answer for a path that nobody knows.
+fn no_page() -> Reply {
+    let mut r = respond::text(404, "404 page not found\n");
+    r.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    r
 }
 
 fn version() -> serde_json::Value {
@@ -297,7 +308,7 @@ fn health(core: &Core, root: &str, check: &str, query: &Query) -> Result<Reply, 
         return match checks.iter().find(|(n, _)| *n == check) {
             Some((_, true)) => Ok(respond::text(200, "ok")),
             Some(_) => Ok(respond::text(500, format!("internal server error: {check}: not finished\n"))),
-            None => Err(ApiError::no_resource()),
+            None => Ok(no_page()),
         };
     }
     let excluded = query.all("exclude");

@@ -16,6 +16,6 @@ pub mod selector;
 pub mod strategy;
 
 pub use cache::{Cache, Change, Codec, Entry, Lag, Snapshot, Watcher};
-pub use error::{ApiError, FieldError};
+pub use error::{ApiError, FieldError, FieldErrorKind};
 pub use object::Object;
 pub use registry::{ROOT, Registry, Write};

@@ -52,7 +52,7 @@ pub fn parse_version(text: &str) -> Result<u64, ApiError> {
     }
     text.parse().map_err(|_| {
         ApiError::bad_request(format!(
-            "resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"
+            "invalid resource version: resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"
         ))
     })
 }
@@ -63,10 +63,21 @@ fn token(revision: i64, start: &str) -> String {
     BASE64.encode(json!({"v": "meta.k8s.io/v1", "rv": revision, "start": start}).to_string())
 }
 
+/// A byte as Go quotes a character.
+fn rune(b: u8) -> String {
+    match b {
+        0x20..0x7f => format!("'{}'", char::from(b)),
+        _ => format!("'\\u{b:04x}'"),
+    }
+}
+
 fn read_token(text: &str) -> Result<(i64, String), ApiError> {
-    let bad = |why: &str| ApiError::bad_request(format!("continue key is not valid: {why}"));
+    let bad = |why: &str| ApiError::bad_request(format!("invalid continue token: continue key is not valid: {why}"));
     let bytes = BASE64.decode(text.trim_end_matches('=')).map_err(|e| bad(&e.to_string()))?;
-    let v: Value = serde_json::from_slice(&bytes).map_err(|e| bad(&e.to_string()))?;
+    let v: Value = serde_json::from_slice(&bytes).map_err(|e| match bytes.first() {
+        Some(b) if e.column() == 1 => bad(&format!("invalid character {} looking for beginning of value", rune(*b))),
+        _ => bad(&e.to_string()),
+    })?;
     if v["v"] != "meta.k8s.io/v1" {
         return Err(bad("server does not recognize this encoded version"));
     }
@@ -106,6 +117,8 @@ async fn at(registry: &Registry, kind: &Kind, revision: u64) -> Result<Snapshot,
 /// The answer for the client.
 pub async fn list(registry: &Registry, kind: &Kind, o: &ListOptions) -> Result<Page, ApiError> {
     let scope = kind.scope(&o.namespace);
+    // What memory has is given whole.
+    let limit = if o.resource_version == "0" && o.token.is_empty() { 0 } else { o.limit };
     let mut start = scope.clone();
     let (snapshot, revision) = if o.token.is_empty() {
         match (o.resource_version.as_str(), o.version_match.as_str()) {
@@ -122,7 +135,7 @@ pub async fn list(registry: &Registry, kind: &Kind, o: &ListOptions) -> Result<P
                 registry.at_least(rv).await?;
                 (at(registry, kind, rv).await?, rv)
             }
-            (rv, "") if o.limit > 0 => {
+            (rv, "") if limit > 0 => {
                 let rv = parse_version(rv)?;
                 registry.at_least(rv).await?;
                 (at(registry, kind, rv).await?, rv)
@@ -169,7 +182,7 @@ pub async fn list(registry: &Registry, kind: &Kind, o: &ListOptions) -> Result<P
         return Ok(Page { items, revision, token: next, remaining: None });
     }
     for e in snapshot.range(&start).take_while(|e| e.key.starts_with(&scope)) {
-        if o.limit > 0 && items.len() >= o.limit {
+        if limit > 0 && items.len() >= limit {
             if next.is_empty() {
                 let last = items.last().map_or("", |e: &Arc<Entry>| &*e.key);
                 next = format!("{}\0", last.strip_prefix(&scope).unwrap_or(last));

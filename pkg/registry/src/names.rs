@@ -19,6 +19,7 @@ pub enum NameRule {
 }
 
 const SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
+const WILDCARD: &str = "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must consist of lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character (e.g. '*.example.com', regex used for validation is '\\*\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
 const LABEL: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
 const LABEL1035: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
 const QUALIFIED: &str = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
@@ -38,10 +39,23 @@ fn is_label(s: &str) -> bool {
 pub fn label(s: &str) -> Vec<String> {
     let mut out = Vec::new();
     if s.len() > 63 {
-        out.push("must be no more than 63 bytes".into());
+        out.push("must be no more than 63 characters".into());
     }
     if !is_label(s) {
-        out.push(LABEL.into());
+        out.push(if s.split('.').all(is_label) { "must not contain dots".into() } else { LABEL.into() });
+    }
+    out
+}
+
+/// What is wrong with a DNS subdomain whose first label is `*`.
+#[must_use]
+pub fn wildcard_subdomain(s: &str) -> Vec<String> {
+    let mut out = Vec::new();
+    if s.len() > 253 {
+        out.push("must be no more than 253 characters".into());
+    }
+    if !s.strip_prefix("*.").is_some_and(|rest| rest.split('.').all(is_label)) {
+        out.push(WILDCARD.into());
     }
     out
 }
@@ -51,7 +65,7 @@ pub fn label(s: &str) -> Vec<String> {
 pub fn subdomain(s: &str) -> Vec<String> {
     let mut out = Vec::new();
     if s.len() > 253 {
-        out.push("must be no more than 253 bytes".into());
+        out.push("must be no more than 253 characters".into());
     }
     if !s.split('.').all(is_label) {
         out.push(SUBDOMAIN.into());

@@ -1,5 +1,7 @@
 //! Label and field selectors as list, watch and deletecollection take them.
 
+use knarr_schema::selector::Op;
+
 use crate::cache::Entry;
 
 /// One requirement on one label or field.
@@ -78,15 +80,19 @@ impl Selector {
     /// # Errors
     /// The text of what cannot be read.
     pub fn labels(text: &str) -> Result<Self, String> {
-        let mut all = Vec::new();
-        let mut rest = text.trim();
-        while !rest.is_empty() {
-            let end = split_top(rest);
-            let (part, tail) = rest.split_at(end);
-            rest = tail.strip_prefix(',').unwrap_or(tail).trim_start();
-            all.push(label_requirement(part.trim())?);
-        }
-        Ok(Self { all })
+        let parsed = knarr_schema::selector::LabelSelector::parse(text)?;
+        let all = parsed.requirements.into_iter().map(|r| {
+            let number = || r.values.first().and_then(|v| v.parse().ok()).unwrap_or(0);
+            match r.op {
+                Op::In => Requirement::In(r.key, r.values),
+                Op::NotIn => Requirement::NotIn(r.key, r.values),
+                Op::Exists => Requirement::Exists(r.key),
+                Op::NotExists => Requirement::Absent(r.key),
+                Op::Greater => Requirement::Greater(r.key.clone(), number()),
+                Op::Less => Requirement::Less(r.key.clone(), number()),
+            }
+        });
+        Ok(Self { all: all.collect() })
     }
 
     /// Parses a field selector, e.g. `metadata.name=web,status.phase!=Running`.
@@ -129,95 +135,6 @@ fn split_fields(text: &str) -> Vec<String> {
         }
     }
     out
-}
-
-fn split_top(s: &str) -> usize {
-    let mut depth = 0usize;
-    for (i, c) in s.char_indices() {
-        match c {
-            '(' => depth += 1,
-            ')' => depth = depth.saturating_sub(1),
-            ',' if depth == 0 => return i,
-            _ => {}
-        }
-    }
-    s.len()
-}
-
-fn label_requirement(part: &str) -> Result<Requirement, String> {
-    let bad = |why: &str| format!("unable to parse requirement: {why}");
-    if let Some(k) = part.strip_prefix('!') {
-        return Ok(Requirement::Absent(key(k.trim())?));
-    }
-    if let Some(open) = part.find('(') {
-        let (head, list) = part.split_at(open);
-        let list = list.trim_start_matches('(');
-        let list = list.strip_suffix(')').ok_or_else(|| bad("found '', expected: ')'"))?;
-        let values: Vec<String> = list.split(',').map(|v| v.trim().to_owned()).collect();
-        for v in &values {
-            value(v)?;
-        }
-        let mut words = head.split_whitespace();
-        let k = key(words.next().unwrap_or(""))?;
-        return match words.next() {
-            Some("in") => Ok(Requirement::In(k, values)),
-            Some("notin") => Ok(Requirement::NotIn(k, values)),
-            other => Err(bad(&format!("found '{}', expected: in, notin", other.unwrap_or("")))),
-        };
-    }
-    let simple = |k: &str, v: &str| -> Result<(String, String), String> {
-        Ok((key(k.trim())?, value(v.trim())?))
-    };
-    if let Some((k, v)) = part.split_once("!=") {
-        let (k, v) = simple(k, v)?;
-        return Ok(Requirement::NotIn(k, vec![v]));
-    }
-    if let Some((k, v)) = part.split_once("==").or_else(|| part.split_once('=')) {
-        let (k, v) = simple(k, v)?;
-        return Ok(Requirement::In(k, vec![v]));
-    }
-    for (sign, greater) in [('>', true), ('<', false)] {
-        if let Some((k, v)) = part.split_once(sign) {
-            let (k, v) = simple(k, v)?;
-            let n: i64 = v.parse().map_err(|_| {
-                bad(&format!("values[0][{k}]: Invalid value: \"{v}\": for 'Gt', 'Lt' operators, the value must be an integer"))
-            })?;
-            return Ok(if greater { Requirement::Greater(k, n) } else { Requirement::Less(k, n) });
-        }
-    }
-    Ok(Requirement::Exists(key(part)?))
-}
-
-fn key(k: &str) -> Result<String, String> {
-    let (prefix, name) = k.rsplit_once('/').map_or((None, k), |(p, n)| (Some(p), n));
-    let ok = |s: &str, extra: &[u8]| {
-        !s.is_empty()
-            && s.bytes().all(|b| b.is_ascii_alphanumeric() || extra.contains(&b))
-            && s.starts_with(|c: char| c.is_ascii_alphanumeric())
-            && s.ends_with(|c: char| c.is_ascii_alphanumeric())
-    };
-    if prefix.is_none_or(|p| p.len() <= 253 && ok(p, b"-.")) && name.len() <= 63 && ok(name, b"-_.") {
-        Ok(k.to_owned())
-    } else {
-        Err(format!(
-            "unable to parse requirement: <nil>: Invalid value: {k:?}: name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')"
-        ))
-    }
-}
-
-fn value(v: &str) -> Result<String, String> {
-    let ok = v.is_empty()
-        || (v.len() <= 63
-            && v.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b))
-            && v.starts_with(|c: char| c.is_ascii_alphanumeric())
-            && v.ends_with(|c: char| c.is_ascii_alphanumeric()));
-    if ok {
-        Ok(v.to_owned())
-    } else {
-        Err(format!(
-            "unable to parse requirement: values[0]: Invalid value: {v:?}: a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')"
-        ))
-    }
 }
 
 /// What a list or watch asks for: a namespace, labels and fields.

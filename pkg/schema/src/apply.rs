@@ -78,12 +78,11 @@ pub fn track(live: Option<&Value>, new: &mut Value, ty: Option<&'static Type>, w
     }
     let own = managers.get_mut(&me);
     let next = own.set.difference(&changes.removed).union(&changed);
-    let same = own.set == next;
     own.set = next;
-    if !same {
+    if !changed.is_empty() {
         own.time = Some(writer.now);
     }
-    managers.settle(Some(&stored), writer.now);
+    managers.settle();
     managers.cap(10);
     managers.write(new);
 }
@@ -187,10 +186,11 @@ fn apply_once(live: Option<&Value>, config: &Value, ty: Option<&'static Type>, w
     if !force && !conflicts.is_empty() {
         return Err((Error::Conflict(Box::new(conflict(conflicts))), conflicting));
     }
-    if managers.get_mut(&me).set != last || managers.get_mut(&me).time.is_none() {
+    // Who applies what is there already has no time.
+    if live.is_none() || merged != bare {
         managers.get_mut(&me).time = Some(writer.now);
     }
-    managers.settle(Some(&stored), writer.now);
+    managers.settle();
     managers.cap(10);
     managers.write(&mut merged);
     Ok(merged)

@@ -97,16 +97,16 @@ pub fn aggregated(catalog: &Catalog, legacy: bool) -> Value {
 }
 
 fn aggregated_resource(row: &Resource) -> Value {
-    let kind = |gv: &GroupVersion, kind: &Text| json!({"group": gv.group, "version": gv.version, "kind": kind});
-    let own = row.group_version();
-    let mut entry = json!({"resource": row.plural, "responseKind": kind(&own, &row.kind), "scope": if row.namespaced { "Namespaced" } else { "Cluster" }, "singularResource": row.singular, "verbs": row.verbs});
+    // Only a kind of another group or version says which.
+    let kind = |gv: Option<&GroupVersion>, kind: &Text| json!({"group": gv.map_or("", |g| &g.group), "version": gv.map_or("", |g| &g.version), "kind": kind});
+    let mut entry = json!({"resource": row.plural, "responseKind": kind(None, &row.kind), "scope": if row.namespaced { "Namespaced" } else { "Cluster" }, "singularResource": row.singular, "verbs": row.verbs});
     for (key, list) in [("shortNames", &row.short_names), ("categories", &row.categories)] {
         if !list.is_empty() {
             entry[key] = json!(list);
         }
     }
     if !row.subresources.is_empty() {
-        let sub = |s: &Subresource| json!({"subresource": s.name, "responseKind": kind(s.group_version.as_ref().unwrap_or(&own), &s.kind), "verbs": s.verbs});
+        let sub = |s: &Subresource| json!({"subresource": s.name, "responseKind": kind(s.group_version.as_ref(), &s.kind), "verbs": s.verbs});
         entry["subresources"] = row.subresources.iter().map(sub).collect();
     }
     entry

@@ -162,7 +162,6 @@ async fn plugins(a: &Attrs<'_>, obj: &mut Value) -> Result<(), ApiError> {
         if a.on("DefaultTolerationSeconds") {
             pods::default_tolerations(obj);
         }
-        pods::taint_tolerations(obj);
     }
     if a.operation == Operation::Update && a.subresource.is_empty() && a.is("", "pods") && a.on("DefaultTolerationSeconds") {
         pods::default_tolerations(obj);

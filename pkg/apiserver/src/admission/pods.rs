@@ -168,13 +168,6 @@ pub(super) fn default_tolerations(obj: &mut Value) {
     }
 }
 
-/// PodTolerationRestriction's part of TaintNodesByCondition: who has guarantees tolerates pressure.
-pub(super) fn taint_tolerations(obj: &mut Value) {
-    if knarr_registry::strategy::qos_class(&obj["spec"]) != "BestEffort" {
-        add_toleration(obj, json!({"key": "node.kubernetes.io/memory-pressure", "operator": "Exists", "effect": "NoSchedule"}));
-    }
-}
-
 /// PodTopologyLabels: a pod says in which zone and region its node is.
 pub(super) fn topology_labels(a: &Attrs<'_>, obj: &mut Value) {
     let node = obj.str_at(&["spec", "nodeName"]).to_owned();

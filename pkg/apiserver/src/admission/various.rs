@@ -48,6 +48,8 @@ pub(super) fn storage_object_in_use(a: &Attrs<'_>, obj: &mut Value) {
         "kubernetes.io/pvc-protection"
     } else if a.creates("", "persistentvolumes") {
         "kubernetes.io/pv-protection"
+    } else if a.creates("storage.k8s.io", "volumeattributesclasses") {
+        "kubernetes.io/vac-protection"
     } else {
         return;
     };

@@ -37,11 +37,17 @@ pub fn wanted(
         if groups.is_empty() && uid.is_empty() && user.extra.is_empty() {
             return Ok(None);
         }
-        return Err(ApiError::new(
-            500,
-            "InternalError",
-            "requested [{Group  system:masters}] without impersonating a user".replace("[{Group  system:masters}]", &format!("{groups:?}")),
-        ));
+        let quoted = |all: &[String]| all.iter().map(|g| format!("{g:?}")).collect::<Vec<_>>().join(", ");
+        let list = |all: &[String]| if all.is_empty() { "[]string(nil)".to_owned() } else { format!("[]string{{{}}}", quoted(all)) };
+        let extra = if user.extra.is_empty() {
+            "map[string][]string(nil)".to_owned()
+        } else {
+            let all: Vec<String> = user.extra.iter().map(|(k, v)| format!("{k:?}:{}", list(v))).collect();
+            format!("map[string][]string{{{}}}", all.join(", "))
+        };
+        return Err(ApiError::bad_request(format!(
+            "requested &user.DefaultInfo{{Name:\"\", UID:{uid:?}, Groups:{}, Extra:{extra}}} without impersonating a user name", list(&groups)
+        )));
     }
     if let Some((ns, sa)) = name.strip_prefix("system:serviceaccount:").and_then(|r| r.split_once(':')) {
         checks.push(("", "serviceaccounts", String::new(), ns.to_owned(), sa.to_owned()));

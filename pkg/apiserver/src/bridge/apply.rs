@@ -16,8 +16,14 @@ pub(super) fn strategic(r: &Resource, v: &mut Value, p: &Value) -> Result<(), Ap
 
 /// Fields that a write through this endpoint does not own.
 fn reset(r: &Resource, sub: &str) -> &'static [&'static str] {
+    let keeps = |group: &str, plural: &str| knarr_registry::strategy::status_keeps(group, plural);
     match sub {
-        "status" => &["spec"],
+        "status" => match keeps(&r.group, &r.plural) {
+            [] => &["spec"],
+            [_] => &["spec", "metadata.labels"],
+            _ => &["spec", "metadata"],
+        },
+        "" if r.group == "certificates.k8s.io" && r.plural == "certificatesigningrequests" => &["spec", "status"],
         "" if r.subresource("status").is_some() => &["status"],
         _ => &[],
     }
@@ -41,5 +47,7 @@ pub(super) fn apply(r: &Resource, old: Option<&Value>, v: &Value, manager: &str,
 pub(super) fn track(r: &Resource, obj: &mut Value, old: Option<&Value>, manager: &str, sub: &str) {
     let api_version = r.api_version();
     let writer = ssa::Writer { manager, api_version: &api_version, subresource: sub, reset: reset(r, sub), now: knarr_schema::time::now(), schema: r.schema.as_deref() };
-    ssa::track(old, obj, r.ty, &writer);
+    // What is made is compared with an object of which nothing is set but what is always there.
+    let empty = Value::Object(r.ty.map(knarr_schema::json::empty).unwrap_or_default());
+    ssa::track(Some(old.unwrap_or(&empty)), obj, r.ty, &writer);
 }

@@ -22,7 +22,12 @@ pub enum Patch {
 pub(super) fn error(e: &patch::Error) -> ApiError {
     match e {
         patch::Error::Malformed(m) => ApiError::bad_request(m.clone()),
-        patch::Error::Unprocessable(m) => ApiError::new(422, "Invalid", m.clone()),
+        patch::Error::Unprocessable(m) => {
+            tracing::debug!(why = m, "a patch does not fit");
+            let mut e = ApiError::new(422, "Invalid", "the server rejected our request due to an error in our request");
+            e.details = Some(Box::default());
+            e
+        }
     }
 }
 
@@ -35,15 +40,13 @@ impl Patch {
         let bad = |e: serde_json::Error| ApiError::bad_request(format!("error decoding patch: {e}"));
         Ok(match media {
             "application/json-patch+json" => Self::Json(serde_json::from_slice(body).map_err(bad)?),
-            "application/merge-patch+json" => Self::Merge(object(serde_json::from_slice(body).map_err(bad)?)?),
+            "application/merge-patch+json" => Self::Merge(object(serde_json::from_slice(body).map_err(|_| ApiError::bad_request("invalid JSON patch"))?)?),
             "application/strategic-merge-patch+json" if !r.is_custom() => Self::Strategic(object(serde_json::from_slice(body).map_err(bad)?)?),
             "application/apply-patch+yaml" => Self::Apply(object(serde_json::from_slice(&yaml(body)?).map_err(bad)?)?),
             _ => {
-                let mut all = vec!["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"];
-                if !r.is_custom() {
-                    all.insert(2, "application/strategic-merge-patch+json");
-                }
-                return Err(ApiError::new(415, "UnsupportedMediaType", format!("the body of the request was in an unknown format - accepted media types include: {}", all.join(", "))));
+                let mut e = ApiError::new(415, "UnsupportedMediaType", "415: Unsupported Media Type");
+                e.details = Some(Box::default());
+                return Err(e);
             }
         })
     }
@@ -88,7 +91,12 @@ impl Patch {
             Self::Strategic(p) => super::apply::strategic(r, &mut v, p)?,
             Self::Apply(_) => {}
         }
-        let (v, mut warnings) = normalize(r, &v, validation)?;
+        let (v, mut warnings) = normalize(r, &v, validation).map_err(|e| {
+            if validation == "Strict" || r.is_custom() {
+                return e;
+            }
+            ApiError::invalid("", "", "", &[knarr_registry::FieldError::invalid("patch", v.to_string(), e.message)])
+        })?;
         // What the object already had is not the patch's fault.
         warnings.dedup();
         Ok((v, warnings))

@@ -147,3 +147,23 @@ pub fn inward(mut v: Value, r: &Resource) -> Value {
     }
     v
 }
+
+/// What upstream's versions have in every object because its own memory version has it.
+pub fn fill(v: &mut Value, r: &Resource) {
+    match (r.group.as_ref(), r.kind.as_ref()) {
+        ("apps", "DaemonSet") => {
+            let path = ["metadata", "annotations", "deprecated.daemonset.template.generation"];
+            if v.at(&path).is_none() {
+                v.set_at(&path, json!("0"));
+            }
+        }
+        ("apps", "StatefulSet") => {
+            let claims = v.pointer_mut("/spec/volumeClaimTemplates").and_then(Value::as_array_mut);
+            for claim in claims.into_iter().flatten().filter_map(Value::as_object_mut) {
+                claim.entry("apiVersion").or_insert_with(|| json!("v1"));
+                claim.entry("kind").or_insert_with(|| json!("PersistentVolumeClaim"));
+            }
+        }
+        _ => {}
+    }
+}

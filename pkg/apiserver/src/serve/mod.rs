@@ -68,11 +68,23 @@ pub fn resource(ctx: Arc<Ctx>, request: http::Request<Body>) -> futures::future:
     })
 }
 
+/// Built-in resources that are going, with since when and for what.
+const DEPRECATED: &[(&str, &str)] = &[
+    ("endpoints", "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
+    ("componentstatuses", "v1 ComponentStatus is deprecated in v1.19+"),
+];
+
 async fn dispatch(ctx: &Arc<Ctx>, request: http::Request<Body>) -> Result<Reply, ApiError> {
+    if ctx.resource.group.is_empty()
+        && let Some((_, text)) = DEPRECATED.iter().find(|(r, _)| *r == ctx.resource.plural)
+    {
+        ctx.warn(*text);
+    }
     let verb = ctx.info.verb.as_str();
     let sub = ctx.info.subresource.as_str();
     if sub.is_empty() {
-        if !ctx.resource.allows(verb) {
+        let named = !ctx.info.name.is_empty();
+        if !ctx.resource.allows(verb) || (named && verb == "create") || (!named && matches!(verb, "update" | "patch")) {
             return Err(ApiError::method_not_allowed());
         }
         if ctx.resource.key_prefix.is_empty() {

@@ -50,10 +50,14 @@ pub(super) fn selection(ctx: &Ctx) -> Result<Selection, ApiError> {
             return Err(ApiError::bad_request(if ctx.resource.is_custom() {
                 format!("field label not supported: {k}")
             } else if ctx.resource.selectable_fields.is_empty() {
-                format!("Unable to find {:?} that match label selector {:?}, field selector {:?}: {k:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
-                    format!("{}, Resource={}", ctx.resource.api_version(), ctx.resource.plural), ctx.query.get("labelSelector"), ctx.query.get("fieldSelector"))
+                format!("{k:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
             } else {
-                format!("field label not supported: {k}")
+                match ctx.resource.plural.as_ref() {
+                    "replicasets" => format!("{k:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""),
+                    "jobs" => format!("field label {k:?} not supported for Job"),
+                    "resourceslices" => format!("field label not supported for {}, Kind=ResourceSlice: {k}", ctx.resource.api_version()),
+                    _ => format!("field label not supported: {k}"),
+                }
             }));
         }
         if let Some(stored) = bridge::stored_field(&ctx.resource, k) {
@@ -95,6 +99,11 @@ pub(super) async fn page(ctx: &Ctx) -> Result<(Page, Selection), ApiError> {
     let bad = |field: &str, why: &str| {
         Err(ApiError::invalid("meta.k8s.io", "ListOptions", "", &[knarr_registry::FieldError::forbidden(field, why)]))
     };
+    if !matches!(version_match, "" | "Exact" | "NotOlderThan") {
+        let mut error = knarr_registry::FieldError::invalid("resourceVersionMatch", version_match, "supported values: \"Exact\", \"NotOlderThan\", \"\"");
+        error.kind = knarr_registry::FieldErrorKind::NotSupported;
+        return Err(ApiError::invalid("meta.k8s.io", "ListOptions", "", &[error]));
+    }
     if !version_match.is_empty() {
         if q.get("resourceVersion").is_empty() {
             return bad("resourceVersionMatch", "resourceVersionMatch is forbidden unless resourceVersion is provided");

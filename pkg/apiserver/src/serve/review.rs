@@ -27,13 +27,16 @@ pub(super) async fn serve(ctx: &Arc<Ctx>, body: Bytes) -> Result<Reply, ApiError
         return if ctx.info.name.is_empty() { Ok(respond::object(200, &v, respond::Format { view: View::Full, ..ctx.format })) } else { Err(ApiError::not_found("", "componentstatuses", &ctx.info.name)) };
     }
     let mut v = super::decode_body(ctx, &body).await?;
+    if r.plural != "selfsubjectrulesreviews" {
+        bridge::track(r, &mut v, None, &ctx.manager(), "");
+    }
     let status = match r.plural.as_ref() {
         "selfsubjectreviews" => {
             v.meta_mut().insert("creationTimestamp".into(), json!(knarr_registry::object::now()));
             json!({"userInfo": ctx.user.value()})
         }
         "tokenreviews" => token(ctx, &v).await?,
-        "selfsubjectaccessreviews" => access(ctx, &v, &ctx.user, "SelfSubjectAccessReview")?,
+        "selfsubjectaccessreviews" => access(ctx, &v, &ctx.user)?,
         "subjectaccessreviews" | "localsubjectaccessreviews" => {
             let spec = &v["spec"];
             let mut user = UserInfo {
@@ -43,7 +46,7 @@ pub(super) async fn serve(ctx: &Arc<Ctx>, body: Bytes) -> Result<Reply, ApiError
                 ..UserInfo::default()
             };
             if user.name.is_empty() && user.groups.is_empty() {
-                return Err(ApiError::invalid("authorization.k8s.io", &r.kind, "", &[FieldError::invalid("spec.user", "", "at least one of user or group must be specified")]));
+                return Err(ApiError::invalid("authorization.k8s.io", "", "", &[FieldError::invalid("spec.user", "", "at least one of user or group must be specified")]));
             }
             for (k, l) in spec.at(&["extra"]).and_then(Value::as_object).into_iter().flatten() {
                 user.extra.insert(k.clone(), l.as_array().into_iter().flatten().filter_map(|x| x.as_str().map(str::to_owned)).collect());
@@ -51,9 +54,13 @@ pub(super) async fn serve(ctx: &Arc<Ctx>, body: Bytes) -> Result<Reply, ApiError
             if r.plural == "localsubjectaccessreviews" && spec.str_at(&["resourceAttributes", "namespace"]) != ctx.info.namespace {
                 return Err(ApiError::bad_request(format!("spec.resourceAttributes.namespace must match namespace: {}", ctx.info.namespace)));
             }
-            access(ctx, &v, &user, &r.kind)?
+            access(ctx, &v, &user)?
         }
-        "selfsubjectrulesreviews" => rules(ctx, &v)?,
+        "selfsubjectrulesreviews" => {
+            let found = rules(ctx, &v)?;
+            v.set_at(&["spec"], json!({}));
+            found
+        }
         _ => return Err(ApiError::method_not_allowed()),
     };
     v.set_at(&["status"], status);
@@ -68,11 +75,12 @@ async fn token(ctx: &Ctx, v: &Value) -> Result<Value, ApiError> {
     let audiences: Vec<String> = v.list_at(&["spec", "audiences"]).iter().filter_map(|a| a.as_str().map(str::to_owned)).collect();
     Ok(match crate::pipeline::token(&ctx.core, token, &audiences).await {
         Ok(a) => json!({"authenticated": true, "user": a.user.value(), "audiences": a.audiences}),
+        Err(e) if e == "invalid bearer token" => json!({"user": {}, "error": e}),
         Err(e) => json!({"user": {}, "error": format!("[invalid bearer token, {e}]")}),
     })
 }
 
-fn access(ctx: &Ctx, v: &Value, user: &UserInfo, kind: &str) -> Result<Value, ApiError> {
+fn access(ctx: &Ctx, v: &Value, user: &UserInfo) -> Result<Value, ApiError> {
     let spec = &v["spec"];
     let (res, non) = (spec.at(&["resourceAttributes"]), spec.at(&["nonResourceAttributes"]));
     let a = match (res, non) {
@@ -88,10 +96,10 @@ fn access(ctx: &Ctx, v: &Value, user: &UserInfo, kind: &str) -> Result<Value, Ap
         },
         (None, Some(n)) => Attributes { verb: n.str_at(&["verb"]).into(), path: n.str_at(&["path"]).into(), ..Attributes::default() },
         (Some(_), Some(_)) => {
-            return Err(ApiError::invalid("authorization.k8s.io", kind, "", &[FieldError::invalid("spec.nonResourceAttributes", non.cloned().unwrap_or_default(), "cannot be specified in combination with resourceAttributes")]));
+            return Err(ApiError::invalid("authorization.k8s.io", "", "", &[FieldError::invalid("spec.nonResourceAttributes", non.cloned().unwrap_or_default(), "cannot be specified in combination with resourceAttributes")]));
         }
         (None, None) => {
-            return Err(ApiError::invalid("authorization.k8s.io", kind, "", &[FieldError::invalid("spec.resourceAttributes", Value::Null, "exactly one of nonResourceAttributes or resourceAttributes must be specified")]));
+            return Err(ApiError::invalid("authorization.k8s.io", "", "", &[FieldError::invalid("spec", Value::Null, "exactly one of nonResourceAttributes or resourceAttributes must be specified")]));
         }
     };
     let (allowed, reason) = ctx.core.authorizer.allows(user, &a);

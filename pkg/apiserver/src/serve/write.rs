@@ -63,9 +63,19 @@ impl Hooks for Hooked<'_> {
         admission::mutate(&attrs, obj, old).await
     }
     fn own(&self, obj: &mut Value, old: Option<&Value>) {
-        if let Some(m) = &self.manager {
-            bridge::track(&self.ctx.resource, obj, old, m, self.subresource);
+        let (Some(m), r) = (&self.manager, &self.ctx.resource) else { return };
+        if bridge::same_version(r) || r.is_custom() {
+            bridge::track(r, obj, old, m, self.subresource);
+            return;
         }
+        // Fields are those of the version that was written.
+        let mut written = bridge::outward(obj.clone(), r);
+        let before = old.map(|o| bridge::outward(o.clone(), r));
+        bridge::track(r, &mut written, before.as_ref(), m, self.subresource);
+        match written.take_at(&["metadata", "managedFields"]) {
+            Some(all) => obj.meta_mut().insert("managedFields".into(), all),
+            None => obj.meta_mut().remove("managedFields"),
+        };
     }
     async fn allocate(&self, obj: &mut Value, old: Option<&Value>) -> Result<(), ApiError> {
         if self.ctx.resource.group.is_empty() && self.ctx.resource.plural == "services" && self.subresource.is_empty() {
@@ -118,12 +128,20 @@ pub async fn decode_body(ctx: &Ctx, body: &[u8]) -> Result<Value, ApiError> {
 fn check_version(ctx: &Ctx, v: &Value) -> Result<(), ApiError> {
     let want = ctx.resource.api_version();
     let got = v.str_at(&["apiVersion"]);
+    let kind = v.str_at(&["kind"]);
+    if !ctx.resource.is_custom() && (got != want || kind != ctx.resource.kind) {
+        let (group, version) = got.split_once('/').unwrap_or(("", got));
+        if knarr_schema::types::types().kind(group, version, kind).is_none() {
+            return Err(ApiError::bad_request(format!(
+                "{kind} in version {version:?} cannot be handled as a {}: no kind {kind:?} is registered for version {got:?} in scheme \"pkg/runtime/scheme.go:111\"", ctx.resource.kind
+            )));
+        }
+    }
     if got != want {
         return Err(ApiError::bad_request(format!(
             "the API version in the data ({got}) does not match the expected API version ({want})"
         )));
     }
-    let kind = v.str_at(&["kind"]);
     if kind != ctx.resource.kind {
         return Err(ApiError::bad_request(format!(
             "{kind} in version {:?} cannot be handled as a {}: converting ({kind}) to ({}): unknown conversion",

@@ -73,13 +73,13 @@ impl DeleteOptions {
     /// # Errors
     /// 409 if it is not.
     pub fn check(&self, kind: &Kind, name: &str, obj: &Value) -> Result<(), ApiError> {
-        let other = |what: &str, wanted: &str, found: &str| {
-            let text = format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}");
-            Err(ApiError::conflict(&kind.group, &kind.resource, name, &text))
+        let other = |what: &str, wanted: &str, found: &str, since: &str| {
+            let text = format!("the {what} in the precondition ({wanted}) does not match the {what} in record ({found}). The object might have been {since}");
+            Err(ApiError::conflict(&kind.group, &kind.kind, name, &text))
         };
         match (&self.uid, &self.resource_version) {
-            (Some(uid), _) if uid != obj.uid() => other("UID", uid, obj.uid()),
-            (_, Some(rv)) if rv != obj.resource_version() => other("ResourceVersion", rv, obj.resource_version()),
+            (Some(uid), _) if uid != obj.uid() => other("UID", uid, obj.uid(), "deleted and then recreated"),
+            (_, Some(rv)) if rv != obj.resource_version() => other("ResourceVersion", rv, obj.resource_version(), "modified"),
             _ => Ok(()),
         }
     }

@@ -71,7 +71,7 @@ impl Kind {
 pub trait Hooks: Send + Sync {
     /// Mutating admission and what follows it (defaults, field ownership).
     async fn mutate(&self, obj: &mut Value, old: Option<&Value>) -> Result<(), ApiError>;
-    /// Records who owns the fields that the write changes, once the object has its final form.
+    /// Records who owns the fields that the write changes; what admission changes is nobody's.
     fn own(&self, _obj: &mut Value, _old: Option<&Value>) {}
     /// What must be reserved right before the object is stored (addresses, ports).
     async fn allocate(&self, obj: &mut Value, old: Option<&Value>) -> Result<(), ApiError>;
@@ -127,9 +127,9 @@ pub async fn create(
     if generated {
         generate(&mut obj);
     }
+    hooks.own(&mut obj, None);
     hooks.mutate(&mut obj, None).await?;
     kind.strategy.prepare_create(&mut obj);
-    hooks.own(&mut obj, None);
     let mut errors = names::metadata(&obj, kind.namespaced, kind.strategy.names());
     errors.extend(kind.strategy.validate(&obj));
     kind.invalid(obj.name(), &errors)?;
@@ -349,13 +349,13 @@ where
             };
         }
     }
+    hooks.own(&mut obj, Some(&old));
     hooks.mutate(&mut obj, Some(&old)).await?;
     if options.subresource.is_empty() {
         kind.strategy.prepare_update(&mut obj, &old);
     } else {
         kind.strategy.prepare_subresource(&options.subresource, &mut obj, &old);
     }
-    hooks.own(&mut obj, Some(&old));
     let mut errors = names::metadata(&obj, kind.namespaced, crate::names::NameRule::PathSegment);
     errors.extend(names::metadata_update(&obj, &old));
     if options.subresource.is_empty() {

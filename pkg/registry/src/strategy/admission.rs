@@ -16,7 +16,12 @@ pub(super) struct Expressions {
 /// Match conditions of MutatingWebhookConfigurations and ValidatingWebhookConfigurations.
 pub(super) fn webhooks(obj: &Value) -> Vec<FieldError> {
     let all = obj.list_at(&["webhooks"]).iter().enumerate();
-    all.flat_map(|(i, h)| expressions::validate_match_conditions(h.list_at(&["matchConditions"]), &format!("webhooks[{i}].matchConditions"))).collect()
+    let mut out: Vec<FieldError> =
+        all.flat_map(|(i, h)| expressions::validate_match_conditions(h.list_at(&["matchConditions"]), &format!("webhooks[{i}].matchConditions"))).collect();
+    if let Some(table) = super::fields::of("admissionregistration.k8s.io", "validatingwebhookconfigurations") {
+        out.extend(super::fields::validate(obj, &table));
+    }
+    out
 }
 
 /// Expressions of ValidatingAdmissionPolicies.
@@ -38,6 +43,9 @@ impl Strategy for Expressions {
     }
     fn prepare_update(&self, obj: &mut Value, old: &Value) {
         self.inner.prepare_update(obj, old);
+    }
+    fn prepare_subresource(&self, sub: &str, obj: &mut Value, old: &Value) {
+        self.inner.prepare_subresource(sub, obj, old);
     }
     fn validate(&self, obj: &Value) -> Vec<FieldError> {
         let mut out = self.inner.validate(obj);

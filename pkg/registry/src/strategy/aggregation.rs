@@ -46,6 +46,9 @@ impl Strategy for ApiServices {
     fn prepare_update(&self, obj: &mut Value, old: &Value) {
         self.inner.prepare_update(obj, old);
     }
+    fn prepare_subresource(&self, sub: &str, obj: &mut Value, old: &Value) {
+        self.inner.prepare_subresource(sub, obj, old);
+    }
     fn validate(&self, obj: &Value) -> Vec<FieldError> {
         let mut out = Vec::new();
         let (group, version) = (obj.str_at(&["spec", "group"]), obj.str_at(&["spec", "version"]));

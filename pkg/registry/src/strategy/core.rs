@@ -33,7 +33,7 @@ impl Strategy for Namespaces {
         if sub == "finalize" {
             keep(obj, old, "status");
         } else {
-            status_only(obj, old);
+            status_only(obj, old, &[]);
         }
     }
     fn validate_subresource(&self, sub: &str, obj: &Value, _: &Value) -> Vec<FieldError> {
@@ -238,6 +238,23 @@ impl Strategy for Secrets {
     }
 }
 
+/// What a claim is filled from is said in an old field and in a new one.
+fn sources(obj: &mut Value) {
+    if obj.str_at(&["kind"]) != "PersistentVolumeClaim" {
+        return;
+    }
+    let (old, new) = (obj.at(&["spec", "dataSource"]).cloned(), obj.at(&["spec", "dataSourceRef"]).cloned());
+    match (old, new) {
+        (Some(old), None) => {
+            obj.set_at(&["spec", "dataSourceRef"], old);
+        }
+        (None, Some(new)) if new.str_at(&["namespace"]).is_empty() => {
+            obj.set_at(&["spec", "dataSource"], new);
+        }
+        _ => {}
+    }
+}
+
 /// Volumes and claims: their status begins with a phase.
 pub struct Phased {
     pub(super) phase: &'static str,
@@ -247,9 +264,14 @@ pub struct Phased {
 impl Strategy for Phased {
     fn prepare_create(&self, obj: &mut Value) {
         obj.set_at(&["status"], json!({"phase": self.phase}));
+        if obj.str_at(&["kind"]) == "PersistentVolume" {
+            obj.set_at(&["status", "lastPhaseTransitionTime"], json!(crate::object::now()));
+        }
+        sources(obj);
     }
     fn prepare_update(&self, obj: &mut Value, old: &Value) {
         self.inner.prepare_update(obj, old);
+        sources(obj);
     }
     fn returns_deleted(&self) -> bool {
         true

@@ -73,6 +73,9 @@ impl Strategy for Custom {
     fn prepare_update(&self, obj: &mut Value, old: &Value) {
         self.inner.prepare_update(obj, old);
     }
+    fn prepare_subresource(&self, sub: &str, obj: &mut Value, old: &Value) {
+        self.inner.prepare_subresource(sub, obj, old);
+    }
     fn validate(&self, obj: &Value) -> Vec<FieldError> {
         self.check(obj, None)
     }
@@ -201,6 +204,9 @@ impl Strategy for Definitions {
     }
     fn prepare_update(&self, obj: &mut Value, old: &Value) {
         self.inner.prepare_update(obj, old);
+    }
+    fn prepare_subresource(&self, sub: &str, obj: &mut Value, old: &Value) {
+        self.inner.prepare_subresource(sub, obj, old);
     }
     fn validate(&self, obj: &Value) -> Vec<FieldError> {
         definition(obj)

@@ -4,7 +4,8 @@
 pub(super) fn generation(group: &str, resource: &str) -> bool {
     matches!(
         (group, resource),
-        ("", "pods" | "replicationcontrollers")
+        ("", "pods" | "replicationcontrollers" | "podtemplates")
+            | ("autoscaling", _)
             | ("apps", "deployments" | "replicasets" | "statefulsets" | "daemonsets")
             | ("batch", _)
             | ("policy", _)
@@ -38,13 +39,26 @@ pub(super) fn has_status(group: &str, resource: &str) -> bool {
             | ("apps", "deployments" | "replicasets" | "statefulsets" | "daemonsets")
             | ("batch" | "autoscaling" | "policy", _)
             | ("networking.k8s.io", "ingresses" | "servicecidrs")
-            | ("storage.k8s.io", "volumeattachments")
+            | ("storage.k8s.io", "volumeattachments" | "csinodes")
             | ("certificates.k8s.io", "certificatesigningrequests" | "podcertificaterequests")
             | ("admissionregistration.k8s.io", "validatingadmissionpolicies")
             | ("apiextensions.k8s.io" | "apiregistration.k8s.io" | "flowcontrol.apiserver.k8s.io", _)
             | ("resource.k8s.io", "resourceclaims" | "devicetaintrules")
             | ("storagemigration.k8s.io", _)
     )
+}
+
+/// What of the metadata a writer of the status may not change, besides owners.
+#[must_use]
+pub fn status_keeps(group: &str, resource: &str) -> &'static [&'static str] {
+    match (group, resource) {
+        ("apps", "deployments") => &["labels"],
+        ("networking.k8s.io", "servicecidrs")
+        | ("storage.k8s.io", "volumeattachments" | "csinodes")
+        | ("admissionregistration.k8s.io", "validatingadmissionpolicies")
+        | ("apiextensions.k8s.io" | "apiregistration.k8s.io" | "flowcontrol.apiserver.k8s.io", _) => &["labels", "annotations"],
+        _ => &[],
+    }
 }
 
 /// Whether an update of a resource may name no version.
@@ -93,7 +107,7 @@ pub(super) fn names(group: &str, resource: &str) -> crate::names::NameRule {
         ("", "namespaces") => Label,
         ("", "services") => Label1035,
         ("rbac.authorization.k8s.io" | "apiregistration.k8s.io", _) => PathSegment,
-        ("certificates.k8s.io", "clustertrustbundles") | ("networking.k8s.io", "ipaddresses") => PathSegment,
+        ("certificates.k8s.io", "clustertrustbundles") | ("" | "events.k8s.io", "events") | ("policy", "poddisruptionbudgets") | ("networking.k8s.io", "ipaddresses") => PathSegment,
         _ => Subdomain,
     }
 }

@@ -15,6 +15,9 @@ pub struct Generic {
     pub(super) unconditional: bool,
     pub(super) create_on_update: bool,
     pub(super) returns_deleted: bool,
+    pub(super) status_keeps: &'static [&'static str],
+    /// Whether labels count as changes.
+    pub(super) labels_count: bool,
 }
 
 impl Generic {
@@ -29,6 +32,8 @@ impl Generic {
             unconditional: data::unconditional(group, resource),
             create_on_update: data::create_on_update(group, resource),
             returns_deleted: data::returns_deleted(group, resource),
+            status_keeps: data::status_keeps(group, resource),
+            labels_count: group == "discovery.k8s.io",
         }
     }
 }
@@ -43,8 +48,19 @@ pub(super) fn keep(obj: &mut Value, old: &Value, member: &str) {
     }
 }
 
-/// Keeps everything but metadata and status.
-pub(super) fn status_only(obj: &mut Value, old: &Value) {
+/// The status of an object that has none yet: the members that are always there.
+pub(super) fn empty_status(obj: &Value) -> Value {
+    let version = obj.str_at(&["apiVersion"]);
+    let (group, version) = version.split_once('/').unwrap_or(("", version));
+    let ty = knarr_schema::types::types().kind(group, version, obj.str_at(&["kind"]));
+    match ty.and_then(|t| t.field("status")).map(|f| knarr_schema::json::zero(f.shape)) {
+        Some(Value::Object(m)) => Value::Object(m),
+        _ => json!({}),
+    }
+}
+
+/// Keeps everything but metadata and status; of the metadata too what `keeps` names.
+pub(super) fn status_only(obj: &mut Value, old: &Value, keeps: &[&str]) {
     let status = obj.get("status").cloned();
     let meta = obj.get("metadata").cloned();
     let mut next: Map<String, Value> = old.as_object().cloned().unwrap_or_default();
@@ -57,7 +73,7 @@ pub(super) fn status_only(obj: &mut Value, old: &Value) {
     };
     *obj = Value::Object(next);
     // Owners and finalizers of the object itself are not the status writer's to change.
-    for f in ["ownerReferences"] {
+    for f in ["ownerReferences"].iter().chain(keeps) {
         match old.at(&["metadata", f]) {
             Some(v) => obj.set_at(&["metadata", f], v.clone()),
             None => {
@@ -98,7 +114,7 @@ impl Strategy for Generic {
                 m.remove("status");
             }
             if !self.custom {
-                obj.set_at(&["status"], json!({}));
+                obj.set_at(&["status"], empty_status(obj));
             }
         }
         if self.generation {
@@ -111,6 +127,15 @@ impl Strategy for Generic {
         }
         if self.generation {
             count(obj, old);
+            let labels = |v: &Value| v.at(&["metadata", "labels"]).cloned();
+            if self.labels_count && obj.generation() == old.generation() && labels(obj) != labels(old) {
+                obj.set_at(&["metadata", "generation"], json!(old.generation() + 1));
+            }
+        }
+    }
+    fn prepare_subresource(&self, sub: &str, obj: &mut Value, old: &Value) {
+        if sub == "status" {
+            status_only(obj, old, self.status_keeps);
         }
     }
     fn unconditional_update(&self) -> bool {

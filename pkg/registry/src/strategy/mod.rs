@@ -6,6 +6,7 @@ mod certificates;
 mod core;
 mod custom;
 mod data;
+mod fields;
 mod generic;
 mod pod;
 mod pod_validation;
@@ -22,7 +23,7 @@ use serde_json::Value;
 
 use crate::{error::FieldError, names::NameRule};
 
-pub use data::{returns_deleted, unconditional};
+pub use data::{returns_deleted, status_keeps, unconditional};
 pub use pod::{qos_class, set_pod_condition};
 
 /// The hooks of one kind. Every method has the behaviour most kinds share.
@@ -38,7 +39,7 @@ pub trait Strategy: Send + Sync + 'static {
     /// Before an object is changed through a subresource.
     fn prepare_subresource(&self, sub: &str, obj: &mut Value, old: &Value) {
         if sub == "status" {
-            generic::status_only(obj, old);
+            generic::status_only(obj, old, &[]);
         }
     }
     /// Everything wrong with a new object (metadata excepted).
@@ -118,7 +119,10 @@ pub fn of(group: &str, resource: &str) -> Arc<dyn Strategy> {
         ("certificates.k8s.io", "certificatesigningrequests") => Arc::new(certificates::Requests { inner: g }),
         ("apiregistration.k8s.io", "apiservices") => Arc::new(aggregation::ApiServices { inner: g }),
         ("apiextensions.k8s.io", "customresourcedefinitions") => Arc::new(custom::Definitions { inner: g }),
-        _ => Arc::new(g),
+        _ => match fields::Checked::of(group, resource) {
+            Some(checked) => Arc::new(checked),
+            None => Arc::new(g),
+        },
     }
 }
 
@@ -134,6 +138,8 @@ pub fn custom(has_status: bool, schema: Option<Arc<Value>>) -> Arc<dyn Strategy>
         unconditional: false,
         create_on_update: false,
         returns_deleted: false,
+        status_keeps: &["labels", "annotations", "finalizers"],
+        labels_count: false,
     };
     Arc::new(custom::Custom { inner, schema, rules: std::sync::OnceLock::new() })
 }

@@ -117,7 +117,7 @@ impl Strategy for Pods {
     fn prepare_subresource(&self, sub: &str, obj: &mut Value, old: &Value) {
         match sub {
             "status" => {
-                generic::status_only(obj, old);
+                generic::status_only(obj, old, &[]);
                 if let Some(q) = old.at(&["status", "qosClass"]) {
                     obj.set_at(&["status", "qosClass"], q.clone());
                 }

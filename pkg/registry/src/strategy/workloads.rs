@@ -5,6 +5,9 @@ use serde_json::{Value, json};
 use super::{Strategy, generic::Generic, pod_validation};
 use crate::{error::FieldError, names::NameRule, object::Object};
 
+/// How often the template of a DaemonSet has changed, as clients of before read it.
+const TEMPLATE_GENERATION: &[&str] = &["metadata", "annotations", "deprecated.daemonset.template.generation"];
+
 /// Kinds with a pod template.
 pub struct Workloads {
     pub(super) resource: String,
@@ -83,6 +86,9 @@ impl Strategy for Workloads {
     }
     fn prepare_create(&self, obj: &mut Value) {
         self.inner.prepare_create(obj);
+        if self.resource == "daemonsets" {
+            obj.set_at(TEMPLATE_GENERATION, json!("1"));
+        }
         if self.resource == "jobs"
             && obj.at(&["spec", "manualSelector"]) != Some(&Value::Bool(true))
         {
@@ -101,9 +107,14 @@ impl Strategy for Workloads {
     }
     fn prepare_update(&self, obj: &mut Value, old: &Value) {
         self.inner.prepare_update(obj, old);
+        if self.resource == "daemonsets" {
+            let before: i64 = old.str_at(TEMPLATE_GENERATION).parse().unwrap_or(1);
+            let next = before + i64::from(obj.at(&["spec", "template"]) != old.at(&["spec", "template"]));
+            obj.set_at(TEMPLATE_GENERATION, json!(next.to_string()));
+        }
     }
     fn prepare_subresource(&self, _: &str, obj: &mut Value, old: &Value) {
-        super::generic::status_only(obj, old);
+        self.inner.prepare_subresource("status", obj, old);
     }
     fn orphans_by_default(&self) -> bool {
         matches!(self.resource.as_str(), "replicationcontrollers" | "jobs")
@@ -212,20 +223,31 @@ impl Strategy for Rbac {
             }
             let kind = obj.str_at(&["roleRef", "kind"]);
             if !matches!(kind, "Role" | "ClusterRole") {
-                out.push(FieldError::not_supported("roleRef.kind", kind, &["Role", "ClusterRole"]));
+                out.push(super::fields::not_supported("roleRef.kind", kind, &["Role", "ClusterRole"]));
             }
-            if obj.str_at(&["roleRef", "name"]).is_empty() {
+            let name = obj.str_at(&["roleRef", "name"]);
+            if name.is_empty() {
                 out.push(FieldError::required("roleRef.name", ""));
             }
+            out.extend(NameRule::PathSegment.check(name, false).into_iter().map(|m| FieldError::invalid("roleRef.name", name, m)));
             for (i, s) in obj.list_at(&["subjects"]).iter().enumerate() {
                 if s.str_at(&["name"]).is_empty() {
                     out.push(FieldError::required(format!("subjects[{i}].name"), ""));
                 }
                 let kind = s.str_at(&["kind"]);
                 if !matches!(kind, "ServiceAccount" | "User" | "Group") {
-                    out.push(FieldError::not_supported(format!("subjects[{i}].kind"), kind, &["ServiceAccount", "User", "Group"]));
+                    out.push(super::fields::not_supported(&format!("subjects[{i}].kind"), kind, &["ServiceAccount", "User", "Group"]));
                 }
-                if kind == "ServiceAccount" && s.str_at(&["namespace"]).is_empty() {
+                let group = s.str_at(&["apiGroup"]);
+                let wanted = if kind == "ServiceAccount" { "" } else { "rbac.authorization.k8s.io" };
+                if matches!(kind, "ServiceAccount" | "User" | "Group") && group != wanted {
+                    out.push(FieldError::not_supported(format!("subjects[{i}].apiGroup"), group, &[wanted]));
+                }
+                if kind == "ServiceAccount" {
+                    let name = s.str_at(&["name"]);
+                    out.extend(crate::names::subdomain(name).into_iter().filter(|_| !name.is_empty()).map(|m| FieldError::invalid(format!("subjects[{i}].name"), name, m)));
+                }
+                if kind == "ServiceAccount" && s.str_at(&["namespace"]).is_empty() && obj.namespace().is_empty() {
                     out.push(FieldError::required(format!("subjects[{i}].namespace"), ""));
                 }
             }
@@ -233,7 +255,7 @@ impl Strategy for Rbac {
             for (i, r) in obj.list_at(&["rules"]).iter().enumerate() {
                 let p = format!("rules[{i}]");
                 if r.list_at(&["verbs"]).is_empty() {
-                    out.push(FieldError::required(format!("{p}.verbs"), "verbs must contain at least one value"));
+                    out.push(FieldError::required(format!("{p}.verbs"), ""));
                 }
                 if r.list_at(&["nonResourceURLs"]).is_empty() {
                     if r.list_at(&["apiGroups"]).is_empty() {
@@ -250,7 +272,7 @@ impl Strategy for Rbac {
     fn validate_update(&self, obj: &Value, old: &Value) -> Vec<FieldError> {
         let mut out = self.validate(obj);
         if self.binding && obj.get("roleRef") != old.get("roleRef") {
-            out.push(FieldError::invalid("roleRef", obj.get("roleRef").cloned().unwrap_or_default(), "cannot change roleRef"));
+            out.push(FieldError::invalid("roleRef", obj.get("roleRef").cloned().unwrap_or_default(), "field is immutable"));
         }
         out
     }

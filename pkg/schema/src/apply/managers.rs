@@ -101,16 +101,9 @@ impl Managers {
         self.entries.iter_mut()
     }
 
-    /// Drops who owns nothing, and renews the time of whose fields changed.
-    pub fn settle(&mut self, stored: Option<&Value>, now: Instant) {
+    /// Drops who owns nothing.
+    pub fn settle(&mut self) {
         self.entries.retain(|_, e| !e.set.is_empty());
-        let before = stored.and_then(Self::parse).unwrap_or_default();
-        for (id, entry) in &mut self.entries {
-            match before.entries.get(id) {
-                Some(old) if old.set == entry.set => entry.time = old.time,
-                _ => entry.time = Some(now),
-            }
-        }
     }
 
     /// Merges the oldest updaters of one version into one, so that at most `max` remain.

@@ -1,0 +1,335 @@
+//! Rules of fields as tables: one mechanism for all kinds.
+//!
+//! A path names a field: `spec.rules[].host` each element's, `spec.hard{}` each member of a map.
+//! What is above a field and absent has no such field; only [`Check::Required`] minds an absent one.
+
+mod admission;
+mod autoscaling;
+mod cluster;
+mod network;
+mod storage;
+
+use std::net::IpAddr;
+
+use knarr_schema::quantity::Quantity;
+use serde_json::Value;
+
+use super::{Strategy, generic::Generic};
+use crate::{
+    error::{FieldError, FieldErrorKind},
+    names::{self, NameRule},
+    object::Object,
+};
+
+/// What a field must be. A text that is empty counts as absent in rules that begin with `?`.
+#[derive(Clone, Copy)]
+pub(super) enum Check {
+    /// It must be there and not empty; with the sentence that says so.
+    Required(&'static str),
+    /// A DNS label (RFC 1123).
+    Label,
+    /// A DNS label that begins with a letter (RFC 1035).
+    Label1035,
+    /// A DNS subdomain (RFC 1123).
+    Subdomain,
+    /// A segment of a path.
+    Segment,
+    /// A name with or without a domain before it.
+    Qualified,
+    /// The same, in lower case.
+    QualifiedLower,
+    /// The value of a label.
+    LabelValue,
+    /// One of these; errors list them sorted.
+    OneOf(&'static [&'static str]),
+    /// One of these; errors list them as they are here.
+    OneOfAsIs(&'static [&'static str]),
+    /// Not less than that.
+    Least(i64, &'static str),
+    /// Not more than that.
+    Most(i64, &'static str),
+    /// A quantity of at least zero.
+    Quantity,
+    /// Not longer than that many bytes.
+    Bytes(usize),
+    /// Not longer than that, with a sentence of its own.
+    Short(usize, &'static str),
+    /// A port's number.
+    Port,
+    /// A port's name.
+    PortName,
+    /// An IP address.
+    Ip,
+    /// A network.
+    Cidr,
+    /// A label selector.
+    Selector,
+    /// A map of labels.
+    Labels,
+    /// A list without the same text twice.
+    Unique,
+    /// Objects of a list differ in this member.
+    UniqueBy(&'static str),
+    /// What nothing else says.
+    Custom(fn(&Value, &str, &mut Vec<FieldError>)),
+}
+
+/// A field and what it must be; the first [`Check::Required`] that fails ends it.
+pub(super) type Rule = (&'static str, &'static [Check]);
+
+/// What of a field may not change.
+#[derive(Clone, Copy)]
+pub(super) enum Fixed {
+    /// Never.
+    Always(&'static str),
+    /// Never, and the answer is that.
+    Forbidden(&'static str, &'static str),
+}
+
+/// The rules of one kind.
+#[derive(Clone, Copy)]
+pub(super) struct Table {
+    pub rules: &'static [Rule],
+    /// What concerns several fields.
+    pub more: Option<fn(&Value, &mut Vec<FieldError>)>,
+    pub fixed: &'static [Fixed],
+}
+
+/// The table of a kind.
+pub(super) fn of(group: &str, resource: &str) -> Option<Table> {
+    let table = match group {
+        "networking.k8s.io" | "discovery.k8s.io" => network::of(resource),
+        "storage.k8s.io" => storage::of(resource),
+        "autoscaling" | "policy" => autoscaling::of(resource),
+        "admissionregistration.k8s.io" => admission::of(resource),
+        "" if resource == "endpoints" => network::of(resource),
+        _ => cluster::of(group, resource),
+    };
+    table.copied()
+}
+
+/// Whether a value says nothing.
+fn blank(v: &Value) -> bool {
+    match v {
+        Value::Null => true,
+        Value::String(s) => s.is_empty(),
+        Value::Array(a) => a.is_empty(),
+        Value::Object(o) => o.is_empty(),
+        _ => false,
+    }
+}
+
+/// Everything that rules find wrong with an object.
+pub(super) fn check(obj: &Value, rules: &[Rule], out: &mut Vec<FieldError>) {
+    for (path, checks) in rules {
+        let (soft, path) = path.strip_prefix('?').map_or((false, *path), |p| (true, p));
+        walk(obj, path, String::new(), &mut |v, at| {
+            let v = v.filter(|v| !v.is_null());
+            if soft && v.is_none_or(blank) {
+                return;
+            }
+            for c in *checks {
+                if !c.apply(v, at, out) {
+                    return;
+                }
+            }
+        });
+    }
+}
+
+/// Visits what a path names.
+fn walk(v: &Value, path: &str, at: String, visit: &mut dyn FnMut(Option<&Value>, &str)) {
+    let (step, rest) = path.split_once('.').unwrap_or((path, ""));
+    let (name, each) = match (step.strip_suffix("[]"), step.strip_suffix("{}")) {
+        (Some(n), _) => (n, '['),
+        (_, Some(n)) => (n, '{'),
+        _ => (step, ' '),
+    };
+    let at = if at.is_empty() { name.to_owned() } else { format!("{at}.{name}") };
+    let inner = v.get(name);
+    let mut on = |v: Option<&Value>, at: String| match (v, rest) {
+        (v, "") => visit(v, &at),
+        (Some(v), rest) if !v.is_null() => walk(v, rest, at, visit),
+        _ => {}
+    };
+    match each {
+        '[' => inner.and_then(Value::as_array).into_iter().flatten().enumerate().for_each(|(i, v)| on(Some(v), format!("{at}[{i}]"))),
+        '{' => inner.and_then(Value::as_object).into_iter().flatten().for_each(|(k, v)| on(Some(v), format!("{at}[{k}]"))),
+        _ => on(inner, at),
+    }
+}
+
+/// A refusal that lists what would do, in the order given.
+pub(super) fn not_supported(at: &str, v: &str, all: &[&str]) -> FieldError {
+    let list: Vec<String> = all.iter().map(|s| format!("{s:?}")).collect();
+    let mut e = FieldError::invalid(at, v, format!("supported values: {}", list.join(", ")));
+    e.kind = FieldErrorKind::NotSupported;
+    e
+}
+
+impl Check {
+    /// Whether the next check has anything to look at.
+    fn apply(self, v: Option<&Value>, at: &str, out: &mut Vec<FieldError>) -> bool {
+        let Some(v) = v.filter(|v| !matches!(self, Self::Required(_)) || !blank(v)) else {
+            if let Self::Required(why) = self {
+                out.push(FieldError::required(at, why));
+            }
+            return false;
+        };
+        let mut all = |messages: Vec<String>| out.extend(messages.into_iter().map(|m| FieldError::invalid(at, v.clone(), m)));
+        let text = v.as_str().unwrap_or("");
+        let number = v.as_i64();
+        match self {
+            Self::Required(_) => {}
+            Self::Label => all(names::label(text)),
+            Self::Label1035 => all(NameRule::Label1035.check(text, false)),
+            Self::Subdomain => all(names::subdomain(text)),
+            Self::Segment => all(NameRule::PathSegment.check(text, false)),
+            Self::Qualified => all(names::qualified(text)),
+            Self::QualifiedLower => out.extend(names::qualified(&text.to_lowercase()).into_iter().map(|m| FieldError::invalid(at, text.to_lowercase(), m))),
+            Self::LabelValue => all(knarr_schema::names::label_value(text)),
+            Self::OneOf(list) if !list.contains(&text) => out.push(FieldError::not_supported(at, text, list)),
+            Self::OneOfAsIs(list) if !list.contains(&text) => out.push(not_supported(at, text, list)),
+            Self::Least(least, why) if number.is_some_and(|n| n < least) => all(vec![why.to_owned()]),
+            Self::Most(most, why) if number.is_some_and(|n| n > most) => all(vec![why.to_owned()]),
+            Self::Quantity if Quantity::parse(text).is_ok_and(|q| q.sign() < 0) => all(vec!["must be greater than or equal to 0".into()]),
+            Self::Bytes(most) if text.len() > most => out.push(FieldError::too_long(at, most)),
+            Self::Short(most, why) if text.len() > most => all(vec![why.to_owned()]),
+            Self::Port => all(number.map(knarr_schema::names::port_number).unwrap_or_default()),
+            Self::PortName => all(knarr_schema::names::port_name(text)),
+            Self::Ip if text.parse::<IpAddr>().is_err() => all(vec![IP.into()]),
+            Self::Cidr if !cidr(text) => all(vec![CIDR.into()]),
+            Self::Selector => selector(v, at, out),
+            Self::Labels => out.extend(names::labels(Some(v), at)),
+            Self::Unique => {
+                let list = v.as_array().map_or(&[][..], Vec::as_slice);
+                for (i, item) in list.iter().enumerate() {
+                    if list.get(..i).is_some_and(|before| before.contains(item)) {
+                        out.push(FieldError::duplicate(format!("{at}[{i}]"), item.clone()));
+                    }
+                }
+            }
+            Self::UniqueBy(member) => {
+                let mut seen: Vec<&str> = Vec::new();
+                for (i, item) in v.as_array().into_iter().flatten().enumerate() {
+                    let key = item.str_at(&[member]);
+                    if seen.contains(&key) {
+                        out.push(FieldError::duplicate(format!("{at}[{i}].{member}"), key));
+                    }
+                    seen.push(key);
+                }
+            }
+            Self::Custom(f) => f(v, at, out),
+            _ => {}
+        }
+        true
+    }
+}
+
+pub(super) const IP: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+pub(super) const CIDR: &str = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
+
+/// Whether a text is a network.
+pub(super) fn cidr(text: &str) -> bool {
+    let Some((ip, bits)) = text.split_once('/') else { return false };
+    let most = match ip.parse::<IpAddr>() {
+        Ok(IpAddr::V4(_)) => 32,
+        Ok(IpAddr::V6(_)) => 128,
+        Err(_) => return false,
+    };
+    bits.parse::<u8>().is_ok_and(|b| b <= most) && (bits == "0" || !bits.starts_with('0'))
+}
+
+/// A label selector.
+pub(super) fn selector(s: &Value, at: &str, out: &mut Vec<FieldError>) {
+    for (i, e) in s.list_at(&["matchExpressions"]).iter().enumerate() {
+        let at = format!("{at}.matchExpressions[{i}]");
+        let values = e.list_at(&["values"]);
+        match e.str_at(&["operator"]) {
+            "In" | "NotIn" if values.is_empty() => out.push(FieldError::required(format!("{at}.values"), "must be specified when `operator` is 'In' or 'NotIn'")),
+            "Exists" | "DoesNotExist" if !values.is_empty() => {
+                out.push(FieldError::forbidden(format!("{at}.values"), "may not be specified when `operator` is 'Exists' or 'DoesNotExist'"));
+            }
+            "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
+            other => out.push(FieldError::invalid(format!("{at}.operator"), other, "not a valid selector operator")),
+        }
+        let key = e.str_at(&["key"]);
+        out.extend(names::qualified(key).into_iter().map(|m| FieldError::invalid(format!("{at}.key"), key, m)));
+        for (i, v) in values.iter().filter_map(Value::as_str).enumerate() {
+            out.extend(knarr_schema::names::label_value(v).into_iter().map(|m| FieldError::invalid(format!("{at}.values[{i}]"), v, m)));
+        }
+    }
+    out.extend(names::labels(s.at(&["matchLabels"]), &format!("{at}.matchLabels")));
+}
+
+/// A kind whose fields a table describes.
+pub(super) struct Checked {
+    pub inner: Generic,
+    pub table: Table,
+}
+
+impl Checked {
+    /// `None` if no table is of that kind.
+    pub fn of(group: &str, resource: &str) -> Option<Self> {
+        Some(Self { inner: Generic::of(group, resource), table: of(group, resource)? })
+    }
+}
+
+/// Everything wrong with an object by a table.
+pub(super) fn validate(obj: &Value, table: &Table) -> Vec<FieldError> {
+    let mut out = Vec::new();
+    check(obj, table.rules, &mut out);
+    if let Some(more) = table.more {
+        more(obj, &mut out);
+    }
+    out
+}
+
+/// What a change may not change, by a table.
+pub(super) fn fixed(obj: &Value, old: &Value, table: &Table, out: &mut Vec<FieldError>) {
+    for f in table.fixed {
+        let (Fixed::Always(path) | Fixed::Forbidden(path, _)) = *f;
+        let parts: Vec<&str> = path.split('.').collect();
+        let (new, before) = (obj.at(&parts), old.at(&parts));
+        let same = new == before || (new.is_none_or(blank) && before.is_none_or(blank));
+        if same {
+            continue;
+        }
+        out.push(match f {
+            Fixed::Always(_) => FieldError::invalid(path, new.cloned().unwrap_or_default(), "field is immutable"),
+            Fixed::Forbidden(_, why) => FieldError::forbidden(path, *why),
+        });
+    }
+}
+
+impl Strategy for Checked {
+    fn names(&self) -> NameRule {
+        self.inner.names()
+    }
+    fn prepare_create(&self, obj: &mut Value) {
+        self.inner.prepare_create(obj);
+    }
+    fn prepare_update(&self, obj: &mut Value, old: &Value) {
+        self.inner.prepare_update(obj, old);
+    }
+    fn prepare_subresource(&self, sub: &str, obj: &mut Value, old: &Value) {
+        self.inner.prepare_subresource(sub, obj, old);
+    }
+    fn validate(&self, obj: &Value) -> Vec<FieldError> {
+        validate(obj, &self.table)
+    }
+    fn validate_update(&self, obj: &Value, old: &Value) -> Vec<FieldError> {
+        let mut out = validate(obj, &self.table);
+        fixed(obj, old, &self.table, &mut out);
+        out
+    }
+    fn unconditional_update(&self) -> bool {
+        self.inner.unconditional_update()
+    }
+    fn create_on_update(&self) -> bool {
+        self.inner.create_on_update()
+    }
+    fn returns_deleted(&self) -> bool {
+        self.inner.returns_deleted()
+    }
+}
