@@ -230,7 +230,6 @@ async fn a_hook_that_does_not_answer_closes_or_opens_the_way() {
             hooks.hook("svc", "/", labelled("svc", json!({"clientConfig": service}))),
             hooks.hook("wrong", "/wrong", labelled("wrong", json!({}))),
             hooks.hook("trust", "/", labelled("trust", json!({"clientConfig": {"url": format!("https://127.0.0.1:{}/", hooks.address.port()), "caBundle": STANDARD.encode(&h.ca)}}))),
-            hooks.hook("effects", "/", labelled("effects", json!({"sideEffects": "Some"}))),
         ])
         .await;
     hooks.install(&c, "Mutating", "m", vec![hooks.hook("bad", "/bad", labelled("bad", json!({})))]).await;
@@ -252,8 +251,10 @@ async fn a_hook_that_does_not_answer_closes_or_opens_the_way() {
         assert!(v["message"].as_str().is_some_and(|m| m.contains(part)), "{v}");
     }
     assert_eq!(call(&c, "POST", MAPS, &make("open")).await.0, 200);
-    let (code, v) = call(&c, "POST", &format!("{MAPS}?dryRun=All"), &make("effects")).await;
-    assert_eq!((code, v["message"].as_str()), (400, Some(r#"admission webhook "effects.example.com" does not support dry run"#)));
+    let effects = json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingWebhookConfiguration", "metadata": {"name": "e"},
+        "webhooks": [hooks.hook("effects", "/", json!({"sideEffects": "Some"}))]});
+    let (code, v) = call(&c, "POST", "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations", &effects).await;
+    assert_eq!(code, 422, "{v}");
 }
 
 #[tokio::test]

@@ -22,7 +22,6 @@ const SUBDOMAIN: &str = "a lowercase RFC 1123 subdomain must consist of lower ca
 const WILDCARD: &str = "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must consist of lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character (e.g. '*.example.com', regex used for validation is '\\*\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
 const LABEL: &str = "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')";
 const LABEL1035: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
-const QUALIFIED: &str = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
 const LABEL_VALUE: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
 
 fn edges(s: &str) -> bool {
@@ -115,29 +114,7 @@ impl NameRule {
 /// What is wrong with a label key, annotation key or similar.
 #[must_use]
 pub fn qualified(key: &str) -> Vec<String> {
-    let mut out = Vec::new();
-    let name = match key.split_once('/') {
-        None => key,
-        Some((prefix, name)) => {
-            if prefix.is_empty() {
-                out.push("prefix part must be non-empty".into());
-            } else {
-                out.extend(subdomain(prefix).into_iter().map(|m| format!("prefix part {m}")));
-            }
-            name
-        }
-    };
-    if name.is_empty() {
-        out.push("name part must be non-empty".into());
-    } else if name.len() > 63 {
-        out.push("name part must be no more than 63 bytes".into());
-    }
-    let ok = |c: Option<u8>| c.is_some_and(|c| c.is_ascii_alphanumeric());
-    let all = name.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_.".contains(&c));
-    if !all || !ok(name.bytes().next()) || !ok(name.bytes().last()) {
-        out.push(QUALIFIED.into());
-    }
-    out
+    knarr_schema::names::qualified_name(key)
 }
 
 /// Checks a map of labels.

@@ -426,10 +426,19 @@ impl Node<'_> {
             }
             enter(&mut self.state.path, &key);
             self.state.go_path.push(field.name);
-            self.state.owner = owner.short_name();
+            self.state.owner = ty.short_name();
+            // A field of a struct within is named with that struct.
+            let embedded = owner.name != ty.name;
+            if embedded {
+                let at = self.state.go_path.len() - 1;
+                self.state.go_path.insert(at, owner.short_name());
+            }
             let target = Target { shape: Some(field.shape), go_type: field.go_type };
             let value = map.next_value_seed(Node { state: &mut *self.state, target })?;
             self.state.go_path.pop();
+            if embedded {
+                self.state.go_path.pop();
+            }
             self.state.path.truncate(length);
             if value.is_null() {
                 nulls.push(key);

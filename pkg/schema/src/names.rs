@@ -54,7 +54,7 @@ pub fn dns1123_label(text: &str) -> Vec<String> {
 pub fn dns1123_subdomain(text: &str) -> Vec<String> {
     let mut errors = Vec::new();
     if text.len() > 253 {
-        errors.push(too_long(253));
+        errors.push("must be no more than 253 characters".into());
     }
     if !text.split('.').all(label_form) {
         errors.push(regex_error(
@@ -99,7 +99,7 @@ pub fn qualified_name(text: &str) -> Vec<String> {
         _ => {
             return vec![
                 regex_error(
-                    "a qualified name must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character",
+                    "a valid label key must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character",
                     "([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]",
                     &["MyName", "my.name", "123-abc"],
                 ) + " with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')",

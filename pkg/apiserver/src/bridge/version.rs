@@ -95,6 +95,9 @@ pub fn outward(mut v: Value, r: &Resource) -> Value {
             v.set_at(&["metadata", "annotations", CURRENT], json!(Value::Array(all).to_string()));
         }
     }
+    if v.get("status").is_some_and(Value::is_object) && v.at(&["status", "currentReplicas"]).is_none() {
+        v.set_at(&["status", "currentReplicas"], json!(0));
+    }
     v
 }
 

@@ -345,6 +345,13 @@ pub(super) async fn delete_collection(ctx: &Arc<Ctx>, body: Bytes) -> Result<Rep
             Err(e) if e.is_not_found() => {}
             Err(e) => return Err(e),
         }
+        let mut shown = shown;
+        if !ctx.resource.is_custom()
+            && let Some(m) = shown.as_object_mut()
+        {
+            m.remove("kind");
+            m.remove("apiVersion");
+        }
         items.push(shown);
     }
     let r = &ctx.resource;

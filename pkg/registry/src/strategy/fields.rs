@@ -84,6 +84,8 @@ pub(super) enum Fixed {
     Always(&'static str),
     /// Never, and the answer is that.
     Forbidden(&'static str, &'static str),
+    /// Never in an event of the new kind; with the name that errors give the field.
+    New(&'static str, &'static str),
 }
 
 /// The rules of one kind.
@@ -93,6 +95,8 @@ pub(super) struct Table {
     /// What concerns several fields.
     pub more: Option<fn(&Value, &mut Vec<FieldError>)>,
     pub fixed: &'static [Fixed],
+    /// Fields that should be there, and what is said if not.
+    pub warn_unset: &'static [(&'static str, &'static str)],
 }
 
 /// The table of a kind.
@@ -288,7 +292,10 @@ pub(super) fn validate(obj: &Value, table: &Table) -> Vec<FieldError> {
 /// What a change may not change, by a table.
 pub(super) fn fixed(obj: &Value, old: &Value, table: &Table, out: &mut Vec<FieldError>) {
     for f in table.fixed {
-        let (Fixed::Always(path) | Fixed::Forbidden(path, _)) = *f;
+        let (Fixed::Always(path) | Fixed::Forbidden(path, _) | Fixed::New(path, _)) = *f;
+        if matches!(f, Fixed::New(..)) && old.str_at(&["eventTime"]).is_empty() {
+            continue;
+        }
         let parts: Vec<&str> = path.split('.').collect();
         let (new, before) = (obj.at(&parts), old.at(&parts));
         let same = new == before || (new.is_none_or(blank) && before.is_none_or(blank));
@@ -296,7 +303,8 @@ pub(super) fn fixed(obj: &Value, old: &Value, table: &Table, out: &mut Vec<Field
             continue;
         }
         out.push(match f {
-            Fixed::Always(_) => FieldError::invalid(path, new.cloned().unwrap_or_default(), "field is immutable"),
+            Fixed::Always(_) => FieldError::invalid(path, new.filter(|v| !blank(v)).cloned().unwrap_or_default(), "field is immutable"),
+            Fixed::New(_, shown) => FieldError::invalid(*shown, new.cloned().unwrap_or_default(), "field is immutable"),
             Fixed::Forbidden(_, why) => FieldError::forbidden(path, *why),
         });
     }
@@ -319,9 +327,17 @@ impl Strategy for Checked {
         validate(obj, &self.table)
     }
     fn validate_update(&self, obj: &Value, old: &Value) -> Vec<FieldError> {
-        let mut out = validate(obj, &self.table);
+        let mut all = validate(obj, &self.table);
+        let mut out = Vec::new();
         fixed(obj, old, &self.table, &mut out);
+        // What may not change at all is not looked at further.
+        all.retain(|e| !out.iter().any(|f| f.kind == FieldErrorKind::Invalid && f.field == e.field));
+        out.extend(all);
         out
+    }
+    fn warnings(&self, obj: &Value, _: Option<&Value>) -> Vec<String> {
+        let unset = self.table.warn_unset.iter().filter(|(path, _)| obj.at(&path.split('.').collect::<Vec<_>>()).is_none());
+        unset.map(|(_, text)| (*text).to_owned()).collect()
     }
     fn unconditional_update(&self) -> bool {
         self.inner.unconditional_update()

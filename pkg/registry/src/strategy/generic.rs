@@ -11,6 +11,8 @@ pub struct Generic {
     pub(super) reset_status: bool,
     pub(super) status: bool,
     pub(super) generation: bool,
+    /// Whether changes are counted without a beginning.
+    pub(super) counts: bool,
     pub(super) custom: bool,
     pub(super) unconditional: bool,
     pub(super) create_on_update: bool,
@@ -28,6 +30,7 @@ impl Generic {
             reset_status: status && data::resets_status(group, resource),
             status,
             generation: data::generation(group, resource),
+            counts: (group, resource) == ("storage.k8s.io", "csidrivers"),
             custom: false,
             unconditional: data::unconditional(group, resource),
             create_on_update: data::create_on_update(group, resource),
@@ -125,7 +128,7 @@ impl Strategy for Generic {
         if self.status {
             keep(obj, old, "status");
         }
-        if self.generation {
+        if self.generation || self.counts {
             count(obj, old);
             let labels = |v: &Value| v.at(&["metadata", "labels"]).cloned();
             if self.labels_count && obj.generation() == old.generation() && labels(obj) != labels(old) {

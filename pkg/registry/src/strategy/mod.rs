@@ -134,6 +134,7 @@ pub fn custom(has_status: bool, schema: Option<Arc<Value>>) -> Arc<dyn Strategy>
         reset_status: has_status,
         status: has_status,
         generation: true,
+        counts: false,
         custom: true,
         unconditional: false,
         create_on_update: false,

@@ -25,7 +25,9 @@ fn items<'o>(object: &'o mut Object, key: &str) -> impl Iterator<Item = &'o mut 
 }
 
 /// The structs that [`of_struct`] knows.
-pub(crate) const RULED: [&str; 13] = [
+pub(crate) const RULED: [&str; 15] = [
+    "io.k8s.api.core.v1.LimitRangeItem",
+    "io.k8s.api.rbac.v1.Subject",
     "io.k8s.api.core.v1.Container",
     "io.k8s.api.core.v1.EphemeralContainer",
     "io.k8s.api.core.v1.ImageVolumeSource",
@@ -97,6 +99,10 @@ pub(super) fn of_struct(ty: &'static Type, object: &mut Object) {
                 object.insert("serviceAccount".into(), name);
             }
         }
+        "core.v1.LimitRangeItem" if text(object, "type") == "Container" => limits(object),
+        "rbac.v1.Subject" if text(object, "apiGroup").is_empty() && matches!(text(object, "kind"), "User" | "Group") => {
+            object.insert("apiGroup".into(), "rbac.authorization.k8s.io".into());
+        }
         "core.v1.PodStatus" => pod_status(object),
         "core.v1.NodeStatus" => {
             if let Some(capacity) = object.get("capacity").cloned() {
@@ -121,6 +127,24 @@ pub(super) fn of_struct(ty: &'static Type, object: &mut Object) {
         }
         "resource.v1.DeviceTaint" => set(object, "timeAdded", || time::format(time::now()).into()),
         _ => {}
+    }
+}
+
+/// A container's limits: what is not given follows from what is.
+fn limits(item: &mut Object) {
+    let get = |item: &Object, key: &str| item.get(key).and_then(Value::as_object).cloned().unwrap_or_default();
+    let (most, least) = (get(item, "max"), get(item, "min"));
+    let (mut limit, mut request) = (get(item, "default"), get(item, "defaultRequest"));
+    for (k, v) in most {
+        limit.entry(k).or_insert(v);
+    }
+    for (k, v) in limit.iter().chain(&least) {
+        request.entry(k.clone()).or_insert_with(|| v.clone());
+    }
+    for (key, map) in [("default", limit), ("defaultRequest", request)] {
+        if !map.is_empty() {
+            item.insert(key.into(), Value::Object(map));
+        }
     }
 }
 

@@ -39,6 +39,7 @@ static WEBHOOKS: Table = Table {
     ],
     more: None,
     fixed: &[],
+    warn_unset: &[],
 };
 
 /// A domain with at least three parts.
@@ -101,6 +102,10 @@ fn client(c: &Value, at: &str, out: &mut Vec<FieldError>) {
         (None, Some(s)) => {
             let mut inner = Vec::new();
             super::check(s, &[("name", &[Required("")]), ("namespace", &[Required("")])], &mut inner);
+            // Upstream names the other field.
+            for e in inner.iter_mut().filter(|e| e.field == "namespace") {
+                e.field = "name".into();
+            }
             if let Some(n) = s.get("port").and_then(Value::as_i64) {
                 inner.extend(knarr_schema::names::port_number(n).into_iter().map(|m| FieldError::invalid("port", n, format!("port is not valid: {m}"))));
             }
@@ -179,6 +184,7 @@ static BINDINGS: Table = Table {
         }
     }),
     fixed: &[],
+    warn_unset: &[],
 };
 
 static MUTATING_BINDINGS: Table = Table {
@@ -193,6 +199,7 @@ static MUTATING_BINDINGS: Table = Table {
     ],
     more: None,
     fixed: &[],
+    warn_unset: &[],
 };
 
 fn param(p: &Value, at: &str, out: &mut Vec<FieldError>) {

@@ -29,7 +29,7 @@ static AUTOSCALERS: Table = Table {
         ("spec.minReplicas", &[Least(0, "must be greater than or equal to 0")]),
         ("spec.scaleTargetRef.kind", &[Required(""), Segment]),
         ("spec.scaleTargetRef.name", &[Required(""), Segment]),
-        ("spec.scaleTargetRef.apiVersion", &[Custom(target_version)]),
+        ("spec.scaleTargetRef", &[Custom(target)]),
         ("spec.metrics[]", &[Custom(metric)]),
         ("spec.behavior.scaleUp.stabilizationWindowSeconds", WINDOW),
         ("spec.behavior.scaleUp.selectPolicy", SELECT),
@@ -56,8 +56,13 @@ static AUTOSCALERS: Table = Table {
         {
             out.push(FieldError::invalid("spec.maxReplicas", most, "must be greater than or equal to `minReplicas`"));
         }
+        let outer = |m: &Value| matches!(m.str_at(&["type"]), "Object" | "External");
+        if obj.at(&["spec", "minReplicas"]).and_then(Value::as_i64) == Some(0) && !obj.list_at(&["spec", "metrics"]).iter().any(outer) {
+            out.push(FieldError::forbidden("spec.metrics", "must specify at least one Object or External metric to support scaling to zero replicas"));
+        }
     }),
     fixed: &[],
+    warn_unset: &[],
 };
 
 fn group_version(v: &Value, at: &str, out: &mut Vec<FieldError>) -> bool {
@@ -69,9 +74,9 @@ fn group_version(v: &Value, at: &str, out: &mut Vec<FieldError>) -> bool {
     true
 }
 
-fn target_version(v: &Value, at: &str, out: &mut Vec<FieldError>) {
-    let text = v.as_str().unwrap_or("");
-    if group_version(v, at, out) && text != "v1" && !text.contains('/') {
+fn target(v: &Value, at: &str, out: &mut Vec<FieldError>) {
+    let (at, text) = (format!("{at}.apiVersion"), v.str_at(&["apiVersion"]));
+    if group_version(&Value::from(text), &at, out) && text != "v1" && !text.contains('/') {
         out.push(FieldError::invalid(at, text, "apiVersion must specify API group"));
     }
 }
@@ -114,9 +119,9 @@ fn metric(m: &Value, at: &str, out: &mut Vec<FieldError>) {
         super::check(s, &[("container", &[Required("must specify a container"), super::Check::Label])], &mut inner);
     }
     if matches!(kind, "Object" | "Pods" | "External") {
-        super::check(s, &[("metric.name", &[Required("must specify a metric name"), Segment]), ("metric.selector", &[Selector])], &mut inner);
+        super::check(s, &[("metric.name", &[Required("must specify a metric name"), Segment])], &mut inner);
     }
-    target(kind, s, &mut inner);
+    aim(kind, s, &mut inner);
     out.extend(inner.into_iter().map(|e| FieldError { field: format!("{at}.{}", e.field), ..e }));
 }
 
@@ -138,7 +143,7 @@ fn container_resource(name: &str, out: &mut Vec<FieldError>) {
     }
 }
 
-fn target(kind: &str, s: &Value, out: &mut Vec<FieldError>) {
+fn aim(kind: &str, s: &Value, out: &mut Vec<FieldError>) {
     let t = |f: &str| s.at(&["target", f]).filter(|v| !v.is_null());
     let ty = s.str_at(&["target", "type"]);
     if ty.is_empty() {
@@ -188,6 +193,7 @@ static BUDGETS: Table = Table {
         }
     }),
     fixed: &[],
+    warn_unset: &[],
 };
 
 /// A number or a percentage.

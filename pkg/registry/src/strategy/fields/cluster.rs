@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::{
     Check::{Custom, Label, Labels, Least, Most, OneOf, OneOfAsIs, Quantity, Required, Short, Subdomain},
-    Fixed::{Always, Forbidden},
+    Fixed::{Always, Forbidden, New},
     Table,
 };
 use crate::{error::FieldError, names, object::Object};
@@ -37,6 +37,7 @@ static PRIORITIES: Table = Table {
         }
     }),
     fixed: &[Forbidden("value", "may not be changed in an update."), Always("preemptionPolicy")],
+    warn_unset: &[],
 };
 
 static LEASES: Table = Table {
@@ -46,6 +47,7 @@ static LEASES: Table = Table {
     ],
     more: None,
     fixed: &[],
+    warn_unset: &[],
 };
 
 static RUNTIMES: Table = Table {
@@ -63,6 +65,7 @@ static RUNTIMES: Table = Table {
         }
     }),
     fixed: &[Always("handler")],
+    warn_unset: &[],
 };
 
 fn toleration(t: &Value, at: &str, out: &mut Vec<FieldError>) {
@@ -101,6 +104,7 @@ static QUOTAS: Table = Table {
         }
     }),
     fixed: &[Always("spec.scopes")],
+    warn_unset: &[],
 };
 
 static RANGES: Table = Table { rules: &[("spec.limits[]", &[Custom(limit)])], more: Some(|obj, out| {
@@ -112,13 +116,15 @@ static RANGES: Table = Table { rules: &[("spec.limits[]", &[Custom(limit)])], mo
         }
         seen.push(kind);
     }
-}), fixed: &[] };
+}), fixed: &[], warn_unset: &[] };
 
 fn limit(l: &Value, at: &str, out: &mut Vec<FieldError>) {
     let kind = l.str_at(&["type"]);
     let field = format!("{at}.type");
-    out.extend(names::qualified(kind).into_iter().map(|m| FieldError::invalid(&field, kind, m)));
-    if !kind.contains('/') && !matches!(kind, "Pod" | "Container" | "PersistentVolumeClaim") {
+    let wrong = names::qualified(kind);
+    let named = wrong.is_empty();
+    out.extend(wrong.into_iter().map(|m| FieldError::invalid(&field, kind, m)));
+    if named && !kind.contains('/') && !matches!(kind, "Pod" | "Container" | "PersistentVolumeClaim") {
         out.push(FieldError::invalid(&field, kind, "must be a standard limit type or fully qualified"));
     }
     let get = |list: &str, k: &str| l.at(&[list, k]).and_then(Value::as_str).and_then(|t| Amount::parse(t).ok().map(|q| (t.to_owned(), q)));
@@ -180,12 +186,23 @@ static EVENTS: Table = Table {
         }
         let controller = obj.str_at(&["reportingComponent"]);
         out.extend(names::qualified(controller).into_iter().map(|m| FieldError::invalid("reportingController", controller, m)));
+        out.extend(names::subdomain(obj.name()).into_iter().map(|m| FieldError::invalid("metadata.name", obj.name(), m)));
         let kind = obj.str_at(&["type"]);
         if !matches!(kind, "Normal" | "Warning") {
             out.push(FieldError::invalid("type", "", format!("has invalid value: {kind}")));
         }
     }),
-    fixed: &[],
+    fixed: &[
+        New("involvedObject", "involvedObject"),
+        New("eventTime", "eventTime"),
+        New("reportingComponent", "reportingController"),
+        New("reportingInstance", "reportingInstance"),
+        New("action", "action"),
+        New("reason", "reason"),
+        New("message", "message"),
+        New("type", "type"),
+    ],
+    warn_unset: &[],
 };
 
 const VERBS: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "proxy", "update", "watch"];
@@ -212,6 +229,7 @@ static FLOWS: Table = Table {
         }
     }),
     fixed: &[],
+    warn_unset: &[],
 };
 
 fn some_rule(r: &Value, at: &str, out: &mut Vec<FieldError>) {
@@ -309,6 +327,7 @@ static LEVELS: Table = Table {
         }
     }),
     fixed: &[],
+    warn_unset: &[],
 };
 
 fn level(l: &Value, out: &mut Vec<FieldError>) {

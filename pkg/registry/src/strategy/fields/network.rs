@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use serde_json::Value;
 
 use super::{
-    Check::{Bytes, Cidr, Custom, Label, LabelValue, OneOf, OneOfAsIs, Port, PortName, QualifiedLower, Required, Segment, Selector, Subdomain, UniqueBy},
+    Check::{Bytes, Cidr, Custom, Label, LabelValue, OneOf, OneOfAsIs, Port, PortName, Required, Segment, Selector, Subdomain, UniqueBy},
     Fixed::Always,
     IP, Table, blank,
 };
@@ -38,10 +38,11 @@ static INGRESSES: Table = Table {
     ],
     more: Some(|obj, out| {
         if obj.at(&["spec", "defaultBackend"]).is_none_or(blank) && obj.list_at(&["spec", "rules"]).is_empty() {
-            out.push(FieldError::invalid("spec", obj.at(&["spec", "rules"]).cloned().unwrap_or(Value::Array(Vec::new())), "either `defaultBackend` or `rules` must be specified"));
+            out.push(FieldError::invalid("spec", obj.at(&["spec", "rules"]).cloned().unwrap_or_default(), "either `defaultBackend` or `rules` must be specified"));
         }
     }),
     fixed: &[],
+    warn_unset: &[],
 };
 
 fn wildcard(v: &Value, at: &str, out: &mut Vec<FieldError>) {
@@ -63,7 +64,10 @@ fn host(v: &Value, at: &str, out: &mut Vec<FieldError>) {
 fn path(p: &Value, at: &str, out: &mut Vec<FieldError>) {
     let kinds = ["Exact", "ImplementationSpecific", "Prefix"];
     match p.get("pathType").and_then(Value::as_str) {
-        None => out.push(FieldError::required(format!("{at}.pathType"), "pathType must be specified")),
+        None => {
+            out.push(FieldError::required(format!("{at}.pathType"), "pathType must be specified"));
+            return;
+        }
         Some(kind @ ("Exact" | "Prefix")) => {
             let text = p.str_at(&["path"]);
             let field = format!("{at}.path");
@@ -129,11 +133,12 @@ static CLASSES: Table = Table {
         ("spec.parameters.apiGroup", &[Subdomain]),
         ("spec.parameters.kind", &[Required(""), Segment]),
         ("spec.parameters.name", &[Required(""), Segment]),
-        ("spec.parameters.scope", &[Required(""), OneOf(&["Cluster", "Namespace"])]),
+        ("spec.parameters.scope", &[OneOf(&["Cluster", "Namespace"])]),
         ("spec.parameters", &[Custom(scope)]),
     ],
     more: None,
     fixed: &[Always("spec.controller")],
+    warn_unset: &[],
 };
 
 fn domain_prefixed(v: &Value, at: &str, out: &mut Vec<FieldError>) {
@@ -174,6 +179,7 @@ static POLICIES: Table = Table {
         }
     }),
     fixed: &[],
+    warn_unset: &[],
 };
 
 fn policy_port(p: &Value, at: &str, out: &mut Vec<FieldError>) {
@@ -269,6 +275,7 @@ static NETWORKS: Table = Table {
         }
     }),
     fixed: &[Always("spec.cidrs")],
+    warn_unset: &[],
 };
 
 static ADDRESSES: Table = Table {
@@ -282,6 +289,7 @@ static ADDRESSES: Table = Table {
     ],
     more: None,
     fixed: &[Always("spec.parentRef")],
+    warn_unset: &[],
 };
 
 static SLICES: Table = Table {
@@ -295,8 +303,7 @@ static SLICES: Table = Table {
         ("ports", &[UniqueBy("name")]),
         ("?ports[].name", &[Label]),
         ("ports[].protocol", &[OneOf(PROTOCOLS)]),
-        ("ports[].port", &[Port]),
-        ("ports[].appProtocol", &[QualifiedLower]),
+        ("ports[].appProtocol", &[super::Check::Qualified]),
     ],
     more: Some(|obj, out| {
         let kind = obj.str_at(&["addressType"]);
@@ -321,6 +328,7 @@ static SLICES: Table = Table {
         }
     }),
     fixed: &[Always("addressType")],
+    warn_unset: &[],
 };
 
 /// Addresses that no endpoint has.
@@ -354,6 +362,7 @@ static ENDPOINTS: Table = Table {
     ],
     more: None,
     fixed: &[],
+    warn_unset: &[],
 };
 
 fn subset(s: &Value, at: &str, out: &mut Vec<FieldError>) {

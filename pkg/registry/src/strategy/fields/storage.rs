@@ -24,7 +24,7 @@ pub(super) fn of(resource: &str) -> Option<&'static Table> {
 static CLASSES: Table = Table {
     rules: &[
         ("provisioner", &[Required(""), QualifiedLower]),
-        ("reclaimPolicy", &[OneOf(&["Delete", "Retain"])]),
+        ("?reclaimPolicy", &[OneOf(&["Delete", "Retain"])]),
         ("volumeBindingMode", &[Required(""), OneOf(&["Immediate", "WaitForFirstConsumer"])]),
         ("allowedTopologies[].matchLabelExpressions", &[UniqueBy("key")]),
         ("allowedTopologies[].matchLabelExpressions[].values", &[Required(""), super::Check::Unique]),
@@ -40,6 +40,7 @@ static CLASSES: Table = Table {
         }
     }),
     fixed: &[Always("parameters"), Always("provisioner"), Always("reclaimPolicy"), Always("volumeBindingMode")],
+    warn_unset: &[],
 };
 
 /// Parameters of a class: not too many, none without a name.
@@ -72,6 +73,7 @@ static ATTACHMENTS: Table = Table {
     ],
     more: None,
     fixed: &[Always("spec")],
+    warn_unset: &[],
 };
 
 fn attacher(v: &Value, at: &str, out: &mut Vec<FieldError>) {
@@ -114,6 +116,7 @@ static DRIVERS: Table = Table {
         }
     }),
     fixed: &[Always("spec.volumeLifecycleModes"), Always("spec.attachRequired")],
+    warn_unset: &[("spec.serviceAccountTokenInSecrets", "spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes")],
 };
 
 static NODES: Table = Table {
@@ -126,6 +129,7 @@ static NODES: Table = Table {
     ],
     more: None,
     fixed: &[],
+    warn_unset: &[],
 };
 
 fn lower_subdomain(v: &Value, at: &str, out: &mut Vec<FieldError>) {
@@ -155,10 +159,12 @@ static CAPACITIES: Table = Table {
     ],
     more: None,
     fixed: &[Always("nodeTopology"), Always("storageClassName")],
+    warn_unset: &[],
 };
 
 static ATTRIBUTES: Table = Table {
     rules: &[("driverName", &[Required(""), QualifiedLower])],
     more: Some(|obj, out| parameters(obj, "must contain at least one key/value pair", out)),
     fixed: &[Forbidden("driverName", "updates to driverName are forbidden."), Forbidden("parameters", "updates to parameters are forbidden.")],
+    warn_unset: &[],
 };
