@@ -10,10 +10,11 @@ use std::io;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 
-use knarr_sys::supervise::{Events, SignalFd, poll_one, wait_any};
+use knarr_sys::supervise::{Events, SignalFd, kill_process, poll_one, wait_any, with_default_signals};
 
 const USAGE: &str = "usage: knarr-pause [COMMAND]
   (none)          hold the pod's namespaces until SIGTERM
+  init PROGRAM... run a program as pid 1: reap orphans, pass signals on, leave with its code
   serve [PORT]    HTTP server on PORT (8080): hostname, address, request count
   sleep [SECONDS] wait, for ever without SECONDS; SIGTERM ends it with 0
   echo WORD...    print the words
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match words.as_slice() {
         [] | ["pause"] => pause(),
+        ["init", program, rest @ ..] => init(program, rest),
         ["serve"] => serve::run(8080),
         ["serve", port] => match port.parse() {
             Ok(port) => serve::run(port),
@@ -53,6 +55,30 @@ fn main() -> ExitCode {
         Err(e) => {
             eprintln!("knarr-pause: {e}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs one program and whatever it leaves behind.
+fn init(program: &str, arguments: &[&str]) -> io::Result<ExitCode> {
+    // Before the program's first moment, so that no end is missed; the program gets the signals
+    // back as they were.
+    let signals = SignalFd::new(&[SIGINT, SIGTERM, SIGCHLD])?;
+    let mut command = std::process::Command::new(program);
+    command.args(arguments);
+    let child = with_default_signals(|| command.spawn())??;
+    let pid = i32::try_from(child.id()).unwrap_or(0);
+    loop {
+        while let Some(ended) = wait_any()? {
+            if ended.pid == pid {
+                return Ok(ExitCode::from(u8::try_from(ended.status.code()).unwrap_or(1)));
+            }
+        }
+        poll_one(signals.as_fd(), Events::READ, None)?;
+        while let Some(signal) = signals.take()? {
+            if STOP.contains(&signal) {
+                kill_process(pid, signal)?;
+            }
         }
     }
 }

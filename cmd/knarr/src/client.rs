@@ -12,9 +12,17 @@ use crate::layout::Layout;
 /// # Errors
 /// If there is none.
 pub async fn administrator(layout: &Layout) -> Result<kube::Client> {
-    let file = Kubeconfig::read_from(layout.kubeconfig())
-        .with_context(|| format!("there is no cluster in {}", layout.data_dir.display()))?;
-    from(file).await
+    by_file(&layout.kubeconfig())
+        .await
+        .with_context(|| format!("there is no cluster in {}", layout.data_dir.display()))
+}
+
+/// Whoever a kubeconfig file says.
+///
+/// # Errors
+/// If it cannot be read or used.
+pub async fn by_file(path: &std::path::Path) -> Result<kube::Client> {
+    from(Kubeconfig::read_from(path)?).await
 }
 
 /// A client of the server at this URL, whose authority is `ca` (PEM), for a user as a kubeconfig

@@ -5,6 +5,7 @@
 
 mod apiserver;
 mod client;
+mod cluster;
 mod control;
 mod demo;
 mod helpers;
@@ -15,6 +16,7 @@ mod preflight;
 mod reset;
 mod token;
 mod trace;
+mod tree;
 mod up;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -51,6 +53,9 @@ enum Command {
     /// Make, list and remove the tokens that machines join with
     #[command(subcommand)]
     Token(token::Command),
+    /// Clusters of several nodes on this machine, each node a container
+    #[command(subcommand)]
+    Cluster(cluster::Command),
     /// Say what is running
     Status,
     /// End a running knarr; its containers go on and the next `up` takes them over
@@ -90,6 +95,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Up(options) => up::run(&layout, &options, &cli.log),
         Command::Apiserver(options) => apiserver::run(&layout, &options, &cli.log),
         Command::Agent(options) => node::run_agent(&layout, &options, &cli.log),
+        Command::Cluster(command) => cluster::run(command, &cli.log),
         Command::Token(command) => runtime(1)?.block_on(token::run(&layout, command)),
         Command::Kubelet(options) => node::run_kubelet(&layout, &options, &cli.log),
         Command::Cri(options) => node::run_cri(&layout, &options, &cli.log),

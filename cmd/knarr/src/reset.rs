@@ -16,7 +16,7 @@ use nix::{
 };
 
 use crate::{
-    CGROUP_ROOT,
+    CGROUP_ROOT, tree,
     control::{self, Request},
     layout::Layout,
     preflight,
@@ -57,7 +57,7 @@ pub fn run(layout: &Layout) -> Result<()> {
     }
     stop(layout)?;
     kill_all(layout)?;
-    remove_cgroups()?;
+    tree::remove(CGROUP_ROOT, PATIENCE)?;
     unmount(&[&layout.data_dir, &layout.run_dir])?;
     crate::node::remove_network(layout)?;
     for dir in [&layout.run_dir, &layout.data_dir] {
@@ -95,11 +95,7 @@ pub fn stop(layout: &Layout) -> Result<bool> {
 
 /// Every process in our cgroups, and every helper program of ours.
 fn processes(layout: &Layout) -> Vec<Pid> {
-    let mut pids = Vec::new();
-    for dir in cgroups() {
-        let text = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
-        pids.extend(text.lines().filter_map(|l| l.parse::<i32>().ok()));
-    }
+    let mut pids = tree::processes(CGROUP_ROOT);
     let bin = layout.bin();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else {
@@ -126,75 +122,11 @@ fn kill_all(layout: &Layout) -> Result<()> {
         if begin.elapsed() > PATIENCE {
             bail!("processes do not end: {pids:?}");
         }
-        thaw();
+        tree::thaw(CGROUP_ROOT);
         for pid in pids {
             let _ = kill(pid, Signal::SIGKILL);
         }
         std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-/// A frozen process does not die: lets the frozen go.
-fn thaw() {
-    for dir in cgroups() {
-        for (file, word) in [("freezer.state", "THAWED"), ("cgroup.freeze", "0")] {
-            let path = dir.join(file);
-            if path.exists() {
-                let _ = fs::write(path, word);
-            }
-        }
-    }
-}
-
-/// Our cgroups in every hierarchy, children before parents.
-fn cgroups() -> Vec<PathBuf> {
-    fn walk(dir: PathBuf, out: &mut Vec<PathBuf>) {
-        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
-            if entry.file_type().is_ok_and(|t| t.is_dir()) {
-                walk(entry.path(), out);
-            }
-        }
-        out.push(dir);
-    }
-    let name = CGROUP_ROOT.trim_start_matches('/');
-    let base = Path::new("/sys/fs/cgroup");
-    let mut roots = vec![base.join(name)];
-    for entry in fs::read_dir(base).into_iter().flatten().flatten() {
-        // `cpu,cpuacct` is often reached by links as well.
-        if entry.file_type().is_ok_and(|t| t.is_dir()) {
-            roots.push(entry.path().join(name));
-        }
-    }
-    let mut out = Vec::new();
-    for root in roots {
-        if root.join("cgroup.procs").exists() {
-            walk(root, &mut out);
-        }
-    }
-    out
-}
-
-fn remove_cgroups() -> Result<()> {
-    let begin = Instant::now();
-    loop {
-        let left = cgroups();
-        if left.is_empty() {
-            return Ok(());
-        }
-        let mut last = None;
-        for dir in left {
-            if let Err(error) = fs::remove_dir(&dir) {
-                last = Some((dir, error));
-            }
-        }
-        // A cgroup stays busy for a moment after its last process.
-        match last {
-            Some((dir, error)) if begin.elapsed() > PATIENCE => {
-                return Err(error).with_context(|| format!("cannot remove {}", dir.display()));
-            }
-            Some(_) => std::thread::sleep(Duration::from_millis(20)),
-            None => {}
-        }
     }
 }
 

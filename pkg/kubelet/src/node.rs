@@ -21,11 +21,14 @@ use k8s_openapi::{
     },
 };
 use knarr_cri_api::v1;
+use futures::StreamExt;
 use kube::{
     Api, Client,
     api::{Patch, PatchParams, PostParams},
+    runtime::{WatchStreamExt, watcher},
 };
 use serde_json::json;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::{config::Config, cri::Cri, events::Kind, status::whole, worker::Shared};
@@ -34,6 +37,8 @@ use crate::{config::Config, cri::Cri, events::Kind, status::whole, worker::Share
 const IMAGES_MAX: usize = 50;
 /// How long a lease is good for, in seconds.
 const LEASE_SECONDS: i32 = 40;
+/// How long the server may take for one of the node's own calls.
+const ANSWER_TIME: Duration = Duration::from_secs(5);
 /// Namespace of the leases.
 const LEASE_NAMESPACE: &str = "kube-node-lease";
 
@@ -228,11 +233,14 @@ pub async fn keep(sh: Arc<Shared>, client: Client, stop: CancellationToken) {
     };
     tracing::info!(node = name, "registered");
     sh.recorder.node(Kind::Normal, "Starting", "Starting kubelet.");
+    let doubted = Arc::new(Notify::new());
     let lease = tokio::spawn(keep_lease(
         client,
         sh.cfg.clone(),
         node.metadata.uid.clone().unwrap_or_default(),
+        doubted.clone(),
     ));
+    let watching = tokio::spawn(notice(api.clone(), name.clone(), doubted.clone()));
     let mut ready_before = false;
     loop {
         let ready = runtime_ready(&sh.cri).await;
@@ -242,7 +250,7 @@ pub async fn keep(sh: Arc<Shared>, client: Client, stop: CancellationToken) {
             let text = format!("Node {name} status is now: {reason}");
             sh.recorder.node(Kind::Normal, reason, text);
         }
-        let written = write_status(&sh, &api, &node, &ready).await;
+        let written = soon(write_status(&sh, &api, &node, &ready)).await;
         let next = match (&written, &ready) {
             (Ok(_), Ok(())) => sh.cfg.status_period,
             // not ready: look again soon, for it is about to be
@@ -251,7 +259,7 @@ pub async fn keep(sh: Arc<Shared>, client: Client, stop: CancellationToken) {
         match written {
             Ok(n) => node = n,
             Err(kube::Error::Api(s)) if s.code == 404 => {
-                if let Ok(n) = register(&sh, &api).await {
+                if let Ok(n) = soon(register(&sh, &api)).await {
                     node = n;
                 }
             }
@@ -263,10 +271,42 @@ pub async fn keep(sh: Arc<Shared>, client: Client, stop: CancellationToken) {
                 // several changes at once are written as one
                 tokio::time::sleep(Duration::from_secs(1)).await;
             }
+            () = doubted.notified() => {
+                if let Ok(n) = soon(api.get(&name)).await {
+                    node = n;
+                }
+            }
             () = stop.cancelled() => break,
         }
     }
     lease.abort();
+    watching.abort();
+}
+
+/// A call that is given up when the server is not heard: after a cut of the network its
+/// connection may be dead without either side knowing.
+async fn soon<T>(call: impl Future<Output = Result<T, kube::Error>>) -> Result<T, kube::Error> {
+    let late = |_| kube::Error::Service(Box::new(std::io::Error::from(std::io::ErrorKind::TimedOut)));
+    tokio::time::timeout(ANSWER_TIME, call).await.map_err(late)?
+}
+
+/// Tells when others take the node for silent, or have removed it.
+async fn notice(api: Api<Node>, name: String, doubted: Arc<Notify>) {
+    let own = watcher::Config::default().fields(&format!("metadata.name={name}"));
+    let mut events = std::pin::pin!(watcher(api, own).default_backoff());
+    while let Some(event) = events.next().await {
+        let doubt = match event {
+            Ok(watcher::Event::Apply(n) | watcher::Event::InitApply(n)) => {
+                let conditions = n.status.and_then(|s| s.conditions).unwrap_or_default();
+                conditions.iter().any(|c| c.status == "Unknown")
+            }
+            Ok(watcher::Event::Delete(_)) => true,
+            _ => false,
+        };
+        if doubt {
+            doubted.notify_one();
+        }
+    }
 }
 
 /// Makes the node object, or brings labels of an existing one up to date.
@@ -360,21 +400,21 @@ async fn write_status(
         .await
 }
 
-/// Renews the node's Lease.
-async fn keep_lease(client: Client, cfg: Config, uid: String) {
+/// Renews the node's Lease; tells when it could not for a while and then could.
+async fn keep_lease(client: Client, cfg: Config, uid: String, doubted: Arc<Notify>) {
     let api = Api::<Lease>::namespaced(client, LEASE_NAMESPACE);
     let mut ticks = tokio::time::interval(cfg.lease_period);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        let mut tries = 0;
-        while let Err(error) = renew(&api, &cfg, &uid).await {
-            tries += 1;
+        let mut failed = false;
+        while let Err(error) = soon(renew(&api, &cfg, &uid)).await {
+            failed = true;
             tracing::debug!(%error, "renewing the node's lease");
-            if tries == 5 {
-                break;
-            }
             tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        if failed {
+            doubted.notify_one();
         }
     }
 }

@@ -74,7 +74,7 @@ fn default_mtu(route: &mut Socket) -> Result<u32, Error> {
 }
 
 /// Opens a socket to the routing tables of another network namespace, from a thread of its own.
-fn socket_in(netns: BorrowedFd<'_>) -> Result<Socket, Error> {
+pub(crate) fn socket_in(netns: BorrowedFd<'_>) -> Result<Socket, Error> {
     std::thread::scope(|scope| {
         let t = std::thread::Builder::new().name("knarr-netns".into()).spawn_scoped(scope, || {
             knarr_sys::process::setns(netns, CLONE_NEWNET)

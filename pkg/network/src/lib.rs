@@ -10,6 +10,7 @@ mod lease;
 mod ledger;
 pub mod netlink;
 pub mod nft;
+mod nodes;
 mod rules;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -17,6 +18,7 @@ mod types;
 
 pub use bridge::Bridge;
 pub use error::Error;
+pub use nodes::{NodesConfig, NodesNetwork};
 pub use types::{
     AddRequest, Attachment, Bandwidth, Config, HostPort, Peer, Protocol, Status,
 };

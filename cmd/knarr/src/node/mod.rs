@@ -372,7 +372,9 @@ impl Node {
     }
 }
 
-fn ready(node: &NodeObject) -> bool {
+/// Whether a node says that it is Ready.
+#[must_use]
+pub fn ready(node: &NodeObject) -> bool {
     let conditions = node.status.as_ref().and_then(|s| s.conditions.as_ref());
     conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
 }

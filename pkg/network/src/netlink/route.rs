@@ -343,6 +343,44 @@ impl Socket {
         self.request(&b, "configure the pod's interface").map(|_| ())
     }
 
+    /// Sets a node's side up: lo and the interface, its address in the nodes' network, and the
+    /// default route.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn configure_node(
+        &mut self,
+        index: u32,
+        ip: Ipv4Addr,
+        prefix: u8,
+        gateway: Ipv4Addr,
+    ) -> Result<(), Error> {
+        let mut b = Buf::new();
+        b.message(NEWLINK, ACK, &ifinfo(1, IFF_UP, IFF_UP), |_| {});
+        b.message(NEWLINK, ACK, &ifinfo(index, IFF_UP, IFF_UP), |_| {});
+        push_address(&mut b, index, ip, prefix);
+        let default = Route {
+            dst: Ipv4Addr::UNSPECIFIED,
+            prefix: 0,
+            gateway: Some(gateway),
+            oif: index,
+            src: None,
+        };
+        push_route(&mut b, &default, 3);
+        self.request(&b, "configure the node's interface").map(|_| ())
+    }
+
+    /// Sets an interface up or down.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn set_up(&mut self, name: &str, up: bool) -> Result<(), Error> {
+        let mut b = Buf::new();
+        let flags = if up { IFF_UP } else { 0 };
+        b.message(NEWLINK, ACK, &ifinfo(0, flags, IFF_UP), |b| b.text(IFLA_IFNAME, name));
+        self.request(&b, &format!("set interface {name} up or down")).map(|_| ())
+    }
+
     /// Adds or replaces one of our routes.
     ///
     /// # Errors
