@@ -2,7 +2,9 @@
 //! upstream's parts.
 
 use std::{
+    ffi::OsStr,
     io::{BufRead, BufReader},
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -32,12 +34,15 @@ pub(crate) fn busybox(folder: &Path) -> Result<PathBuf> {
     Ok(archive)
 }
 
-/// Ids of the processes whose program is in a folder.
-fn running_from(folder: &Path) -> Vec<u32> {
+/// Ids of the processes whose program is in a folder, or is that file.
+pub(crate) fn running_from(folder: &Path) -> Vec<u32> {
     let mut pids = Vec::new();
     for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
         let exe = std::fs::read_link(entry.path().join("exe")).unwrap_or_default();
-        if exe.starts_with(folder)
+        // One that runs from a sealed copy of its file still has its name.
+        let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        let name = line.split(|b| *b == 0).next().unwrap_or_default();
+        if (exe.starts_with(folder) || Path::new(OsStr::from_bytes(name)).starts_with(folder))
             && let Ok(pid) = entry.file_name().to_string_lossy().parse()
         {
             pids.push(pid);

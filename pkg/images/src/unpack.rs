@@ -435,10 +435,12 @@ fn meta<R: Read>(entry: &mut tar::Entry<'_, R>) -> io::Result<Meta> {
         }
     }
     let header = entry.header();
+    // A field that was left out counts as zero, as other readers take it.
+    let (fields, blank) = (header.as_old(), |raw: &[u8]| raw.iter().all(|b| matches!(b, 0 | b' ')));
     Ok(Meta {
-        mode: Mode::from_raw_mode(header.mode()? & 0o7777),
-        uid: header.uid()?,
-        gid: header.gid()?,
+        mode: Mode::from_raw_mode(if blank(&fields.mode) { 0 } else { header.mode()? } & 0o7777),
+        uid: if blank(&fields.uid) { 0 } else { header.uid()? },
+        gid: if blank(&fields.gid) { 0 } else { header.gid()? },
         mtime,
         xattrs,
     })

@@ -50,6 +50,23 @@ fn root() -> bool {
 }
 
 #[test]
+fn fields_that_were_left_out_are_zero() {
+    if !root() {
+        return;
+    }
+    let mut tar = archive(&[("f", F, "x", 0o644)]);
+    // Owner and group of the first header, and its checksum again.
+    tar[108..124].fill(0);
+    tar[148..156].fill(b' ');
+    let sum: u32 = tar[..512].iter().map(|b| u32::from(*b)).sum();
+    tar[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
+    let dir = tempfile::tempdir().unwrap();
+    unpack(tar.as_slice(), dir.path(), &Options::default()).unwrap();
+    let f = fs::metadata(dir.path().join("f")).unwrap();
+    assert_eq!((f.uid(), f.gid(), f.len()), (0, 0, 1));
+}
+
+#[test]
 fn modes_links_and_times() {
     if !root() {
         return;
