@@ -79,7 +79,7 @@ impl Images {
         let images = self.clone();
         let _work = blocking(move || images.work_lock()).await?;
         let registries = Registries::read(&self.registries)?;
-        let sources = registries.endpoints(&reference, credentials.as_ref());
+        let sources = registries.endpoints(&reference, credentials.as_ref())?;
         let (mut sources, top) = resolve(sources, &reference)
             .await
             .map_err(|e| e.step(format!("failed to resolve reference \"{reference}\"")))?;
@@ -339,9 +339,12 @@ async fn resolve(
     endpoints: Vec<crate::registry::Endpoint>,
     reference: &Reference,
 ) -> Result<(Vec<Repository>, Document), Error> {
-    let mut sources = Vec::new();
+    // A tag is asked for where tags may be; what it means can then be had from all.
+    let (mut sources, mut others) = (Vec::new(), Vec::new());
     for endpoint in endpoints {
-        sources.push(Repository::new(endpoint)?);
+        let asked = endpoint.resolves || reference.digest().is_some();
+        let list = if asked { &mut sources } else { &mut others };
+        list.push(Repository::new(endpoint)?);
     }
     let document = first(&mut sources, Ask::Manifest(reference.object()))
         .await
@@ -352,6 +355,7 @@ async fn resolve(
     if let Some(digest) = reference.digest() {
         check(&reference.to_string(), digest, digest_of(&document.bytes))?;
     }
+    sources.append(&mut others);
     Ok((sources, document))
 }
 

@@ -1,4 +1,5 @@
-//! Which hosts to ask for a repository, and with what: `registries.yaml`.
+//! Which hosts to ask for a repository, and with what: `registries.yaml`, and beside it the folder
+//! `certs.d` with containerd's [`hosts`] files, which come first.
 //!
 //! ```yaml
 //! mirrors:
@@ -15,11 +16,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use base64::Engine;
+use http::HeaderMap;
 use serde::Deserialize;
 
 use crate::{Error, Reference};
 
 pub(crate) mod client;
+mod hosts;
 mod tls;
 
 #[cfg(test)]
@@ -61,6 +64,9 @@ pub(crate) struct Registries {
     mirrors: BTreeMap<String, Mirror>,
     #[serde(default)]
     configs: BTreeMap<String, Host>,
+    /// The folder of `hosts.toml` files.
+    #[serde(skip)]
+    certs: PathBuf,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -100,6 +106,8 @@ struct Auth {
 pub(crate) struct Tls {
     #[serde(default, rename = "caFile", alias = "ca_file")]
     pub ca_file: Option<PathBuf>,
+    #[serde(skip)]
+    pub more_cas: Vec<PathBuf>,
     #[serde(default, rename = "certFile", alias = "cert_file")]
     pub cert_file: Option<PathBuf>,
     #[serde(default, rename = "keyFile", alias = "key_file")]
@@ -111,11 +119,17 @@ pub(crate) struct Tls {
 /// One place where a repository can be had.
 #[derive(Debug, Clone)]
 pub(crate) struct Endpoint {
-    /// `scheme://host[:port][/prefix]`, without a slash at the end.
-    pub base: String,
+    /// `scheme://host[:port][/prefix]/v2`, without a slash at the end.
+    pub api: String,
     pub repository: String,
     pub credentials: Option<Credentials>,
     pub tls: Tls,
+    /// Sent with every request to it.
+    pub headers: HeaderMap,
+    /// Tags may be asked for, not digests alone.
+    pub resolves: bool,
+    /// The registry that it answers for, when it is another.
+    pub namespace: Option<String>,
 }
 
 impl Registries {
@@ -123,23 +137,51 @@ impl Registries {
     pub(crate) fn read(path: &Path) -> Result<Self, Error> {
         let text = match std::fs::read_to_string(path) {
             Ok(text) => text,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Self::default()),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => String::new(),
             Err(e) => return Err(Error::io("read", path, e)),
         };
-        if text.trim().is_empty() {
-            return Ok(Self::default());
-        }
-        serde_yaml_ng::from_str(&text)
-            .map_err(|e| Error::malformed(path.display().to_string(), e))
+        let mut found = match text.trim() {
+            "" => Self::default(),
+            text => serde_yaml_ng::from_str(text)
+                .map_err(|e| Error::malformed(path.display().to_string(), e))?,
+        };
+        found.certs = path.with_file_name("certs.d");
+        Ok(found)
     }
 
     /// Where to ask, in order: the mirrors, then the registry itself.
+    ///
+    /// # Errors
+    /// A `hosts.toml` that cannot be read.
     pub(crate) fn endpoints(
         &self,
         name: &Reference,
         credentials: Option<&Credentials>,
-    ) -> Vec<Endpoint> {
+    ) -> Result<Vec<Endpoint>, Error> {
         let registry = name.registry();
+        let host = match registry {
+            "docker.io" => "registry-1.docker.io",
+            other => other,
+        };
+        let own = self.config(host).or_else(|| self.config(registry));
+        if let Some(hosts) = hosts::read(&self.certs, registry, self.scheme(host), host)? {
+            let endpoint = |h: hosts::Host| {
+                let theirs = if h.name == host { own } else { self.config(&h.name) };
+                Endpoint {
+                    credentials: credentials
+                        .filter(|_| h.name == host)
+                        .cloned()
+                        .or_else(|| theirs.and_then(Host::credentials)),
+                    namespace: (h.name != host).then(|| registry.to_owned()),
+                    api: h.api,
+                    repository: name.repository().to_owned(),
+                    tls: h.tls,
+                    headers: h.headers,
+                    resolves: h.resolves,
+                }
+            };
+            return Ok(hosts.into_iter().map(endpoint).collect());
+        }
         let mut out = Vec::new();
         let mirror = self.mirrors.get(registry).or_else(|| self.mirrors.get("*"));
         for base in mirror.iter().flat_map(|m| &m.endpoint) {
@@ -155,20 +197,15 @@ impl Registries {
                     break;
                 }
             }
-            out.push(self.endpoint(base, repository, None));
+            out.push(self.endpoint(&base, repository, None));
         }
-        let host = match registry {
-            "docker.io" => "registry-1.docker.io",
-            other => other,
-        };
         let base = format!("{}://{host}", self.scheme(host));
-        let own = self.config(host).or_else(|| self.config(registry));
-        let mut last = self.endpoint(base, name.repository().to_owned(), credentials);
+        let mut last = self.endpoint(&base, name.repository().to_owned(), credentials);
         if last.credentials.is_none() {
             last.credentials = own.and_then(Host::credentials);
         }
         out.push(last);
-        out
+        Ok(out)
     }
 
     fn config(&self, host: &str) -> Option<&Host> {
@@ -177,13 +214,13 @@ impl Registries {
 
     fn endpoint(
         &self,
-        base: String,
+        base: &str,
         repository: String,
         credentials: Option<&Credentials>,
     ) -> Endpoint {
         let host = base
             .split_once("://")
-            .map_or(base.as_str(), |(_, h)| h)
+            .map_or(base, |(_, h)| h)
             .split('/')
             .next()
             .unwrap_or_default();
@@ -192,7 +229,10 @@ impl Registries {
             credentials: credentials.cloned().or_else(|| own.and_then(Host::credentials)),
             tls: own.and_then(|h| h.tls.clone()).unwrap_or_default(),
             repository,
-            base,
+            api: format!("{base}/v2"),
+            headers: HeaderMap::new(),
+            resolves: true,
+            namespace: None,
         }
     }
 

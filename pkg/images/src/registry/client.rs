@@ -81,10 +81,7 @@ impl Repository {
 
     /// A manifest or index by tag or digest.
     pub(crate) async fn manifest(&self, object: &str) -> Result<Document, Error> {
-        let url = format!(
-            "{}/v2/{}/manifests/{object}",
-            self.endpoint.base, self.endpoint.repository
-        );
+        let url = self.url("manifests", object);
         let accept = MANIFEST_TYPES.join(", ");
         let response = self
             .get(&url, &[(header::ACCEPT, accept.as_str())], ANSWER)
@@ -124,10 +121,13 @@ impl Repository {
     }
 
     fn blob_url(&self, digest: &str) -> String {
-        format!(
-            "{}/v2/{}/blobs/{digest}",
-            self.endpoint.base, self.endpoint.repository
-        )
+        self.url("blobs", digest)
+    }
+
+    fn url(&self, kind: &str, object: &str) -> String {
+        let Endpoint { api, repository, namespace, .. } = &self.endpoint;
+        let query = namespace.as_ref().map_or(String::new(), |n| format!("?ns={n}"));
+        format!("{api}/{repository}/{kind}/{object}{query}")
     }
 
     /// A GET that logs in when asked to, follows redirects, and takes only success.
@@ -170,6 +170,11 @@ impl Repository {
         let mut url = url.to_owned();
         for _ in 0..10 {
             let mut request = Request::builder().method(Method::GET).uri(&url);
+            if origin(&url) == origin(&self.endpoint.api) {
+                for (name, value) in &self.endpoint.headers {
+                    request = request.header(name, value);
+                }
+            }
             for (name, value) in headers {
                 request = request.header(name, *value);
             }

@@ -28,7 +28,7 @@ pub(super) fn config(tls: &Tls) -> Result<ClientConfig, Error> {
         let mut roots = RootCertStore::empty();
         let native = rustls_native_certs::load_native_certs();
         roots.add_parsable_certificates(native.certs);
-        if let Some(path) = &tls.ca_file {
+        for path in tls.ca_file.iter().chain(&tls.more_cas) {
             for cert in certificates(path)? {
                 roots
                     .add(cert)
