@@ -174,6 +174,13 @@ def eq(a, b):
     assert a == b, f"{a!r} != {b!r}"
 
 
+def needs_id_maps(b):
+    release = tuple(int(n) for n in os.uname().release.split("-")[0].split(".")[:2])
+    kind = subprocess.run(["stat", "-f", "-c", "%T", b.bundle], capture_output=True, text=True).stdout.strip()
+    if kind == "tmpfs" and release < (6, 3):
+        raise Skip("tmpfs of this kernel maps no ids")
+
+
 def until(true, what):
     """Waits a few seconds for something to become true."""
     for _ in range(100):

@@ -180,6 +180,8 @@ def list_of_nothing(b):
 
 @case
 def ps_as_a_table(b):
+    if subprocess.run(["ps", "-ef"], capture_output=True).returncode:
+        raise Skip("this machine's own ps does not work")
     pid = b.sh(LOOP).start()
     lines = b.good("ps", b.id).splitlines()
     assert "PID" in lines[0] and any(str(pid) in l.split() for l in lines[1:]), lines
@@ -246,12 +248,14 @@ def update_from_a_file_and_from_input(b):
 @case
 def update_of_cpu_and_cpuset(b):
     b.sh(LOOP).start()
-    b.good("update", "--cpu-period", "50000", "--cpu-quota", "20000", "--cpu-share", "256", "--cpuset-cpus", "0", "--cpuset-mems", "0", b.id)
+    b.good("update", "--cpu-period", "50000", "--cpu-quota", "20000", "--cpu-share", "256", b.id)
+    if not V2 or "cpuset" in open("/sys/fs/cgroup/cgroup.controllers").read():
+        b.good("update", "--cpuset-cpus", "0", "--cpuset-mems", "0", b.id)
+        eq(b.cgroup("cpuset", "cpuset.cpus"), "0")
     if V2:
         eq(b.cgroup("cpu", "cpu.max"), "20000 50000")
     else:
         eq((b.cgroup("cpu", "cpu.cfs_quota_us"), b.cgroup("cpu", "cpu.cfs_period_us"), b.cgroup("cpu", "cpu.shares")), ("20000", "50000", "256"))
-        eq(b.cgroup("cpuset", "cpuset.cpus"), "0")
 
 
 @case

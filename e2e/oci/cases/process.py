@@ -1,5 +1,5 @@
 """The program: user, limits, scheduling, hooks, devices."""
-import ctypes, json, os, time
+import json, os, subprocess, time
 
 from box import V2, Skip, beyond, case, eq
 
@@ -117,7 +117,8 @@ def the_oom_score(b):
 def the_personality(b):
     b.c["linux"]["personality"] = {"domain": "LINUX32"}
     os.symlink("busybox", b.rootfs + "/bin/uname")
-    eq(b.sh("uname -m; cat /proc/self/personality").output().split(), ["i686", "00000008"])
+    machine = subprocess.run(["setarch", "linux32", "uname", "-m"], capture_output=True, text=True).stdout.strip()
+    eq(b.sh("uname -m; cat /proc/self/personality").output().split(), [machine, "00000008"])
     b.close()
     b.c["linux"]["personality"] = {"domain": "AMIGA"}
     assert b.run()[0] != 0
@@ -162,6 +163,8 @@ def a_bad_cpu_affinity_is_refused(b):
 
 @case
 def the_memory_policy(b):
+    if not os.path.exists("/proc/self/numa_maps"):
+        raise Skip("the kernel has no memory policies")
     b.c["linux"]["memoryPolicy"] = {"mode": "MPOL_BIND", "nodes": "0"}
     out = b.sh("head -n 3 /proc/self/numa_maps").output()
     assert "bind:0" in out, out

@@ -305,7 +305,8 @@ fn set_up(c: &mut Context<'_>) -> Result<Never, Failure> {
     for step in &plan.inside {
         tree.run(step)?;
     }
-    let proc = tree.proc;
+    // What else it holds must not be open any more when the program's working folder is entered.
+    let proc = tree.into_proc();
     finish::streams(&c.streams, plan.process.uid)?;
     finish::attributes(&plan.process, proc.as_fd())?;
     let program = finish::privileges(&plan.process, c.channel.as_fd())?;

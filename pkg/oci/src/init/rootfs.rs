@@ -52,6 +52,11 @@ impl<'a> Rootfs<'a> {
         }
     }
 
+    /// Lets go of everything but the host's procfs.
+    pub fn into_proc(self) -> OwnedFd {
+        self.proc
+    }
+
     /// The root, for the steps behind the mounts: the one being made, or the present one.
     pub fn root(&self) -> Result<Root, Failure> {
         let fd = match &self.root {

@@ -102,6 +102,12 @@ impl ProcessPlan {
                 format!("{score} is not between -1000 and 1000"),
             ));
         }
+        let profile = p.apparmor_profile.as_str();
+        if !matches!(profile, "" | "unconfined") && !apparmor_is_on() {
+            return Err(Error::Unsupported(format!(
+                "process.apparmorProfile: AppArmor is not on in this kernel: {profile:?}"
+            )));
+        }
         let affinity = p.exec_cpu_affinity.clone().unwrap_or_default();
         Ok(Self {
             args: p.args.clone(),
@@ -135,6 +141,10 @@ impl ProcessPlan {
             selinux: p.selinux_label.clone(),
         })
     }
+}
+
+fn apparmor_is_on() -> bool {
+    std::fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|t| t.starts_with(b"Y"))
 }
 
 /// Of several values for a name the last counts.
