@@ -182,8 +182,8 @@ def needs_id_maps(b):
 
 
 def until(true, what):
-    """Waits a few seconds for something to become true."""
-    for _ in range(100):
+    """Waits for something to become true."""
+    for _ in range(300):
         if true():
             return
         time.sleep(0.05)

@@ -265,6 +265,8 @@ def id_mapped_mounts_are_recursive_when_told(b):
 
 @case
 def a_cgroup_mount_shows_the_containers_own(b):
+    if V2:
+        b.c["linux"]["namespaces"].append({"type": "cgroup"})
     b.c["mounts"] += [{"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"]},
                       {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["nosuid", "noexec", "nodev", "ro"]}]
     b.c["linux"]["resources"].update(memory={"limit": 64 << 20})
