@@ -209,3 +209,48 @@ def a_readonly_cgroup_mount_is_readonly_at_its_top(b):
     b.c["mounts"] += [{"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", "ro"]},
                       {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": ["nosuid", "noexec", "nodev", "ro"]}]
     eq(b.sh("mkdir /sys/fs/cgroup/x 2>/dev/null && echo MADE; true").output(), "")
+
+
+@case
+def a_dev_of_the_image_that_is_a_link_leads_nowhere(b):
+    # Without a mount on it, nodes and links are made in the image's own /dev.
+    outside = os.path.join(b.bundle, "outside")
+    os.mkdir(outside)
+    open(outside + "/ptmx", "w").write("keep")
+    b.c["mounts"] = b.c["mounts"][:1]
+    b.c["linux"]["maskedPaths"] = []
+    for target in ("../../outside", outside, "../" * 20 + outside.lstrip("/")):
+        shutil.rmtree(b.rootfs + "/dev", ignore_errors=True)
+        if os.path.islink(b.rootfs + "/dev"):
+            os.remove(b.rootfs + "/dev")
+        os.symlink(target, b.rootfs + "/dev")
+        b.sh("true").run()
+        b.call("delete", "-f", b.id)
+        eq((os.listdir(outside), open(outside + "/ptmx").read()), (["ptmx"], "keep"))
+
+
+@case
+def rules_of_devices_deny_what_they_do_not_name(b):
+    # A list that only allows must not stand for "everything but".
+    b.c["linux"]["resources"]["devices"] = [{"allow": False, "access": "rwm"}, {"allow": True, "type": "c", "major": 10, "minor": 200, "access": "rwm"}]
+    b.c["process"]["capabilities"] = {k: ["CAP_MKNOD"] for k in ("bounding", "effective", "permitted")}
+    b.sh("mknod /dev/m c 1 1 && (: < /dev/m) 2>/dev/null && echo OPEN; true")
+    os.symlink("busybox", b.rootfs + "/bin/mknod")
+    eq(b.output(), "")
+
+
+@case
+def a_proc_that_is_no_procfs_takes_no_label_of_exec(b):
+    # exec writes the label to the container's procfs: a false one must be noticed.
+    b.sh("while :; do sleep 0.1; done")
+    b.c["mounts"] = b.c["mounts"][1:]
+    b.c["linux"].update(maskedPaths=[], readonlyPaths=[])
+    for who in ("self", "thread-self"):
+        os.makedirs(f"{b.rootfs}/proc/{who}/attr/apparmor")
+        for f in ("exec", "apparmor/exec"):
+            open(f"{b.rootfs}/proc/{who}/attr/{f}", "w").close()
+    os.makedirs(b.rootfs + "/proc/sys/kernel")
+    open(b.rootfs + "/proc/sys/kernel/cap_last_cap", "w").write("40")
+    b.start()
+    code, out, _ = b.call("exec", "--apparmor", "knarr-no-such-profile", b.id, "echo", "RAN")
+    assert code != 0 and "RAN" not in out, out
