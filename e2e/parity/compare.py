@@ -6,6 +6,8 @@ import re
 UID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 CHOSEN = re.compile(r"\b10\.96\.\d+\.\d+\b")
+# What differs in a pod, as Go prints it.
+PRINTED = re.compile(r"(pod updates may not change fields.*?)\n.*", re.S)
 # A patched object in an error, its members in whatever order.
 OBJECT = re.compile(r'Invalid value: "\{.*\}": ', re.S)
 # Values that each server chooses for itself.
@@ -27,6 +29,7 @@ def normal(value, key=""):
             return OWN[key]
         if key == "nodePort":
             return "<port>"
+        value = PRINTED.sub(r"\1", value)
         value = OBJECT.sub('Invalid value: "<object>": ', value)
         return CHOSEN.sub("<service>", TIME.sub("<time>", UID.sub("<uid>", value)))
     if key == "nodePort" and value:

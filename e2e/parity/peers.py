@@ -42,8 +42,10 @@ class Peer:
         self.name, self.port = name, port
         self.parts = []
         self.connection = None
+        self.begun = self.started = None
 
     def start(self, log, *command):
+        self.begun = self.begun or time.time()
         with open(log, "w") as sink:
             part = subprocess.Popen([str(c) for c in command], stdout=sink, stderr=sink, start_new_session=True)
         self.parts.append(part)
@@ -71,14 +73,17 @@ class Peer:
     def ready(self, seconds=90):
         end = time.time() + seconds
         while time.time() < end:
+            # A connection that was refused is no longer one.
+            self.connection = None
             if any(p.poll() is not None for p in self.parts):
                 raise SystemExit(f"parity: {self.name} has ended; see its log")
             try:
                 if self.ask("GET", "/readyz").status == 200:
+                    self.started = time.time() - self.begun
                     return
             except (OSError, http.client.HTTPException):
                 pass
-            time.sleep(0.1)
+            time.sleep(0.01)
         raise SystemExit(f"parity: {self.name} is not ready after {seconds} s")
 
     def stop(self):
@@ -95,8 +100,8 @@ class Peer:
 class Pair:
     """Both, on one machine; gone when left."""
 
-    def __init__(self, knarr, logs, flags=()):
-        self.knarr, self.logs, self.flags = knarr, pathlib.Path(logs), list(flags)
+    def __init__(self, knarr, logs, flags=(), durable=False, alone=False):
+        self.knarr, self.logs, self.flags, self.durable, self.alone = knarr, pathlib.Path(logs), list(flags), durable, alone
 
     def __enter__(self):
         self.logs.mkdir(parents=True, exist_ok=True)
@@ -113,15 +118,17 @@ class Pair:
                   f"--service-account-signing-key-file={key}", "--enable-admission-plugins=NodeRestriction",
                   "--disable-admission-plugins=ServiceAccount", *self.flags]
         try:
-            url = f"http://127.0.0.1:{etcd}"
-            self.upstream.start(self.logs / "etcd.log", UPSTREAM / "etcd", "--data-dir", self.work / "etcd",
-                                "--listen-client-urls", url, "--advertise-client-urls", url, "--unsafe-no-fsync",
-                                "--listen-peer-urls", f"http://127.0.0.1:{peer}")
-            self.upstream.start(self.logs / "kube-apiserver.log", UPSTREAM / "kube-apiserver", f"--etcd-servers={url}",
-                                f"--secure-port={up}", f"--cert-dir={self.work}/upstream-pki", *common)
             self.ours.start(self.logs / "knarr-apiserver.log", self.knarr, "--data-dir", self.work / "knarr", "apiserver",
                             f"--secure-port={ours}", f"--cert-dir={self.work}/pki", *common)
             self.ours.ready()
+            if self.alone:
+                return self
+            url = f"http://127.0.0.1:{etcd}"
+            self.upstream.start(self.logs / "etcd.log", UPSTREAM / "etcd", "--data-dir", self.work / "etcd",
+                                "--listen-client-urls", url, "--advertise-client-urls", url,
+                                *([] if self.durable else ["--unsafe-no-fsync"]), "--listen-peer-urls", f"http://127.0.0.1:{peer}")
+            self.upstream.start(self.logs / "kube-apiserver.log", UPSTREAM / "kube-apiserver", f"--etcd-servers={url}",
+                                f"--secure-port={up}", f"--cert-dir={self.work}/upstream-pki", *common)
             self.upstream.ready()
         except BaseException:
             self.__exit__()

@@ -93,6 +93,7 @@ fn impersonate(core: &Core, user: UserInfo, headers: &http::HeaderMap) -> Result
             verb: "impersonate".into(),
             resource_request: true,
             group: group.into(),
+            version: String::new(),
             resource: resource.into(),
             subresource: sub,
             namespace,

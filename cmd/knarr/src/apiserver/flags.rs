@@ -142,9 +142,21 @@ pub struct Options {
     pub requestheader_extra_headers_prefix: Vec<String>,
 
     // What they may
-    /// Who decides: Node, RBAC, AlwaysAllow, AlwaysDeny, in this order
-    #[arg(long, value_delimiter = ',', value_name = "MODE")]
+    /// Who decides: Node, RBAC, Webhook, AlwaysAllow, AlwaysDeny, in this order
+    #[arg(long, value_delimiter = ',', value_name = "MODE", conflicts_with = "authorization_config")]
     pub authorization_mode: Vec<String>,
+    /// File with an AuthorizationConfiguration
+    #[arg(long, value_name = "FILE")]
+    pub authorization_config: Option<PathBuf>,
+    /// Kubeconfig of the service that decides in the mode Webhook
+    #[arg(long, value_name = "FILE", conflicts_with = "authorization_config")]
+    pub authorization_webhook_config_file: Option<PathBuf>,
+    /// How long its permissions are remembered
+    #[arg(long, default_value = "5m", value_parser = duration)]
+    pub authorization_webhook_cache_authorized_ttl: Duration,
+    /// How long its refusals are remembered
+    #[arg(long, default_value = "30s", value_parser = duration)]
+    pub authorization_webhook_cache_unauthorized_ttl: Duration,
 
     // Admission
     /// Admission plugins to ask besides the usual ones
@@ -239,8 +251,6 @@ const IDLE: &[(&str, bool)] = &[
     ("audit-webhook-version", false),
     ("authentication-token-webhook-cache-ttl", false),
     ("authentication-token-webhook-version", false),
-    ("authorization-webhook-cache-authorized-ttl", false),
-    ("authorization-webhook-cache-unauthorized-ttl", false),
     ("authorization-webhook-version", false),
     ("contention-profiling", true),
     ("coordinated-leadership-lease-duration", false),

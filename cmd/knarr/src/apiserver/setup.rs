@@ -4,12 +4,13 @@ use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use anyhow::{Context, Result, anyhow, bail};
 use knarr_apiserver::{
-    AuditConfig, AuditPolicy, AuthenticationConfiguration, AuthorizationMode, Config, LogFile, RequestHeaders, UserInfo,
+    AuditConfig, AuditPolicy, AuthorizationWebhook, AuthorizationWebhookOptions, AuthenticationConfiguration, AuthorizationMode, Config, LogFile, RequestHeaders, UserInfo,
     admission::PLUGINS,
 };
 use knarr_pki::{Leaf, Pki};
@@ -152,7 +153,11 @@ fn oidc(o: &Options) -> Result<Option<AuthenticationConfiguration>> {
     AuthenticationConfiguration::parse(&document.to_string()).map(Some).map_err(|why| anyhow!("--oidc-issuer-url: {why}"))
 }
 
-fn modes(names: &[String]) -> Result<Vec<AuthorizationMode>> {
+fn modes(o: &Options) -> Result<Vec<AuthorizationMode>> {
+    if let Some(path) = &o.authorization_config {
+        return knarr_apiserver::authorization_configuration(&text(path)?).map_err(|why| anyhow!("{}: {why}", path.display()));
+    }
+    let names = &o.authorization_mode;
     if names.is_empty() {
         return Ok(vec![AuthorizationMode::AlwaysAllow]);
     }
@@ -163,7 +168,17 @@ fn modes(names: &[String]) -> Result<Vec<AuthorizationMode>> {
             "RBAC" => Ok(AuthorizationMode::Rbac),
             "AlwaysAllow" => Ok(AuthorizationMode::AlwaysAllow),
             "AlwaysDeny" => Ok(AuthorizationMode::AlwaysDeny),
-            other => bail!("--authorization-mode {other:?} is not offered: Node, RBAC, AlwaysAllow and AlwaysDeny are"),
+            "Webhook" => {
+                let path = o.authorization_webhook_config_file.as_deref().context("--authorization-webhook-config-file is required for the mode Webhook")?;
+                let options = AuthorizationWebhookOptions {
+                    authorized_ttl: o.authorization_webhook_cache_authorized_ttl,
+                    unauthorized_ttl: o.authorization_webhook_cache_unauthorized_ttl,
+                    ..AuthorizationWebhookOptions::default()
+                };
+                let webhook = AuthorizationWebhook::new(node::service(path)?, options).map_err(|why| anyhow!(why))?;
+                Ok(AuthorizationMode::Webhook(Arc::new(webhook)))
+            }
+            other => bail!("--authorization-mode {other:?} is not offered: Node, RBAC, Webhook, AlwaysAllow and AlwaysDeny are"),
         })
         .collect()
 }
@@ -213,7 +228,7 @@ pub async fn config(layout: &Layout, o: &Options) -> Result<Config> {
     };
     let range = o.service_cluster_ip_range.split(',').next().unwrap_or_default();
     let service = node::nth(range, 1).context("--service-cluster-ip-range")?;
-    let modes = modes(&o.authorization_mode)?;
+    let modes = modes(o)?;
     let disabled_admission = disabled(o)?;
     let (tls_certificate, tls_key) = serving(o, advertise, service)?;
     let mut c = Config::new(store(layout, o).await?);

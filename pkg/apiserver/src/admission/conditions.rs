@@ -21,6 +21,7 @@ impl knarr_cel::Authorizer for Asker<'_> {
             verb: c.verb.clone(),
             resource_request: c.path.is_empty(),
             group: c.group.clone(),
+            version: String::new(),
             resource: c.resource.clone(),
             subresource: c.subresource.clone(),
             namespace: c.namespace.clone(),

@@ -93,6 +93,9 @@ impl Attrs<'_> {
 pub async fn mutate(a: &Attrs<'_>, obj: &mut Value, old: Option<&Value>) -> Result<(), ApiError> {
     let mut rounds = webhooks::Rounds::default();
     let mut policies = mutations::Rounds::default();
+    if a.operation == Operation::Update && a.subresource.is_empty() && a.is("", "pods") && a.on("Priority") {
+        pods::keep_priority(obj, old);
+    }
     plugins(a, obj).await?;
     changes(a, obj, old, &mut policies, &mut rounds).await?;
     if rounds.changed || policies.changed {

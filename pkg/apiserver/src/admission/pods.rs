@@ -168,6 +168,17 @@ pub(super) fn default_tolerations(obj: &mut Value) {
     }
 }
 
+/// Priority: an update that does not name the priority keeps it.
+pub(super) fn keep_priority(obj: &mut Value, old: Option<&Value>) {
+    for f in ["priority", "preemptionPolicy"] {
+        if obj.at(&["spec", f]).is_none()
+            && let Some(v) = old.and_then(|o| o.at(&["spec", f]))
+        {
+            obj.set_at(&["spec", f], v.clone());
+        }
+    }
+}
+
 /// PodTopologyLabels: a pod says in which zone and region its node is.
 pub(super) fn topology_labels(a: &Attrs<'_>, obj: &mut Value) {
     let node = obj.str_at(&["spec", "nodeName"]).to_owned();

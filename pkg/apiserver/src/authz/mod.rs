@@ -1,7 +1,8 @@
-//! Who may do what: the Node authorizer, RBAC, and the all-powerful group.
+//! Who may do what: the Node authorizer, RBAC, other services, and the all-powerful group.
 
 mod node;
 pub mod rbac;
+pub mod webhook;
 
 use std::sync::Arc;
 
@@ -18,6 +19,8 @@ pub struct Attributes {
     pub resource_request: bool,
     /// API group.
     pub group: String,
+    /// Version; empty is any.
+    pub version: String,
     /// Resource.
     pub resource: String,
     /// Subresource.
@@ -36,6 +39,7 @@ impl From<&Info> for Attributes {
             verb: i.verb.clone(),
             resource_request: i.resource_request,
             group: i.group.clone(),
+            version: i.version.clone(),
             resource: i.resource.clone(),
             subresource: i.subresource.clone(),
             namespace: i.namespace.clone(),
@@ -58,7 +62,7 @@ impl Attributes {
 }
 
 /// One of the authorizers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub enum Mode {
     /// Kubelets may do what concerns their pods.
     Node,
@@ -68,6 +72,8 @@ pub enum Mode {
     AlwaysAllow,
     /// Nobody may do anything.
     AlwaysDeny,
+    /// Another service decides.
+    Webhook(Arc<webhook::Webhook>),
 }
 
 /// The authorizers, asked in order.
@@ -97,6 +103,18 @@ impl Authorizer {
                 Mode::Rbac => self.rbac.allows(user, a),
                 Mode::AlwaysAllow => (true, String::new()),
                 Mode::AlwaysDeny => (false, "Everything is forbidden.".to_owned()),
+                Mode::Webhook(w) => {
+                    // Expressions ask too, and they cannot wait otherwise.
+                    let answer = tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(w.decide(user, a)));
+                    match answer {
+                        (webhook::Decision::Allow, reason) => (true, reason),
+                        (webhook::Decision::Deny, reason) => {
+                            reasons.push(reason);
+                            break;
+                        }
+                        (webhook::Decision::NoOpinion, reason) => (false, reason),
+                    }
+                }
             };
             if allowed {
                 return (true, reason);
@@ -105,6 +123,7 @@ impl Authorizer {
                 reasons.push(reason);
             }
         }
+        reasons.retain(|r| !r.is_empty());
         (false, reasons.join("\n"))
     }
 

@@ -88,6 +88,7 @@ fn access(ctx: &Ctx, v: &Value, user: &UserInfo) -> Result<Value, ApiError> {
             verb: r.str_at(&["verb"]).into(),
             resource_request: true,
             group: r.str_at(&["group"]).into(),
+            version: r.str_at(&["version"]).into(),
             resource: r.str_at(&["resource"]).into(),
             subresource: r.str_at(&["subresource"]).into(),
             namespace: r.str_at(&["namespace"]).into(),

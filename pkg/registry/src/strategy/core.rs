@@ -70,6 +70,7 @@ impl Strategy for Nodes {
     }
     fn validate(&self, obj: &Value) -> Vec<FieldError> {
         let mut out = Vec::new();
+        super::fields::check(obj, super::fields::pod::NODE, &mut out);
         let mut seen = std::collections::HashSet::new();
         for (i, t) in obj.list_at(&["spec", "taints"]).iter().enumerate() {
             let p = format!("spec.taints[{i}]");
@@ -278,6 +279,7 @@ impl Strategy for Phased {
     }
     fn validate(&self, obj: &Value) -> Vec<FieldError> {
         let mut out = Vec::new();
+        super::fields::check(obj, super::fields::pod::VOLUME, &mut out);
         if obj.list_at(&["spec", "accessModes"]).is_empty() {
             out.push(FieldError::required("spec.accessModes", "at least 1 access mode is required"));
         }

@@ -7,6 +7,7 @@ mod admission;
 mod autoscaling;
 mod cluster;
 mod network;
+pub(super) mod pod;
 mod storage;
 
 use std::net::IpAddr;

@@ -171,7 +171,11 @@ impl Strategy for Pods {
         out
     }
     fn validate_update(&self, obj: &Value, old: &Value) -> Vec<FieldError> {
-        pod_validation::update(obj, old)
+        let mut out = pod_validation::update(obj, old);
+        if obj.get("spec") != old.get("spec") {
+            out.extend(pod_validation::spec(obj.get("spec").unwrap_or(&Value::Null), "spec", false));
+        }
+        out
     }
     fn validate_subresource(&self, sub: &str, obj: &Value, old: &Value) -> Vec<FieldError> {
         match sub {

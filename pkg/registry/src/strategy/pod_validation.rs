@@ -15,7 +15,7 @@ fn one_of(v: &Value, path: &str, member: &str, all: &[&str], required: bool, out
             out.push(FieldError::required(p, ""));
         }
     } else if !all.contains(&s) {
-        out.push(FieldError::not_supported(p, s, all));
+        out.push(super::fields::not_supported(&p, s, all));
     }
 }
 
@@ -65,7 +65,7 @@ pub(super) fn spec(s: &Value, path: &str, template: bool) -> Vec<FieldError> {
     out.extend(names::labels(s.get("nodeSelector"), &format!("{path}.nodeSelector")));
     for (i, t) in s.list_at(&["tolerations"]).iter().enumerate() {
         let p = format!("{path}.tolerations[{i}]");
-        one_of(t, &p, "operator", &["Equal", "Exists", "Lt", "Gt"], false, &mut out);
+        one_of(t, &p, "operator", &["Equal", "Exists"], false, &mut out);
         one_of(t, &p, "effect", &["NoSchedule", "PreferNoSchedule", "NoExecute"], false, &mut out);
         if t.str_at(&["key"]).is_empty() && t.str_at(&["operator"]) != "Exists" {
             out.push(FieldError::invalid(format!("{p}.operator"), t.str_at(&["operator"]), "operator must be Exists when `key` is empty, which means \"match all values and all keys\""));
@@ -89,6 +89,7 @@ pub(super) fn spec(s: &Value, path: &str, template: bool) -> Vec<FieldError> {
             out.push(FieldError::invalid(p, name, "must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$"));
         }
     }
+    super::fields::pod::check(s, path, &mut out);
     out
 }
 
@@ -174,7 +175,7 @@ fn container(
         {
             out.push(FieldError::invalid(format!("{pp}.hostPort"), n, "must be between 1 and 65535, inclusive"));
         }
-        one_of(port, &pp, "protocol", &["TCP", "UDP", "SCTP"], false, out);
+        one_of(port, &pp, "protocol", &["SCTP", "TCP", "UDP"], false, out);
         let n = port.str_at(&["name"]);
         if !n.is_empty() && !ports.insert(n.to_owned()) {
             out.push(FieldError::duplicate(format!("{pp}.name"), n));

@@ -77,6 +77,7 @@ impl Strategy for Services {
     }
     fn validate(&self, obj: &Value) -> Vec<FieldError> {
         let mut out = Vec::new();
+        super::fields::check(obj, super::fields::pod::SERVICE, &mut out);
         let kind = obj.str_at(&["spec", "type"]);
         let all = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
         if kind.is_empty() {

@@ -121,6 +121,11 @@ impl Strategy for Workloads {
     }
     fn validate(&self, obj: &Value) -> Vec<FieldError> {
         let mut out = Vec::new();
+        match self.resource.as_str() {
+            "jobs" => super::fields::check(obj, super::fields::pod::JOB, &mut out),
+            "cronjobs" => super::fields::check(obj, super::fields::pod::CRON_JOB, &mut out),
+            _ => {}
+        }
         for f in ["replicas", "minReadySeconds", "revisionHistoryLimit", "parallelism", "completions", "backoffLimit", "ttlSecondsAfterFinished"] {
             not_negative(obj, &["spec", f], &mut out);
         }
