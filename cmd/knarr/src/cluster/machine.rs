@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File},
+    net::Ipv4Addr,
     os::unix::fs::{DirBuilderExt, symlink},
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -10,6 +11,8 @@ use std::{
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
+/// By which a node reaches the host.
+const HOST_NAME: &str = "host.knarr.internal";
 /// Where the program is inside.
 const PROGRAM: &str = "/knarr";
 /// Where the helper that is pid 1 is inside.
@@ -49,6 +52,8 @@ pub struct Job<'a> {
     pub environment: Vec<String>,
     /// The helper that becomes pid 1.
     pub init: &'a Path,
+    /// The host's address in the nodes' network.
+    pub host: Ipv4Addr,
 }
 
 impl Machine {
@@ -197,7 +202,9 @@ impl Machine {
             }
         }
         fs::write(etc.join("hostname"), format!("{}\n", self.name))?;
-        fs::write(etc.join("hosts"), format!("127.0.0.1 localhost\n127.0.1.1 {}\n", self.name))?;
+        let hosts =
+            format!("127.0.0.1 localhost\n127.0.1.1 {}\n{} {HOST_NAME}\n", self.name, job.host);
+        fs::write(etc.join("hosts"), hosts)?;
         if !etc.join("machine-id").exists() {
             let id = fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap_or_default();
             fs::write(etc.join("machine-id"), id.replace('-', ""))?;

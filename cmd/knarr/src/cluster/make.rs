@@ -33,7 +33,7 @@ pub struct Options {
     /// Archives of images that all nodes get before they start
     #[arg(long, value_name = "FILE")]
     image: Vec<PathBuf>,
-    /// registries.yaml of all nodes: mirrors and credentials
+    /// registries.yaml of all nodes: mirrors and credentials; this machine is host.knarr.internal
     #[arg(long, value_name = "FILE")]
     registries: Option<PathBuf>,
     /// Do not wait for the nodes
@@ -55,9 +55,15 @@ pub fn create(options: &Options, log: &str) -> Result<()> {
     let cluster = claim(options, log)?;
     let made = cluster.network().and_then(|n| Ok(n.open()?)).and_then(|()| {
         step("the nodes' network is there");
-        for n in 0..cluster.nodes {
-            prepare(&cluster, n, options)?;
-        }
+        std::thread::scope(|scope| {
+            let one = |n| {
+                let cluster = &cluster;
+                scope.spawn(move || prepare(cluster, n, options))
+            };
+            let all: Vec<_> = (0..cluster.nodes).map(one).collect();
+            let died = |_| anyhow::anyhow!("a thread that prepares a node died");
+            all.into_iter().try_for_each(|t| t.join().map_err(died)?)
+        })?;
         for n in 0..cluster.nodes {
             start(&cluster, n, false)?;
         }
@@ -154,6 +160,7 @@ pub fn start(cluster: &Cluster, n: u32, again: bool) -> Result<()> {
         arguments,
         environment: vec![format!("KNARR_TOKEN={}", cluster.token)],
         init: &cluster.folder.join("bin/knarr-pause"),
+        host: network.host(),
     })?;
     network
         .attach(n, Path::new(&format!("/proc/{pid}/ns/net")))
