@@ -172,6 +172,13 @@ fn three_nodes_are_one_cluster_and_leave_nothing() -> Result<()> {
     let started = |stat: &str| stat.split(' ').nth(21).map(str::to_owned);
     assert_eq!(started(&boot), started(&after), "the pod was started anew");
 
+    // Paused: it stands still, and goes on.
+    cluster.cluster(&["node", "pause", "t-3"])?;
+    assert!(cluster.cluster(&["list"])?.lines().any(|l| l.contains("t-3") && l.ends_with("paused")));
+    assert!(fetch(&pods[0].0, &format!("http://{}:8080/", pods[0].2)).is_ok() || pods[0].1 == "t-3");
+    cluster.cluster(&["node", "start", "t-3"])?;
+    cluster.eventually("exec", || cluster.kubectl(&["exec", pod, "--", "true"]))?;
+
     // Without power: its pod runs again once it is back, with no token asked for.
     cluster.cluster(&["node", "stop", "t-2"])?;
     assert!(cluster.cluster(&["list"])?.lines().any(|l| l.contains("t-2") && l.ends_with("stopped")));

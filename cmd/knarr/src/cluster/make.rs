@@ -146,6 +146,10 @@ pub fn start(cluster: &Cluster, n: u32, again: bool) -> Result<()> {
         machine.remove()?;
     }
     let network = cluster.network()?;
+    if again {
+        // After a reboot it is gone.
+        network.open()?;
+    }
     let server = format!("https://{}:{PORT}", network.node(0));
     let mut arguments: Vec<String> = if n == 0 {
         let own = ["up".to_owned(), format!("--listen=0.0.0.0:{PORT}")];
