@@ -51,6 +51,9 @@ pub struct Options {
     /// Folder of static pod manifests, watched
     #[arg(long)]
     pub manifests: Option<PathBuf>,
+    /// Remove unused images when the disk is fuller than this, in percent; 100: never
+    #[arg(long, default_value_t = 85, value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub image_gc_high_threshold: u8,
     /// File with an AuthenticationConfiguration: issuers of tokens besides the cluster itself
     #[arg(long)]
     pub authentication_config: Option<PathBuf>,

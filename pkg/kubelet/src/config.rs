@@ -57,6 +57,9 @@ pub struct Config {
     pub log_max_size: u64,
     /// How many log files a container keeps, the current one included.
     pub log_max_files: u32,
+    /// Unused images are removed when the disk is fuller than this, in percent, until it is five
+    /// percent less full; 100: never.
+    pub image_gc_high_percent: u8,
     /// Scheme of container identifiers in pod status, before `://`.
     pub runtime_name: Option<String>,
 }
@@ -84,6 +87,7 @@ impl Config {
             status_period: Duration::from_secs(300),
             log_max_size: 10 << 20,
             log_max_files: 5,
+            image_gc_high_percent: 85,
             runtime_name: None,
         }
     }

@@ -71,22 +71,24 @@ async fn running_id(
 
 /// How often the disk is looked at.
 const DISK_PERIOD: Duration = Duration::from_secs(300);
-/// Images are removed when the disk is fuller than this, in percent…
-const DISK_HIGH: u64 = 85;
-/// …until it is no fuller than that.
-const DISK_LOW: u64 = 80;
+/// By how many percent the disk is then less full.
+const DISK_MARGIN: u64 = 5;
 
 /// Removes images that no container uses when the disk is nearly full.
 pub async fn images(sh: Arc<Shared>) {
+    let high = u64::from(sh.cfg.image_gc_high_percent);
+    if high >= 100 {
+        return;
+    }
     loop {
         tokio::time::sleep(DISK_PERIOD).await;
         let Some((used, total)) = disk(&sh) else {
             continue;
         };
-        if used * 100 < total * DISK_HIGH {
+        if used * 100 < total * high {
             continue;
         }
-        let mut goal = used - total * DISK_LOW / 100;
+        let mut goal = used - total * high.saturating_sub(DISK_MARGIN) / 100;
         let wanted = goal;
         for (id, size) in unused_images(&sh).await {
             let req = v1::RemoveImageRequest {

@@ -157,7 +157,12 @@ pub fn start(cluster: &Cluster, n: u32, again: bool) -> Result<()> {
     } else {
         vec!["agent".into(), format!("--server={server}")]
     };
-    arguments.extend([format!("--log={}", cluster.log), format!("--node-ip={}", network.node(n))]);
+    arguments.extend([
+        format!("--log={}", cluster.log),
+        format!("--node-ip={}", network.node(n)),
+        // The disk is the host's, and what fills it is not the nodes' images.
+        "--image-gc-high-threshold=100".into(),
+    ]);
     let program = std::env::current_exe()?;
     let pid = machine.create(&Job {
         program: &program,

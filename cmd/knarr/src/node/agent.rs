@@ -33,6 +33,9 @@ pub struct Options {
     /// Folder of static pod manifests, watched
     #[arg(long)]
     pub(super) manifests: Option<PathBuf>,
+    /// Remove unused images when the disk is fuller than this, in percent; 100: never
+    #[arg(long, default_value_t = 85, value_parser = clap::value_parser!(u8).range(1..=100))]
+    pub(super) image_gc_high_threshold: u8,
     /// Set in the child of --detach
     #[arg(long, hide = true)]
     detached_child: bool,

@@ -247,6 +247,7 @@ impl Node {
             settings: &settings,
             pod_cidr: &options.pod_cidr,
             manifests: options.manifests.clone(),
+            image_gc_high: options.image_gc_high_threshold,
             kubelet: user(&format!("system:node:{name}"), &["system:nodes"]),
             informers: &informers,
         };
@@ -308,6 +309,7 @@ impl Node {
             settings: &member.settings,
             pod_cidr: &member.pod_cidr,
             manifests: options.manifests.clone(),
+            image_gc_high: options.image_gc_high_threshold,
             kubelet: member.client.clone(),
             informers: &informers,
         };

@@ -27,6 +27,8 @@ pub struct Worker<'a> {
     pub pod_cidr: &'a str,
     /// Folder of static pod manifests.
     pub manifests: Option<PathBuf>,
+    /// How full the disk may be, in percent, before unused images are removed.
+    pub image_gc_high: u8,
     /// A client that is its kubelet.
     pub kubelet: kube::Client,
     /// What the service proxy and the routes read.
@@ -51,6 +53,7 @@ impl Worker<'_> {
         config.cluster_dns = vec![nth(&self.settings.service_cidr, 10)?];
         config.cluster_domain = self.settings.cluster_domain.clone();
         config.manifests = self.manifests;
+        config.image_gc_high_percent = self.image_gc_high;
         config.pod_cidr = Some(self.pod_cidr.to_owned());
         parts.start(
             "kubelet",
