@@ -28,7 +28,7 @@ pub(crate) fn measure(cluster: &impl Cluster, period: Duration) -> Result<Idle> 
 }
 
 /// User and system time of a process in clock ticks.
-fn ticks(pid: u32) -> u64 {
+pub(crate) fn ticks(pid: u32) -> u64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let fields: Vec<_> = stat
         .rsplit_once(')')
