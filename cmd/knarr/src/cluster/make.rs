@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, Instant},
@@ -115,7 +116,8 @@ fn claim(options: &Options, log: &str) -> Result<Cluster> {
         !taken.contains(index) && cluster.network().is_ok_and(|n| n.is_free().unwrap_or(false))
     };
     cluster.index = (0..=254).find(free).context("no network below 10.89.0.0/16 is free")?;
-    fs::create_dir(&cluster.folder)?;
+    // It holds the nodes' token and keys.
+    fs::DirBuilder::new().mode(0o700).create(&cluster.folder)?;
     fs::write(cluster.folder.join("cluster.json"), serde_json::to_string_pretty(&cluster)?)?;
     helpers::install(&cluster.folder.join("bin"))?;
     Ok(cluster)

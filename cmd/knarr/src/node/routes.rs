@@ -51,3 +51,28 @@ pub async fn keep(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_is_a_peer_once_its_range_and_address_are_known() {
+        let node = |spec: &str, address: &str| -> Node {
+            serde_json::from_value(serde_json::json!({
+                "spec": {"podCIDR": spec},
+                "status": {"addresses": [
+                    {"type": "Hostname", "address": "n1"},
+                    {"type": "InternalIP", "address": address},
+                ]},
+            }))
+            .unwrap()
+        };
+        let known = peer(&node("10.244.1.0/24", "10.0.0.2")).unwrap();
+        assert_eq!((known.pod_cidr.as_str(), known.node_ip), ("10.244.1.0/24", [10, 0, 0, 2].into()));
+        assert_eq!(peer(&node("", "10.0.0.2")), None);
+        assert_eq!(peer(&node("fd00::/64", "10.0.0.2")), None);
+        assert_eq!(peer(&node("10.244.1.0/24", "fe80::1")), None);
+        assert_eq!(peer(&Node::default()), None);
+    }
+}
