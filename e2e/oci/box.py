@@ -32,7 +32,7 @@ class Box:
 
     def __init__(self, runtime, folder, name, root=None):
         self.runtime, self.id = runtime, "kc-" + name.replace("_", "-")
-        self.root = root or os.path.join(folder, "root")
+        self.root, self.flags = root or os.path.join(folder, "root"), []
         self.bundle = os.path.join(folder, name)
         self.rootfs = os.path.join(self.bundle, "rootfs")
         for d in ("bin", "etc", "tmp", "proc", "sys", "dev"):
@@ -74,7 +74,7 @@ class Box:
             json.dump(self.c, f)
 
     def call(self, *args, timeout=20):
-        r = subprocess.run([self.runtime, "--root", self.root, *args], stdin=subprocess.DEVNULL,
+        r = subprocess.run([self.runtime, "--root", self.root, *self.flags, *args], stdin=subprocess.DEVNULL,
                            capture_output=True, text=True, timeout=timeout)
         return r.returncode, r.stdout, r.stderr
 
@@ -128,7 +128,7 @@ class Box:
         self.save()
         with open(os.path.join(self.bundle, "log"), "w") as log:
             for args in (["create", "-b", self.bundle, self.id], ["start", self.id]):
-                r = subprocess.run([self.runtime, "--root", self.root, *args], stdin=subprocess.DEVNULL,
+                r = subprocess.run([self.runtime, "--root", self.root, *self.flags, *args], stdin=subprocess.DEVNULL,
                                    stdout=log, stderr=log, timeout=20)
                 assert r.returncode == 0, open(os.path.join(self.bundle, "log")).read()
         return self.state()["pid"]

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Conformance of an OCI runtime: every case runs against any binary with runc's command line.
 
-    e2e/oci/conformance.py RUNTIME [RUNTIME...] [--only NAME,NAME...]
+    e2e/oci/conformance.py RUNTIME [RUNTIME...] [--only NAME,NAME...]   (cases or files of them)
 
 A case that also passes with upstream's runc on the same machine is a sound case; the few that ask
 more than runc keeps say so and are left out for runtimes that are not knarr-runc. Needs root and a
@@ -12,7 +12,7 @@ import importlib, os, shutil, subprocess, sys, tempfile, time
 
 from box import CASES, Box, Skip, clean_cgroups
 
-for name in ("basics", "commands", "process", "mounts", "namespaces", "seccomp", "cgroups", "hardening", "rootless"):
+for name in ("basics", "commands", "process", "mounts", "namespaces", "seccomp", "cgroups", "hardening", "rootless", "systemd"):
     importlib.import_module("cases." + name)
 
 
@@ -31,7 +31,7 @@ def main():
         ours = b"knarr-runc" in subprocess.run([runtime, "--version"], capture_output=True).stdout
         try:
             for f in CASES:
-                if only and f.__name__ not in only.split(","):
+                if only and not {f.__name__, f.__module__.split(".")[-1]} & set(only.split(",")):
                     continue
                 if hasattr(f, "beyond") and not ours and not only:
                     left_out += 1

@@ -1,14 +1,48 @@
 #!/usr/bin/env python3
 """Conformance over cgroup version 2, whatever the machine has: inside user-mode-linux.
 
-    e2e/oci/v2.py RUNTIME [RUNTIME...] [--only NAME,NAME...]
+    e2e/oci/v2.py [--systemd] RUNTIME [RUNTIME...] [--only NAME,NAME...]
 
 Boots Debian's user-mode-linux (package user-mode-linux) with this machine's files as its root, mounts
 the version 2 hierarchy, and runs conformance.py there. What is written lies in memory and is gone with
-it. Ends with conformance.py's exit code.
+it. With --systemd, systemd is its first process, and only the cases about systemd are run. Ends with
+conformance.py's exit code.
 """
 import os, shutil, subprocess, sys, tempfile
 
+# systemd in a root of its own, over the machine's files, with one service and nothing else.
+SYSTEMD = """#!/bin/sh
+mount -t proc proc /proc
+for module in {modules}; do insmod $module; done
+mount -t tmpfs tmpfs /mnt
+mkdir /mnt/upper /mnt/work /mnt/root
+mount -t overlay overlay -o lowerdir=/,upperdir=/mnt/upper,workdir=/mnt/work /mnt/root || busybox poweroff -f
+cd /mnt/root
+mkdir -p old etc/systemd/system
+mount --bind {folder} {folder_inside}
+cat > etc/systemd/system/knarr.service <<END
+[Unit]
+DefaultDependencies=no
+[Service]
+Type=oneshot
+StandardOutput=file:/dev/console
+StandardError=file:/dev/console
+ExecStart={folder}/script
+END
+pivot_root . old
+exec chroot . /lib/systemd/systemd --unit=knarr.service --show-status=0 --log-level=err --log-target=console
+"""
+SCRIPT = """#!/bin/sh
+mount -t tmpfs tmpfs /tmp
+ip link set lo up
+echo "kernel $(uname -r), $(systemctl --version | head -n 1), controllers: $(cat /sys/fs/cgroup/cgroup.controllers)"
+cd {here}
+export PATH={path}
+{command}
+echo $? > {folder}/code
+sync
+busybox poweroff -f
+"""
 INIT = """#!/bin/sh
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
@@ -34,7 +68,8 @@ busybox poweroff -f
 
 
 def main():
-    args = sys.argv[1:]
+    args = [a for a in sys.argv[1:] if a != "--systemd"]
+    systemd = len(args) < len(sys.argv) - 1
     uml = shutil.which("linux.uml")
     if not args:
         sys.exit(__doc__)
@@ -55,10 +90,13 @@ def main():
                 r = shutil.copy(r, os.path.join(own, f"{n}-{os.path.basename(r)}"))
             programs.append(r)
         init = os.path.join(own, "init")
-        with open(init, "w") as f:
-            f.write(INIT.format(modules=" ".join(modules), here=here, path=os.environ["PATH"], folder=own,
-                                command=" ".join(["python3", "conformance.py", *programs])))
-        os.chmod(init, 0o755)
+        words = ["python3", "conformance.py", *programs, *(["--only", "systemd"] if systemd else [])]
+        values = {"modules": " ".join(modules), "here": here, "path": os.environ["PATH"], "folder": own,
+                  "folder_inside": own.lstrip("/"), "command": " ".join(words)}
+        for path, text in ((init, SYSTEMD if systemd else INIT), (os.path.join(own, "script"), SCRIPT)):
+            with open(path, "w") as f:
+                f.write(text.format(**values))
+            os.chmod(path, 0o755)
         command = [uml, f"mem={os.environ.get('UML_MEMORY', '1G')}", "root=/dev/root", "rootfstype=hostfs", "rootflags=/", "rw", f"init={init}",
                    "con=null", "con0=null,fd:1", "quiet"]
         # The kernel's own first and last words are not ours.

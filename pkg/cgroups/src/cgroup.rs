@@ -107,7 +107,7 @@ impl Setting {
 }
 
 /// The descriptors by which a process puts itself into a cgroup; made before it is cloned.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct JoinFds {
     /// The `tasks` files of version 1: the process writes `0` to each.
     pub tasks: Vec<OwnedFd>,

@@ -12,6 +12,7 @@ mod io;
 mod read;
 mod resources;
 mod stats;
+pub mod systemd;
 
 pub use apply::weight_of_shares;
 pub use cgroup::{Cgroup, Dir, JoinFds};
@@ -67,6 +68,12 @@ pub enum Error {
     /// No cgroup file system is mounted.
     #[error("no cgroup hierarchy is mounted")]
     NotMounted,
+    /// systemd did not do what it was asked.
+    #[error("systemd: {cause}")]
+    Systemd {
+        /// What it says.
+        cause: String,
+    },
     /// A resource value is not valid.
     #[error("invalid resource {field}: {cause}")]
     Invalid {

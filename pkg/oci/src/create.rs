@@ -4,7 +4,7 @@ use std::fs;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use knarr_cgroups::Cgroup;
+use knarr_cgroups::{Cgroup, JoinFds, Mode, Resources, systemd};
 use knarr_sys::process::{self, CloneArgs, Cloned, ns};
 use knarr_sys::{fs as sysfs, socket};
 
@@ -24,6 +24,7 @@ struct Rollback {
     pids: Vec<i32>,
     pid_file: Option<PathBuf>,
     rdt: Vec<PathBuf>,
+    unit: Option<String>,
 }
 
 impl Rollback {
@@ -33,6 +34,7 @@ impl Rollback {
         self.pids.clear();
         self.pid_file = None;
         self.rdt.clear();
+        self.unit = None;
     }
 }
 
@@ -47,6 +49,9 @@ impl Drop for Rollback {
                 let _ = cgroup.signal_all(9);
             }
             let _ = cgroup.remove();
+        }
+        if let Some(unit) = self.unit.take() {
+            systemd::stop(&unit);
         }
         rdt::remove(&self.rdt);
         if let Some(file) = self.pid_file.take() {
@@ -162,10 +167,14 @@ impl Runtime {
             pids: Vec::new(),
             pid_file: None,
             rdt: Vec::new(),
+            unit: None,
         };
         if req.notify {
             let path = folder.join(NOTIFY);
             fs::create_dir(&path).map_err(|e| Error::os(format!("make {path:?}"), e))?;
+        }
+        if plan.unit.is_some() {
+            plan.cgroup.insert_str(0, &systemd::base()?);
         }
         let mut cgroup = Cgroup::open(&plan.cgroup)?;
         let mut record = Record {
@@ -180,12 +189,16 @@ impl Runtime {
             namespaces: plan.namespaces.all(),
             own_pids: plan.namespaces.new & ns::PID != 0,
             rdt: Vec::new(),
+            unit: plan.unit.as_ref().map(|u| u.name.clone()),
             config: spec,
         };
         // What a killed creator leaves can then be found and removed.
         self.save(&record)?;
         rollback.cgroup = Some(cgroup.clone());
-        let existed = if req.rootless.unwrap_or_else(process::is_rootless) {
+        let existed = if plan.unit.is_some() {
+            // systemd makes it, around the first process.
+            cgroup.exists()
+        } else if req.rootless.unwrap_or_else(process::is_rootless) {
             let existed = cgroup.make_where_allowed()?;
             record.cgroup = cgroup.clone();
             rollback.cgroup = Some(cgroup.clone());
@@ -201,7 +214,9 @@ impl Runtime {
                 format!("cgroup {:?} has processes in it already", plan.cgroup),
             ));
         }
-        cgroup.update(&plan.resources)?;
+        if plan.unit.is_none() {
+            cgroup.update(&plan.resources)?;
+        }
         if let Some(class) = &plan.rdt {
             record.rdt = class.make()?;
             rollback.rdt.clone_from(&record.rdt);
@@ -226,7 +241,10 @@ impl Runtime {
         let listener = socket::listen_seqpacket(address).map_err(os("make start socket"))?;
         drop(folder_fd);
         let (channel, theirs) = socket::seqpacket_pair().map_err(os("make channel"))?;
-        let mut join = cgroup.join_fds()?;
+        let mut join = match plan.unit {
+            None => cgroup.join_fds()?,
+            Some(_) => JoinFds::default(),
+        };
         let unified = join.unified.take();
         let new = plan.namespaces.new & !(ns::CGROUP | ns::TIME);
         let args = CloneArgs {
@@ -279,6 +297,10 @@ impl Runtime {
             pid = real;
             pidfd = process::pidfd_open(pid).map_err(os("open pidfd"))?;
         }
+        if let Some(unit) = &plan.unit {
+            rollback.unit = Some(unit.name.clone());
+            enter_scope(unit, pid, cgroup, &plan.resources)?;
+        }
         prepare(pid, plan)?;
         if let Some(class) = &plan.rdt {
             class.add(pid)?;
@@ -324,6 +346,23 @@ impl Runtime {
             console,
         })
     }
+}
+
+/// Has systemd make the cgroup around a process, and completes it.
+fn enter_scope(
+    unit: &systemd::Unit,
+    pid: i32,
+    cgroup: &Cgroup,
+    limits: &Resources,
+) -> Result<(), Error> {
+    let v2 = cgroup.mode() == Mode::V2;
+    unit.start(pid, limits, v2)?;
+    if !v2 {
+        // Hierarchies that systemd does not use for it.
+        cgroup.make()?;
+        cgroup.add(pid)?;
+    }
+    Ok(cgroup.update(limits)?)
 }
 
 /// What only the parent may set: id maps and the OOM score.

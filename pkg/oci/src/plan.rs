@@ -9,6 +9,7 @@ mod sysctl;
 use std::path::{Path, PathBuf};
 
 use knarr_cgroups::Resources;
+use knarr_cgroups::systemd::Unit;
 use knarr_sys::process::ns;
 
 use crate::config::{Hooks, IdMapping, Linux, Spec};
@@ -27,6 +28,8 @@ pub struct Plan {
     pub id_maps: Option<IdMaps>,
     /// The cgroup's path.
     pub cgroup: String,
+    /// The scope, when systemd is to make the cgroup.
+    pub unit: Option<Unit>,
     /// Limits.
     pub resources: Resources,
     /// The root folder on the host, absolute.
@@ -229,6 +232,7 @@ pub fn build(spec: &Spec, opt: Options<'_>) -> Result<Plan, Error> {
     let process = ProcessPlan::build(process, &spec.linux, seccomp, in_userns)?;
     let mut plan = Plan {
         cgroup: cgroup::path(&spec.linux.cgroups_path, opt)?,
+        unit: cgroup::unit(&spec.linux.cgroups_path, opt)?,
         resources: devices::resources(&spec.linux),
         rootfs,
         outside: Vec::new(),

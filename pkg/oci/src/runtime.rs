@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::fd::AsFd;
 
-use knarr_cgroups::{Resources, Stats};
+use knarr_cgroups::{Mode, Resources, Stats, systemd};
 use knarr_sys::process;
 
 use crate::api::{Runtime, State, Status};
@@ -151,6 +151,9 @@ impl Runtime {
         }
         end(&record)?;
         record.cgroup.remove()?;
+        if let Some(unit) = &record.unit {
+            systemd::stop(unit);
+        }
         crate::rdt::remove(&record.rdt);
         fs::remove_dir_all(self.folder(id))
             .map_err(|e| Error::os(format!("remove state of {id}"), e))?;
@@ -166,7 +169,11 @@ impl Runtime {
     /// # Errors
     /// [`Error::State`] when it is stopped; [`Error::Cgroup`].
     pub fn update(&self, id: &str, resources: &Resources) -> Result<(), Error> {
-        self.live(id, "update")?.cgroup.update(resources)?;
+        let record = self.live(id, "update")?;
+        if let Some(unit) = &record.unit {
+            systemd::update(unit, resources, record.cgroup.mode() == Mode::V2)?;
+        }
+        record.cgroup.update(resources)?;
         Ok(())
     }
 

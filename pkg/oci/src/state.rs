@@ -39,6 +39,9 @@ pub struct Record {
     pub cgroup: Cgroup,
     /// Its namespaces, made or joined (`CLONE_NEW*` bits).
     pub namespaces: u64,
+    /// Its scope, when systemd made its cgroup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<String>,
     /// Folders of resctrl that were made for it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rdt: Vec<PathBuf>,

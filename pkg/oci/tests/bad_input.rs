@@ -2,6 +2,7 @@
 //!
 //! Everything is made from a fixed seed, so a failure is found again; `KNARR_FUZZ_ROUNDS` makes
 //! more of it.
+#![allow(clippy::unwrap_used)]
 
 use std::path::{Component, Path};
 

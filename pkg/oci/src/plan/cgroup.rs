@@ -1,6 +1,6 @@
 //! Where a container's cgroup is.
 
-use std::path::Path;
+use knarr_cgroups::systemd::{self, Unit};
 
 use crate::error::Error;
 use crate::plan::Options;
@@ -12,11 +12,6 @@ pub(super) fn path(configured: &str, opt: Options<'_>) -> Result<String, Error> 
             "must not contain \"..\"",
         ));
     }
-    if opt.systemd_cgroup && !Path::new("/run/systemd/system").is_dir() {
-        return Err(Error::Unsupported(
-            "systemd does not run on this host: the systemd cgroup driver".into(),
-        ));
-    }
     if opt.systemd_cgroup || is_systemd_form(configured) {
         return systemd_path(configured, opt.id);
     }
@@ -24,6 +19,33 @@ pub(super) fn path(configured: &str, opt: Options<'_>) -> Result<String, Error> 
         // Below our own, so that it works where only that was handed to us.
         "" => Ok(opt.id.to_string()),
         path => Ok(path.trim_end_matches('/').to_string()),
+    }
+}
+
+/// The scope that systemd is to make, where it is the driver.
+pub(super) fn unit(configured: &str, opt: Options<'_>) -> Result<Option<Unit>, Error> {
+    if !opt.systemd_cgroup {
+        return Ok(None);
+    }
+    if !systemd::is_running() {
+        return Err(Error::Unsupported(
+            "systemd does not run on this host: the systemd cgroup driver".into(),
+        ));
+    }
+    let path = systemd_path(configured, opt.id)?;
+    let mut names = path.rsplit('/');
+    match (names.next(), names.next()) {
+        (Some(name), slice) if name.ends_with(".scope") => Ok(Some(Unit {
+            name: name.to_string(),
+            slice: match slice {
+                None | Some("") => "-.slice".to_string(),
+                Some(slice) => slice.to_string(),
+            },
+        })),
+        _ => Err(Error::config(
+            "linux.cgroupsPath",
+            "a container needs a scope, not a slice",
+        )),
     }
 }
 
@@ -46,7 +68,11 @@ pub(super) fn systemd_path(configured: &str, id: &str) -> Result<String, Error> 
         ));
     };
     let slice = if slice.is_empty() {
-        "system.slice"
+        if knarr_sys::process::geteuid() == 0 {
+            "system.slice"
+        } else {
+            "user.slice"
+        }
     } else {
         slice
     };
