@@ -26,7 +26,7 @@ class User:
         b.c["linux"]["namespaces"] = [{"type": t} for t in ("pid", "ipc", "uts", "mount", "user", "network")]
         del b.c["linux"]["cgroupsPath"]
         b.c["process"]["noNewPrivileges"] = True
-        self.files = {}
+        self.files, self.cgroup = {}, None
         for name, text in (("passwd", open("/etc/passwd").read() + f"kcuser:x:{USER}:{USER}::/tmp:/bin/sh\n"),
                            ("subuid", "kcuser:400000:65536\n"), ("subgid", "kcuser:400000:65536\n")):
             self.files[name] = os.path.join(b.bundle, "etc-" + name)
@@ -34,7 +34,8 @@ class User:
         b.close = lambda: self.call("delete", "-f", b.id)
 
     def call(self, *args, before=""):
-        mounts = "".join(f"touch /etc/{n}; mount --bind {p} /etc/{n}; " for n, p in self.files.items())
+        join = f"echo $$ > {self.cgroup}/cgroup.procs; " if self.cgroup else ""
+        mounts = join + "".join(f"touch /etc/{n}; mount --bind {p} /etc/{n}; " for n, p in self.files.items())
         script = mounts + f"exec setpriv --reuid {USER} --regid {USER} --clear-groups -- {before} \"$@\""
         r = subprocess.run(["unshare", "-m", "sh", "-c", script, "sh", self.program, "--root", self.b.root, *args], stdin=subprocess.DEVNULL,
                            capture_output=True, text=True, timeout=20, env={"PATH": os.environ["PATH"], "XDG_RUNTIME_DIR": self.b.root})
@@ -119,3 +120,36 @@ def rootless_ids_that_are_not_ours_are_refused(b):
     b.sh("true").save()
     assert u.call("run", "-b", b.bundle, b.id)[0] != 0
     assert not os.listdir(b.root), os.listdir(b.root)
+
+
+@case
+def rootless_in_a_cgroup_that_was_handed_over(b):
+    if not V2:
+        raise Skip("version 1 cannot be handed over")
+    u = User(b)
+    top = "/sys/fs/cgroup/kc-handed"
+    u.cgroup = top + "/caller"
+    os.makedirs(u.cgroup)
+    try:
+        controllers = "+memory +pids"
+        open("/sys/fs/cgroup/cgroup.subtree_control", "w").write(controllers)
+        for folder in (top, u.cgroup):
+            for f in ("", "/cgroup.procs", "/cgroup.subtree_control", "/cgroup.threads"):
+                os.chown(folder + f, USER, USER)
+        b.c["linux"]["cgroupsPath"] = "/kc-handed/box"
+        b.c["linux"]["resources"] = {"memory": {"limit": 64 << 20}, "pids": {"limit": 22}}
+        eq(u.run("cat /proc/self/cgroup").strip(), "0::/kc-handed/box")
+        b.sh("while :; do sleep 0.1; done").save()
+        log = os.path.join(b.bundle, "log")
+        eq(u.call("run", "-d", "-b", b.bundle, b.id, before=f"sh -c 'exec \"$@\" > {log} 2>&1' sh")[0], 0)
+        eq(open(top + "/box/memory.max").read().strip(), str(64 << 20))
+        eq(open(top + "/box/pids.max").read().strip(), "22")
+        eq(u.call("pause", b.id)[0], 0)
+        eq(json.loads(u.call("state", b.id)[1])["status"], "paused")
+        eq(u.call("resume", b.id)[0], 0)
+        eq(u.call("delete", "-f", b.id)[0], 0)
+        assert not os.path.exists(top + "/box")
+    finally:
+        b.close()
+        for folder, _, _ in os.walk(top, topdown=False):
+            os.rmdir(folder)
