@@ -18,6 +18,7 @@ use crate::reference::parse_digest;
 use crate::registry::client::{Document, IDLE, Repository};
 use crate::registry::{Credentials, Registries};
 use crate::store::{Addition, Fresh, Incoming, chain_ids, check};
+use crate::unpack::Writeback;
 use crate::{Descriptor, Error, Image, Images, Reference};
 
 /// A pull that several callers may wait for.
@@ -299,6 +300,7 @@ async fn fetch(
         .seek(SeekFrom::Start(*have))
         .map_err(|e| Error::io("seek", &part.path, e))?;
     let mut body = response.into_body();
+    let mut ahead = Writeback::default();
     loop {
         let frame = tokio::time::timeout(IDLE, body.frame())
             .await
@@ -319,7 +321,9 @@ async fn fetch(
         hasher.update(&data);
         *have += data.len() as u64;
         growth.grown(*have);
+        ahead.at(&part.file, *have);
     }
+    ahead.end(&part.file, *have);
     if *have < layer.size {
         return Err(broken("unexpected EOF".to_owned()));
     }

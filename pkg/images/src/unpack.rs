@@ -554,15 +554,51 @@ fn copy(from: &mut impl Read, to: &mut std::fs::File) -> io::Result<u64> {
     // Goes through a buffer of the reader's own size; large enough to keep system calls few.
     let mut buffer = vec![0u8; 128 << 10];
     let mut total = 0u64;
+    let mut ahead = Writeback::default();
     loop {
         let n = match from.read(&mut buffer) {
-            Ok(0) => return Ok(total),
+            Ok(0) => {
+                ahead.end(to, total);
+                return Ok(total);
+            }
             Ok(n) => n,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
             Err(e) => return Err(e),
         };
         io::Write::write_all(to, &buffer[..n])?;
         total += n as u64;
+        ahead.at(to, total);
+    }
+}
+
+/// Sends what is written on to the disk early, so that the sync at the end is short.
+#[derive(Default)]
+pub(crate) struct Writeback(u64);
+
+impl Writeback {
+    /// At a time.
+    const PART: u64 = 8 << 20;
+    /// What is less is left to the kernel.
+    const LEAST: u64 = 64 << 10;
+
+    /// The file is written up to here.
+    pub(crate) fn at(&mut self, file: &std::fs::File, at: u64) {
+        if at >= self.0 + Self::PART {
+            self.send(file, at);
+        }
+    }
+
+    /// The file is written whole.
+    pub(crate) fn end(&mut self, file: &std::fs::File, at: u64) {
+        if at >= self.0 + Self::LEAST {
+            self.send(file, at);
+        }
+    }
+
+    fn send(&mut self, file: &std::fs::File, at: u64) {
+        // Only a hint: file systems that cannot do it sync all at the end.
+        let _ = knarr_sys::fs::start_writeback(file.as_fd(), self.0, at - self.0);
+        self.0 = at;
     }
 }
 

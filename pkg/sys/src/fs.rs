@@ -592,3 +592,16 @@ pub fn poll_many(fds: &[BorrowedFd<'_>], timeout_ms: i32) -> Result<Vec<bool>> {
         }
     }
 }
+
+/// Has the kernel begin to write a part of a file to its disk, and does not wait for it: a later
+/// sync finds less to do. `len` of 0 is all from `offset` on.
+///
+/// # Errors
+/// Those of `sync_file_range(2)`.
+pub fn start_writeback(fd: BorrowedFd<'_>, offset: u64, len: u64) -> Result<()> {
+    let number = |n: u64| i64::try_from(n).map_err(|_| Errno::INVAL);
+    let (offset, len) = (number(offset)?, number(len)?);
+    // SAFETY: plain integers and an open descriptor.
+    let done = unsafe { libc::sync_file_range(fd.as_raw_fd(), offset, len, libc::SYNC_FILE_RANGE_WRITE) };
+    check_int(done).map(drop)
+}
