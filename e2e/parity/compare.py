@@ -7,7 +7,7 @@ UID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 CHOSEN = re.compile(r"\b10\.96\.\d+\.\d+\b")
 # What differs in a pod, as Go prints it.
-PRINTED = re.compile(r"(pod updates may not change fields.*?)\n.*", re.S)
+PRINTED = re.compile(r"((?:pod updates may not change fields|spec is immutable after creation).*?)\n.*", re.S)
 # A patched object in an error, its members in whatever order.
 OBJECT = re.compile(r'Invalid value: "\{.*\}": ', re.S)
 # Values that each server chooses for itself.

@@ -67,6 +67,7 @@ impl Codec for ObjectCodec {
         if !self.row.is_custom() {
             v["apiVersion"] = json!(self.row.api_version());
             v["kind"] = json!(self.row.kind);
+            version::fill(&mut v, &self.row);
         }
         Ok(v)
     }

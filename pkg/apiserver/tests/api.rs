@@ -329,3 +329,24 @@ async fn a_second_start_over_the_same_store_changes_nothing() {
     }
     assert_eq!(versions[0], versions[1]);
 }
+
+#[tokio::test]
+async fn what_is_stored_can_be_labelled() {
+    let h = common::start().await;
+    let c = h.server.client(knarr_apiserver::UserInfo::admin());
+    let spec = json!({"serviceName": "s", "selector": {"matchLabels": {"a": "b"}},
+        "template": {"metadata": {"labels": {"a": "b"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}},
+        "volumeClaimTemplates": [{"metadata": {"name": "v"}, "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}}]});
+    let sets = "/apis/apps/v1/namespaces/default/statefulsets";
+    let send = |method: &'static str, path: String, media: &'static str, body: serde_json::Value| {
+        let c = c.clone();
+        async move {
+            let r = http::Request::builder().method(method).uri(path).header("content-type", media).body(kube::client::Body::from(body.to_string().into_bytes())).expect("request");
+            c.send(r).await.expect("an answer").status().as_u16()
+        }
+    };
+    let set = json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "s"}, "spec": spec});
+    assert_eq!(send("POST", sets.into(), "application/json", set).await, 201);
+    let labels = json!({"metadata": {"labels": {"x": "y"}}});
+    assert_eq!(send("PATCH", format!("{sets}/s"), "application/merge-patch+json", labels).await, 200);
+}

@@ -31,6 +31,9 @@ pub struct Options {
     /// What all keys in etcd begin with
     #[arg(long, default_value = "/registry")]
     pub etcd_prefix: String,
+    /// File with an EncryptionConfiguration: which resources are kept encrypted, by aesgcm
+    #[arg(long, value_name = "FILE")]
+    pub encryption_provider_config: Option<PathBuf>,
     /// How long events are kept
     #[arg(long, default_value = "1h", value_parser = duration)]
     pub event_ttl: Duration,

@@ -231,7 +231,11 @@ pub async fn config(layout: &Layout, o: &Options) -> Result<Config> {
     let modes = modes(o)?;
     let disabled_admission = disabled(o)?;
     let (tls_certificate, tls_key) = serving(o, advertise, service)?;
-    let mut c = Config::new(store(layout, o).await?);
+    let mut kept = store(layout, o).await?;
+    if let Some(path) = &o.encryption_provider_config {
+        kept = knarr_apiserver::encrypted(kept, &text(path)?).map_err(|why| anyhow!("{}: {why}", path.display()))?;
+    }
+    let mut c = Config::new(kept);
     c.listen = SocketAddr::new(o.bind_address, o.secure_port);
     c.tls_certificate = tls_certificate;
     c.tls_key = tls_key;

@@ -256,6 +256,31 @@ fn sources(obj: &mut Value) {
     }
 }
 
+/// What of a claim's spec was changed and may not be.
+fn claim_update(obj: &Value, old: &Value, out: &mut Vec<FieldError>) {
+    let (mut new, before) = (obj["spec"].clone(), &old["spec"]);
+    let mut may = |path: &[&str]| match before.at(path) {
+        Some(v) => new.set_at(path, v.clone()),
+        None => {
+            new.take_at(path);
+        }
+    };
+    if before.str_at(&["volumeName"]).is_empty() {
+        may(&["volumeName"]);
+        // A class may be given later to who asked for the default one.
+        if before.at(&["storageClassName"]).is_none() {
+            may(&["storageClassName"]);
+        }
+    }
+    if old.str_at(&["status", "phase"]) == "Bound" {
+        may(&["resources", "requests"]);
+        may(&["volumeAttributesClassName"]);
+    }
+    if new != *before {
+        out.push(FieldError::forbidden("spec", "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims"));
+    }
+}
+
 /// Volumes and claims: their status begins with a phase.
 pub struct Phased {
     pub(super) phase: &'static str,
@@ -277,9 +302,23 @@ impl Strategy for Phased {
     fn returns_deleted(&self) -> bool {
         true
     }
+    fn validate_update(&self, obj: &Value, old: &Value) -> Vec<FieldError> {
+        let mut out = self.validate(obj);
+        if obj.str_at(&["kind"]) == "PersistentVolumeClaim" {
+            claim_update(obj, old, &mut out);
+        }
+        out
+    }
     fn validate(&self, obj: &Value) -> Vec<FieldError> {
         let mut out = Vec::new();
         super::fields::check(obj, super::fields::pod::VOLUME, &mut out);
+        if obj.str_at(&["kind"]) == "PersistentVolumeClaim" {
+            if obj.at(&["spec", "resources", "requests", "storage"]).is_none() {
+                out.push(FieldError::required("spec.resources[storage]", ""));
+            }
+        } else if obj.at(&["spec", "capacity"]).and_then(Value::as_object).is_none_or(serde_json::Map::is_empty) {
+            out.push(FieldError::required("spec.capacity", ""));
+        }
         if obj.list_at(&["spec", "accessModes"]).is_empty() {
             out.push(FieldError::required("spec.accessModes", "at least 1 access mode is required"));
         }

@@ -336,8 +336,9 @@ impl Strategy for Checked {
         out.extend(all);
         out
     }
-    fn warnings(&self, obj: &Value, _: Option<&Value>) -> Vec<String> {
-        let unset = self.table.warn_unset.iter().filter(|(path, _)| obj.at(&path.split('.').collect::<Vec<_>>()).is_none());
+    fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
+        let all = if old.is_some() { &[] } else { self.table.warn_unset };
+        let unset = all.iter().filter(|(path, _)| obj.at(&path.split('.').collect::<Vec<_>>()).is_none());
         unset.map(|(_, text)| (*text).to_owned()).collect()
     }
     fn unconditional_update(&self) -> bool {

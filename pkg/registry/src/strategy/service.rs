@@ -11,8 +11,8 @@ use crate::{error::FieldError, names::NameRule, object::Object};
 pub struct Services;
 
 impl Strategy for Services {
-    fn warnings(&self, obj: &Value, _: Option<&Value>) -> Vec<String> {
-        if obj.list_at(&["spec", "externalIPs"]).is_empty() {
+    fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
+        if old.is_some() || obj.list_at(&["spec", "externalIPs"]).is_empty() {
             return Vec::new();
         }
         vec!["spec.externalIPs is deprecated and may no longer be implemented in some clusters".into()]

@@ -39,6 +39,7 @@ impl Workloads {
             out.push(FieldError::required("spec.selector", ""));
             return;
         };
+        super::fields::selector(s, "spec.selector", out);
         let empty = s.at(&["matchLabels"]).and_then(Value::as_object).is_none_or(serde_json::Map::is_empty)
             && s.list_at(&["matchExpressions"]).is_empty();
         if empty {
