@@ -126,6 +126,7 @@ pub async fn run(client: kube::Client, cfg: Config, shutdown: CancellationToken)
     s.add(volumes::Volumes::new(&i), 1);
     s.add(volumes::ClaimProtection::new(&i), 1);
     s.add(volumes::VolumeProtection::new(&i), 1);
+    s.add(volumes::ClassProtection::new(&i), 1);
     s.add(volumes::Ephemeral::new(&i), 1);
     if !cfg.cluster_cidrs.is_empty() {
         let (v4, v6) = (cfg.node_cidr_mask_v4, cfg.node_cidr_mask_v6);

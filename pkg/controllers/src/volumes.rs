@@ -6,4 +6,4 @@ mod protection;
 
 pub use binder::{Claims, Volumes};
 pub use ephemeral::Ephemeral;
-pub use protection::{ClaimProtection, VolumeProtection};
+pub use protection::{ClaimProtection, ClassProtection, VolumeProtection};

@@ -1,8 +1,9 @@
-//! Claims and volumes in use are not deleted: a finalizer holds them.
+//! Claims, volumes and classes of volumes in use are not deleted: a finalizer holds them.
 
 use crate::pods;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::storage::v1::VolumeAttributesClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use knarr_runner::meta::{self, Key};
 use knarr_runner::{Action, Cache, Controller, Event, Informers, Kind, Plan, Queue};
@@ -10,6 +11,7 @@ use std::sync::Arc;
 
 const CLAIM: &str = "kubernetes.io/pvc-protection";
 const VOLUME: &str = "kubernetes.io/pv-protection";
+const CLASS: &str = "kubernetes.io/vac-protection";
 
 /// Holds claims that pods use.
 pub struct ClaimProtection {
@@ -19,6 +21,13 @@ pub struct ClaimProtection {
 
 /// Holds volumes that claims are bound to.
 pub struct VolumeProtection {
+    volumes: Arc<Cache<PersistentVolume>>,
+}
+
+/// Holds classes of volume attributes that claims or volumes have or are to have.
+pub struct ClassProtection {
+    classes: Arc<Cache<VolumeAttributesClass>>,
+    claims: Arc<Cache<PersistentVolumeClaim>>,
     volumes: Arc<Cache<PersistentVolume>>,
 }
 
@@ -144,5 +153,87 @@ impl Controller for VolumeProtection {
         protect(&v, VOLUME, || {
             v.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound")
         })
+    }
+}
+
+/// The classes a claim has or is to have.
+fn classes_of_claim(c: &PersistentVolumeClaim) -> Vec<&String> {
+    let wanted = c.spec.as_ref().and_then(|s| s.volume_attributes_class_name.as_ref());
+    let status = c.status.as_ref();
+    let current = status.and_then(|s| s.current_volume_attributes_class_name.as_ref());
+    let coming = status.and_then(|s| s.modify_volume_status.as_ref());
+    let coming = coming.and_then(|m| m.target_volume_attributes_class_name.as_ref());
+    [wanted, current, coming].into_iter().flatten().collect()
+}
+
+fn class_of_volume(v: &PersistentVolume) -> Option<&String> {
+    v.spec.as_ref()?.volume_attributes_class_name.as_ref()
+}
+
+impl ClassProtection {
+    /// A controller over these informers.
+    pub fn new(i: &Informers) -> Self {
+        Self { classes: i.get(), claims: i.get(), volumes: i.get() }
+    }
+}
+
+impl Controller for ClassProtection {
+    fn name(&self) -> &'static str {
+        "volumeattributesclass-protection-controller"
+    }
+    fn watch(&self, _: &Informers, queue: &Queue<Key>) {
+        let q = queue.clone();
+        self.classes.on_event(move |e| q.add(Key::of(&e.object().metadata)));
+        // What a claim or a volume no longer has may go.
+        let q = queue.clone();
+        self.claims.on_event(move |e| {
+            let old = match e {
+                Event::Updated { old, .. } => old,
+                other => other.object(),
+            };
+            for name in classes_of_claim(old) {
+                q.add(Key::new("", name));
+            }
+        });
+        let q = queue.clone();
+        self.volumes.on_event(move |e| {
+            let old = match e {
+                Event::Updated { old, .. } => old,
+                other => other.object(),
+            };
+            if let Some(name) = class_of_volume(old) {
+                q.add(Key::new("", name));
+            }
+        });
+    }
+    fn synced(&self) -> bool {
+        self.classes.has_synced() && self.claims.has_synced() && self.volumes.has_synced()
+    }
+    fn plan(&self, key: &Key, _: Timestamp) -> Plan {
+        let Some(class) = self.classes.by_key(key) else {
+            return Plan::none();
+        };
+        protect(&class, CLASS, || {
+            self.claims.list().iter().any(|c| classes_of_claim(c).contains(&&key.name))
+                || self.volumes.list().iter().any(|v| class_of_volume(v) == Some(&key.name))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_claim_has_the_class_it_wants_and_the_one_it_has() {
+        let claim: PersistentVolumeClaim = serde_json::from_value(serde_json::json!({
+            "spec": {"volumeAttributesClassName": "fast"},
+            "status": {
+                "currentVolumeAttributesClassName": "slow",
+                "modifyVolumeStatus": {"status": "InProgress", "targetVolumeAttributesClassName": "middle"},
+            },
+        }))
+        .expect("a claim");
+        assert_eq!(classes_of_claim(&claim), ["fast", "slow", "middle"]);
     }
 }
