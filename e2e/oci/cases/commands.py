@@ -200,6 +200,11 @@ def events_print_statistics(b):
     eq(d["memory"]["usage"]["limit"], 64 << 20)
     eq((d["pids"]["limit"], d["pids"]["current"] >= 1), (33, True))
     assert d["memory"]["raw"], d
+    assert {"cpu", "memory", "pids", "blkio", "hugetlb", "intel_rdt", "cpuset", "network_interfaces"} <= set(d), d
+    if not V2:
+        assert {"total", "percpu", "percpu_kernel", "percpu_user", "kernel", "user"} <= set(d["cpu"]["usage"]), d["cpu"]
+        assert d["cpuset"]["cpus"] == sorted(os.sched_getaffinity(0)) or d["cpuset"]["cpus"], d["cpuset"]
+        assert {"limit", "usage", "max", "failcnt"} <= set(d["memory"]["kernel"]) and "limit" in d["memory"]["kernelTCP"], d["memory"]
 
 
 @case

@@ -289,6 +289,9 @@ fn steps(plan: &mut Plan, spec: &Spec, readonly: bool) -> Result<(), Error> {
         let mut filled_later = Vec::new();
         for (i, m) in spec.mounts.iter().enumerate() {
             let mut mount = MountPlan::build(m, i, &plan.namespaces)?;
+            if !linux.mount_label.is_empty() && selinux_is_on() {
+                mount.label(&linux.mount_label);
+            }
             if mount.target == Path::new("/dev") {
                 own_dev = !mount.is_bind();
                 if own_dev && mount.readonly_later() {
@@ -349,6 +352,10 @@ fn steps(plan: &mut Plan, spec: &Spec, readonly: bool) -> Result<(), Error> {
         plan.inside.push(Step::MaskPath(path.clone()));
     }
     Ok(())
+}
+
+fn selinux_is_on() -> bool {
+    Path::new("/sys/fs/selinux/enforce").exists()
 }
 
 fn check_absolute(field: &str, path: &str) -> Result<(), Error> {

@@ -174,6 +174,20 @@ impl MountPlan {
         matches!(self.source, MountSource::Bind { .. })
     }
 
+    /// Gives the files of a new file system an SELinux label, where its kind takes one.
+    pub fn label(&mut self, label: &str) {
+        if let MountSource::Filesystem { fstype, data, .. } = &mut self.source
+            && !matches!(fstype.as_str(), "proc" | "sysfs" | "mqueue")
+            && !data.split(',').any(|o| o.starts_with("context="))
+        {
+            if !data.is_empty() {
+                data.push(',');
+            }
+            // In quotes, for a label holds commas.
+            data.push_str(&format!("context=\"{label}\""));
+        }
+    }
+
     /// Takes the read-only flag off a mount that must be filled first, and tells whether it had
     /// it.
     pub fn readonly_later(&mut self) -> bool {

@@ -134,6 +134,26 @@ fn mount_options_become_flags_and_data() {
 }
 
 #[test]
+fn labels_become_options_where_the_kind_takes_them() {
+    let data = |kind: &str| {
+        let mount = Mount {
+            destination: "/x".into(),
+            kind: kind.into(),
+            options: vec!["size=1k".into()],
+            ..Mount::default()
+        };
+        let mut plan = MountPlan::build(&mount, 0, &Namespaces::default()).unwrap();
+        plan.label("u:r:t:s0:c1,c2");
+        match plan.source {
+            MountSource::Filesystem { data, .. } => data,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(data("tmpfs"), "size=1k,context=\"u:r:t:s0:c1,c2\"");
+    assert_eq!(data("mqueue"), "size=1k");
+}
+
+#[test]
 fn systemd_names_become_nested_slices() {
     let path = |s: &str| cgroup::systemd_path(s, "c1").ok();
     assert_eq!(
