@@ -551,7 +551,13 @@ fn delegate(mount: &Path, dir: &Path) {
             .map(|c| format!("+{c}"))
             .collect();
         let file = at.join("cgroup.subtree_control");
-        if !missing.is_empty() && fs::write(&file, missing.join(" ")).is_err() {
+        // A group with members of its own hands nothing down: some controllers could be, but what
+        // is below would then take no processes. The root (which has no type) is exempt.
+        let lives = |at: &Path| {
+            at.join("cgroup.type").exists()
+                && fs::read_to_string(at.join("cgroup.procs")).is_ok_and(|p| !p.is_empty())
+        };
+        if !missing.is_empty() && !lives(&at) && fs::write(&file, missing.join(" ")).is_err() {
             for one in missing {
                 let _ = fs::write(&file, one);
             }
