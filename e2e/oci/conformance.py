@@ -48,6 +48,7 @@ def main():
                     print(f"FAIL {runtime} {f.__name__}: {type(e).__name__}: {e}")
                 finally:
                     b.close()
+                    shutil.rmtree(b.bundle, ignore_errors=True)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
             clean_cgroups()
