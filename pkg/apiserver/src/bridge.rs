@@ -67,7 +67,8 @@ impl Codec for ObjectCodec {
         if !self.row.is_custom() {
             v["apiVersion"] = json!(self.row.api_version());
             v["kind"] = json!(self.row.kind);
-            version::fill(&mut v, &self.row);
+            // Who wrote it may have known fewer fields.
+            default(&self.row, &mut v);
         }
         Ok(v)
     }
