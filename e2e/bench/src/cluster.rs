@@ -127,7 +127,9 @@ impl Upstream {
         let folder = tempfile::Builder::new().prefix("knarr-bench-").tempdir()?;
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../hack/kubelet-over-cri");
         let mut command = Command::new(script);
-        command.args(["containerd", "--hold", "--proxy", "--image"]).arg(busybox(folder.path())?);
+        let pause = Path::new(&std::env::var_os("KNARR_CACHE").unwrap_or_default()).join("images/pause.tar");
+        command.args(["containerd", "--hold", "--proxy"]);
+        command.arg("--image").arg(busybox(folder.path())?).arg("--image").arg(pause);
         let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let lines = BufReader::new(process.stdout.take().context("no output")?).lines();
         let (mut kubeconfig, mut ready) = (None, None);

@@ -57,6 +57,7 @@ async fn run() -> Result<()> {
         cluster.import_busybox()?;
         measure(&cluster, begun).await?
     };
+    eprintln!("knarr: {ours:?}");
     let peer = if std::env::args().any(|a| a == "--peer") {
         let cluster = Upstream::start()?;
         let begun = cluster.ready().await?;
