@@ -5,6 +5,9 @@
 //! figure is taken through the Kubernetes API on this machine; memory and CPU are those of all
 //! processes of the node, from `/proc`.
 
+// The tables are what it is for.
+#![allow(clippy::print_stdout)]
+
 mod cluster;
 mod cri;
 mod idle;

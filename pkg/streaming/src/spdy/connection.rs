@@ -228,7 +228,7 @@ impl<R: AsyncRead + Unpin> Receiver<R> {
         flags: u8,
         headers: Vec<(String, String)>,
     ) -> Result<(), Error> {
-        if id % 2 == 0 || id <= self.last {
+        if id.is_multiple_of(2) || id <= self.last {
             return Err(broken("a stream number out of order"));
         }
         self.last = id;
