@@ -175,7 +175,10 @@ fn three_nodes_are_one_cluster_and_leave_nothing() -> Result<()> {
     // Paused: it stands still, and goes on.
     cluster.cluster(&["node", "pause", "t-3"])?;
     assert!(cluster.cluster(&["list"])?.lines().any(|l| l.contains("t-3") && l.ends_with("paused")));
-    assert!(fetch(&pods[0].0, &format!("http://{}:8080/", pods[0].2)).is_ok() || pods[0].1 == "t-3");
+    let others: Vec<_> = pods.iter().filter(|(_, node, _)| node != "t-3").collect();
+    fetch(&others[0].0, &format!("http://{}:8080/", others[1].2))?;
+    let silent = cluster.kubectl(&["exec", pod, "--", "true"]).map_err(|e| e.to_string());
+    assert!(silent.as_ref().is_err_and(|e| e.contains("TLS handshake timeout")), "{silent:?}");
     cluster.cluster(&["node", "start", "t-3"])?;
     cluster.eventually("exec", || cluster.kubectl(&["exec", pod, "--", "true"]))?;
 

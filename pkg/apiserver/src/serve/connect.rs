@@ -1,7 +1,7 @@
 //! Connections that go through to kubelets, pods and services: logs, exec, attach, port-forward,
 //! proxies. Upgraded connections are tunnelled byte for byte.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use http_body_util::BodyExt;
@@ -20,6 +20,11 @@ use crate::{
     core::Ctx,
     respond::{Body, Reply, full},
 };
+
+/// How long a connection may take to be made: a machine that is off does not answer.
+const DIAL: Duration = Duration::from_secs(30);
+/// How long its TLS handshake may take: a process that stands still does not answer either.
+const HANDSHAKE: Duration = Duration::from_secs(10);
 
 /// How kubelets are reached.
 #[derive(Clone)]
@@ -326,7 +331,11 @@ pub async fn serve(ctx: &Arc<Ctx>, mut request: Request<Body>) -> Result<Reply, 
         Some(false) => Some(Arc::clone(&ctx.core.kubelets.open)),
         None => None,
     };
-    let tcp = TcpStream::connect((t.host.trim_matches(['[', ']']), t.port)).await.map_err(|e| unavailable(format!("dial tcp {}:{}: {e}", t.host, t.port)))?;
+    let dial = |why: &dyn std::fmt::Display| unavailable(format!("dial tcp {}:{}: {why}", t.host, t.port));
+    let tcp = tokio::time::timeout(DIAL, TcpStream::connect((t.host.trim_matches(['[', ']']), t.port)))
+        .await
+        .map_err(|_| dial(&"i/o timeout"))?
+        .map_err(|e| dial(&e))?;
     let _ = tcp.set_nodelay(true);
     let authority = if t.host.parse::<IpAddr>().is_ok_and(|a| a.is_ipv6()) { format!("[{}]:{}", t.host, t.port) } else { format!("{}:{}", t.host, t.port) };
     let (parts, body) = request.into_parts();
@@ -349,7 +358,10 @@ pub async fn serve(ctx: &Arc<Ctx>, mut request: Request<Body>) -> Result<Reply, 
     let response = match config {
         Some(c) => {
             let name = ServerName::try_from(t.host.clone()).map_err(unavailable)?;
-            let io = tokio_rustls::TlsConnector::from(c).connect(name, tcp).await.map_err(unavailable)?;
+            let io = tokio::time::timeout(HANDSHAKE, tokio_rustls::TlsConnector::from(c).connect(name, tcp))
+                .await
+                .map_err(|_| unavailable("net/http: TLS handshake timeout"))?
+                .map_err(unavailable)?;
             send(TokioIo::new(io), out).await?
         }
         None => send(TokioIo::new(tcp), out).await?,
