@@ -12,7 +12,7 @@ import importlib, os, shutil, subprocess, sys, tempfile, time
 
 from box import CASES, Box, Skip, clean_cgroups
 
-for name in ("basics", "commands", "process", "mounts", "namespaces", "seccomp", "cgroups", "hardening", "rootless", "systemd"):
+for name in ("basics", "commands", "process", "mounts", "namespaces", "seccomp", "cgroups", "hardening", "rootless", "systemd", "checkpoint"):
     importlib.import_module("cases." + name)
 
 

@@ -1,6 +1,7 @@
 //! knarr-runc: a container runtime with runc's command line.
 
 mod args;
+mod checkpoint;
 mod events;
 mod exec;
 mod features;
@@ -25,6 +26,8 @@ pub struct Call {
     pub runtime: Runtime,
     /// `--root`.
     pub root: String,
+    /// `--criu`: the CRIU program.
+    pub criu: Option<String>,
     /// `--systemd-cgroup`.
     pub systemd_cgroup: bool,
     /// `--rootless`: unset for `auto`.
@@ -102,13 +105,14 @@ fn dispatch(arguments: &[String], log: &mut Log) -> Done {
     let root = global
         .value("root")
         .map_or_else(default_root, str::to_string);
-    if matches!(*name, "create" | "run" | "exec") {
+    if matches!(*name, "create" | "run" | "exec" | "restore") {
         // These make processes that a container can look at.
         knarr_oci::protect_binary()?;
     }
     let call = Call {
         runtime: Runtime::new(&root),
         root,
+        criu: global.value("criu").map(str::to_string),
         systemd_cgroup: global.has("systemd-cgroup"),
         rootless: match global.value("rootless") {
             None | Some("auto") => None,
@@ -146,9 +150,8 @@ fn dispatch(arguments: &[String], log: &mut Log) -> Done {
         "update" => update::update(&call),
         "spec" => spec::spec(&call),
         "features" => features::features(),
-        "checkpoint" | "restore" => Err(Problem::new(format!(
-            "{name} needs CRIU support, which this build does not have"
-        ))),
+        "checkpoint" => checkpoint::checkpoint(&call),
+        "restore" => checkpoint::restore(&call),
         other => Err(Problem::new(format!("No help topic for '{other}'"))),
     }
 }

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use knarr_oci::config::Spec;
-use knarr_oci::{CreateRequest, Stdio};
+use knarr_oci::{CreateRequest, Created, Stdio};
 use knarr_sys::process::{self, Exit};
 use knarr_sys::{fs, signal};
 
@@ -122,6 +122,16 @@ pub fn send_pidfd(call: &Call, pidfd: &OwnedFd) -> Result<(), Problem> {
 
 /// `run`: create, start, and unless detached: pass signals and the exit code on, and delete.
 pub fn run(call: &Call) -> Done {
+    bring_up(call, true, |request| call.runtime.create(request))
+}
+
+/// Has a container made, starts it where it waits for that, and unless detached passes signals and
+/// the exit code on, and deletes it.
+pub fn bring_up(
+    call: &Call,
+    waits: bool,
+    make: impl FnOnce(CreateRequest) -> Result<Created, knarr_oci::Error>,
+) -> Done {
     let id = call.id()?.to_string();
     let detach = call.parsed.has("detach");
     let keep = call.parsed.has("keep");
@@ -137,7 +147,7 @@ pub fn run(call: &Call) -> Done {
         }
         Some(signal::signalfd(FORWARDED)?)
     };
-    let made = call.runtime.create(request(call, spec)?)?;
+    let made = make(request(call, spec)?)?;
     let gone = |problem: Problem| {
         let _ = call.runtime.delete(&id, true);
         problem
@@ -151,9 +161,10 @@ pub fn run(call: &Call) -> Done {
         _ => None,
     };
     let notify = notify::Relay::bind(&call.root, &id).map_err(gone)?;
-    call.runtime
-        .start(&id)
-        .map_err(|e| gone(Problem::from(e)))?;
+    if waits {
+        let started = call.runtime.start(&id);
+        started.map_err(|e| gone(Problem::from(e)))?;
+    }
     let Some(signals) = signals else {
         if let Some(notify) = notify {
             notify.pass_on(made.pid, made.pid);

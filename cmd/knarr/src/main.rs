@@ -112,8 +112,10 @@ fn run(cli: Cli) -> Result<()> {
         Command::Kubeconfig => {
             let path: PathBuf = layout.kubeconfig();
             if !path.exists() {
-                anyhow::bail!("there is no cluster in {}: start one with `knarr up`",
-                    layout.data_dir.display());
+                anyhow::bail!(
+                    "there is no cluster in {}: start one with `knarr up`",
+                    layout.data_dir.display()
+                );
             }
             say(&path.display().to_string());
             Ok(())

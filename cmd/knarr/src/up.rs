@@ -126,7 +126,13 @@ pub fn run(layout: &Layout, options: &Options, log: &str) -> Result<()> {
     prepare(layout)?;
     preflight::free(options.listen, "--listen")?;
     preflight::free(node::kubelet_address(), "a free machine")?;
-    run_plan(layout, Plan::Up(options.clone()), options.detach, options.detached_child, log)
+    run_plan(
+        layout,
+        Plan::Up(options.clone()),
+        options.detach,
+        options.detached_child,
+        log,
+    )
 }
 
 /// What must hold of the machine before a node starts.
@@ -157,12 +163,18 @@ pub fn run_plan(layout: &Layout, plan: Plan, detach: bool, child: bool, log: &st
     }
     let file = child
         .then(|| {
-            fs::OpenOptions::new().create(true).append(true).mode(0o600).open(layout.log())
+            fs::OpenOptions::new()
+                .create(true)
+                .append(true)
+                .mode(0o600)
+                .open(layout.log())
         })
         .transpose()
         .with_context(|| format!("cannot write {}", layout.log().display()))?;
     log_to(log, file)?;
-    let workers = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8);
+    let workers = std::thread::available_parallelism()
+        .map_or(2, usize::from)
+        .clamp(2, 8);
     let runtime = crate::runtime(workers)?;
     let result = runtime.block_on(serve(layout, plan, child));
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
@@ -189,7 +201,10 @@ fn go_aside(layout: &Layout) -> Result<()> {
         .process_group(0)
         .spawn()
         .context("cannot start the background process")?;
-    let output = child.stdout.take().context("the background process has no output")?;
+    let output = child
+        .stdout
+        .take()
+        .context("the background process has no output")?;
     for line in BufReader::new(output).lines() {
         let line = line?;
         if line == READY {
@@ -199,12 +214,22 @@ fn go_aside(layout: &Layout) -> Result<()> {
     }
     let status = child.wait()?;
     let text = fs::read_to_string(layout.log()).unwrap_or_default();
-    let last = text.lines().rfind(|l| l.starts_with("knarr: ")).unwrap_or("").to_owned();
-    bail!("{}", if last.is_empty() {
-        format!("the background process ended ({status}); see {}", layout.log().display())
-    } else {
-        last.trim_start_matches("knarr: ").to_owned()
-    })
+    let last = text
+        .lines()
+        .rfind(|l| l.starts_with("knarr: "))
+        .unwrap_or("")
+        .to_owned();
+    bail!(
+        "{}",
+        if last.is_empty() {
+            format!(
+                "the background process ended ({status}); see {}",
+                layout.log().display()
+            )
+        } else {
+            last.trim_start_matches("knarr: ").to_owned()
+        }
+    )
 }
 
 struct Control {
@@ -306,8 +331,10 @@ async fn serve(layout: &Layout, plan: Plan, child: bool) -> Result<()> {
     shutdown.cancel();
     node.finish().await;
     if result.is_ok() && !child {
-        say("knarr has stopped; containers go on. Starting it again takes them over, `knarr \
-             reset` removes everything.");
+        say(
+            "knarr has stopped; containers go on. Starting it again takes them over, `knarr \
+             reset` removes everything.",
+        );
     }
     result
 }
@@ -315,7 +342,10 @@ async fn serve(layout: &Layout, plan: Plan, child: bool) -> Result<()> {
 fn greet(layout: &Layout) {
     say("");
     say("The cluster is up. Use it with:");
-    say(&format!("  export KUBECONFIG={}", layout.kubeconfig().display()));
+    say(&format!(
+        "  export KUBECONFIG={}",
+        layout.kubeconfig().display()
+    ));
     say("  kubectl get nodes,pods -A");
     say("");
 }
@@ -326,7 +356,10 @@ fn greet(layout: &Layout) {
 /// If nothing is.
 pub fn status(layout: &Layout) -> Result<()> {
     let Some(status) = control::ask(&layout.control_socket(), &Request::Status)? else {
-        bail!("knarr is not running (nothing listens at {})", layout.control_socket().display());
+        bail!(
+            "knarr is not running (nothing listens at {})",
+            layout.control_socket().display()
+        );
     };
     for (label, key) in [
         ("node", "node"),
@@ -339,8 +372,12 @@ pub fn status(layout: &Layout) -> Result<()> {
         ("pid", "pid"),
         ("up for (s)", "uptimeSeconds"),
     ] {
-        let Some(value) = status.get(key).filter(|v| !v.is_null()) else { continue };
-        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        let Some(value) = status.get(key).filter(|v| !v.is_null()) else {
+            continue;
+        };
+        let text = value
+            .as_str()
+            .map_or_else(|| value.to_string(), str::to_owned);
         say(&format!("{label:<12} {text}"));
     }
     Ok(())

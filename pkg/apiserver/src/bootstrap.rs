@@ -51,20 +51,46 @@ fn wanted(core: &Core) -> Result<Vec<Wanted>, ApiError> {
     let (rbac, priorities, flow) = (read(RBAC)?, read(PRIORITIES)?, read(FLOW)?);
     let mut out = Vec::new();
     let g = "rbac.authorization.k8s.io";
-    for (member, plural) in [("clusterRoles", "clusterroles"), ("clusterRoleBindings", "clusterrolebindings")] {
-        out.extend(list(&rbac[member]).into_iter().map(|object| Wanted { group: g, version: "v1", plural, object }));
+    for (member, plural) in [
+        ("clusterRoles", "clusterroles"),
+        ("clusterRoleBindings", "clusterrolebindings"),
+    ] {
+        out.extend(list(&rbac[member]).into_iter().map(|object| Wanted {
+            group: g,
+            version: "v1",
+            plural,
+            object,
+        }));
     }
     for (member, plural) in [("roles", "roles"), ("roleBindings", "rolebindings")] {
         for (ns, all) in rbac[member].as_object().into_iter().flatten() {
             for mut object in list(all) {
                 object.meta_mut().insert("namespace".into(), json!(ns));
-                out.push(Wanted { group: g, version: "v1", plural, object });
+                out.push(Wanted {
+                    group: g,
+                    version: "v1",
+                    plural,
+                    object,
+                });
             }
         }
     }
-    out.extend(list(&priorities).into_iter().map(|object| Wanted { group: "scheduling.k8s.io", version: "v1", plural: "priorityclasses", object }));
-    for (member, plural) in [("flowSchemas", "flowschemas"), ("priorityLevels", "prioritylevelconfigurations")] {
-        out.extend(list(&flow[member]).into_iter().map(|object| Wanted { group: "flowcontrol.apiserver.k8s.io", version: "v1", plural, object }));
+    out.extend(list(&priorities).into_iter().map(|object| Wanted {
+        group: "scheduling.k8s.io",
+        version: "v1",
+        plural: "priorityclasses",
+        object,
+    }));
+    for (member, plural) in [
+        ("flowSchemas", "flowschemas"),
+        ("priorityLevels", "prioritylevelconfigurations"),
+    ] {
+        out.extend(list(&flow[member]).into_iter().map(|object| Wanted {
+            group: "flowcontrol.apiserver.k8s.io",
+            version: "v1",
+            plural,
+            object,
+        }));
     }
     let mut data = json!({"client-ca-file": core.settings.client_ca});
     if let Some(ca) = &core.settings.requestheader_ca {
@@ -94,11 +120,19 @@ fn wanted(core: &Core) -> Result<Vec<Wanted>, ApiError> {
 }
 
 fn row(core: &Core, w: &Wanted) -> Result<Arc<knarr_schema::Resource>, ApiError> {
-    core.table().catalog.lookup(w.group, w.version, w.plural).cloned().ok_or_else(ApiError::no_resource)
+    core.table()
+        .catalog
+        .lookup(w.group, w.version, w.plural)
+        .cloned()
+        .ok_or_else(ApiError::no_resource)
 }
 
 /// Makes an object if it is missing; `merge` changes one that is there.
-async fn ensure(core: &Core, w: Wanted, merge: impl Fn(&mut Value, &Value) + Send) -> Result<(), ApiError> {
+async fn ensure(
+    core: &Core,
+    w: Wanted,
+    merge: impl Fn(&mut Value, &Value) + Send,
+) -> Result<(), ApiError> {
     let r = row(core, &w)?;
     let kind = core.kind(&r.key_prefix)?;
     let (ns, name) = (w.object.namespace().to_owned(), w.object.name().to_owned());
@@ -109,21 +143,35 @@ async fn ensure(core: &Core, w: Wanted, merge: impl Fn(&mut Value, &Value) + Sen
         object["rules"] = json!([]);
     }
     let (mut object, _) = bridge::normalize(&r, &object, "Ignore")?;
-    let status = object.get("status").cloned().filter(|s| s.as_object().is_some_and(|m| !m.is_empty()));
+    let status = object
+        .get("status")
+        .cloned()
+        .filter(|s| s.as_object().is_some_and(|m| !m.is_empty()));
     if let Some(m) = object.as_object_mut() {
         m.remove("status");
     }
     let key = kind.key(&ns, &name);
     match core.registry.get(&kind.cache, &key, false).await? {
         None => {
-            let r = rest::create(&core.registry, &kind, &ns, object, &WriteOptions::default(), &Own).await;
+            let r = rest::create(
+                &core.registry,
+                &kind,
+                &ns,
+                object,
+                &WriteOptions::default(),
+                &Own,
+            )
+            .await;
             match r {
                 Ok(_) => {}
                 Err(e) if e.reason == "AlreadyExists" => return Ok(()),
                 Err(e) => return Err(e),
             }
             if let Some(s) = status {
-                let o = WriteOptions { subresource: "status".into(), ..WriteOptions::default() };
+                let o = WriteOptions {
+                    subresource: "status".into(),
+                    ..WriteOptions::default()
+                };
                 rest::update(&core.registry, &kind, &ns, &name, &o, &Own, |old| {
                     let mut v = old.unwrap_or_default();
                     v["status"] = s.clone();
@@ -133,11 +181,19 @@ async fn ensure(core: &Core, w: Wanted, merge: impl Fn(&mut Value, &Value) + Sen
             }
         }
         Some(_) => {
-            rest::update(&core.registry, &kind, &ns, &name, &WriteOptions::default(), &Own, |old| {
-                let mut v = old.unwrap_or_default();
-                merge(&mut v, &object);
-                std::future::ready(Ok(v))
-            })
+            rest::update(
+                &core.registry,
+                &kind,
+                &ns,
+                &name,
+                &WriteOptions::default(),
+                &Own,
+                |old| {
+                    let mut v = old.unwrap_or_default();
+                    merge(&mut v, &object);
+                    std::future::ready(Ok(v))
+                },
+            )
             .await?;
         }
     }
@@ -146,7 +202,12 @@ async fn ensure(core: &Core, w: Wanted, merge: impl Fn(&mut Value, &Value) + Sen
 
 /// Adds what upstream's roles say and a stored one lacks, unless its owner forbids it.
 fn reconcile(have: &mut Value, want: &Value) {
-    if have.str_at(&["metadata", "annotations", "rbac.authorization.kubernetes.io/autoupdate"]) != "true" {
+    if have.str_at(&[
+        "metadata",
+        "annotations",
+        "rbac.authorization.kubernetes.io/autoupdate",
+    ]) != "true"
+    {
         return;
     }
     for m in ["rules", "subjects"] {
@@ -168,7 +229,12 @@ fn reconcile(have: &mut Value, want: &Value) {
 /// If the store refuses.
 pub async fn run(core: &Core) -> Result<(), ApiError> {
     for name in ["kube-system", "default", "kube-public", "kube-node-lease"] {
-        let w = Wanted { group: "", version: "v1", plural: "namespaces", object: json!({"metadata": {"name": name, "labels": {"kubernetes.io/metadata.name": name}}}) };
+        let w = Wanted {
+            group: "",
+            version: "v1",
+            plural: "namespaces",
+            object: json!({"metadata": {"name": name, "labels": {"kubernetes.io/metadata.name": name}}}),
+        };
         ensure(core, w, |_, _| ()).await?;
     }
     let all = wanted(core)?;
@@ -213,14 +279,24 @@ async fn endpoints(core: &Core) -> Result<(), ApiError> {
             }
         }
     };
-    let w = Wanted { group: "", version: "v1", plural: "endpoints", object: json!({
+    let w = Wanted {
+        group: "",
+        version: "v1",
+        plural: "endpoints",
+        object: json!({
         "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"endpointslice.kubernetes.io/skip-mirror": "true"}},
-        "subsets": [{"addresses": [{"ip": ip.to_string()}], "ports": [{"name": "https", "port": port, "protocol": "TCP"}]}]}) };
+        "subsets": [{"addresses": [{"ip": ip.to_string()}], "ports": [{"name": "https", "port": port, "protocol": "TCP"}]}]}),
+    };
     ensure(core, w, set).await?;
-    let w = Wanted { group: "discovery.k8s.io", version: "v1", plural: "endpointslices", object: json!({
+    let w = Wanted {
+        group: "discovery.k8s.io",
+        version: "v1",
+        plural: "endpointslices",
+        object: json!({
         "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"kubernetes.io/service-name": "kubernetes"}},
         "addressType": family,
         "endpoints": [{"addresses": [ip.to_string()], "conditions": {"ready": true}}],
-        "ports": [{"name": "https", "port": port, "protocol": "TCP"}]}) };
+        "ports": [{"name": "https", "port": port, "protocol": "TCP"}]}),
+    };
     ensure(core, w, set).await
 }

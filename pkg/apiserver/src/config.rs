@@ -8,7 +8,12 @@ use std::{
 
 use knarr_storage::SharedStore;
 
-use crate::{webhook::RemoteService, alloc::Cidr, audit::AuditConfig, auth::{UserInfo, front_proxy::RequestHeaders}};
+use crate::{
+    alloc::Cidr,
+    audit::AuditConfig,
+    auth::{UserInfo, front_proxy::RequestHeaders},
+    webhook::RemoteService,
+};
 pub use crate::{auth::oidc::AuthenticationConfiguration, authz::Mode as AuthorizationMode};
 
 /// Everything the server must be told.
@@ -98,7 +103,9 @@ impl Config {
             advertise_address: IpAddr::V4(Ipv4Addr::LOCALHOST),
             kubelet_client: None,
             kubelet_ca: None,
-            kubelet_address_types: ["InternalIP", "Hostname", "ExternalIP"].map(str::to_owned).to_vec(),
+            kubelet_address_types: ["InternalIP", "Hostname", "ExternalIP"]
+                .map(str::to_owned)
+                .to_vec(),
             requestheader_ca: None,
             requestheader: RequestHeaders::default(),
             proxy_client: None,

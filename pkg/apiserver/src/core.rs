@@ -41,7 +41,9 @@ impl Table {
         }
         let stored = self.kinds.get(r.key_prefix.as_ref());
         match stored {
-            Some(k) if k.group != *r.group => self.kinds.get(&format!("{}@{}", r.key_prefix, r.group)),
+            Some(k) if k.group != *r.group => {
+                self.kinds.get(&format!("{}@{}", r.key_prefix, r.group))
+            }
             _ => stored,
         }
     }
@@ -87,12 +89,22 @@ impl Core {
     /// The rows as they are now.
     #[must_use]
     pub fn table(&self) -> Arc<Table> {
-        Arc::clone(&self.table.read().unwrap_or_else(std::sync::PoisonError::into_inner))
+        Arc::clone(
+            &self
+                .table
+                .read()
+                .unwrap_or_else(std::sync::PoisonError::into_inner),
+        )
     }
     /// Other issuers of tokens, and who may be anonymous.
     #[must_use]
     pub fn authentication(&self) -> Arc<crate::auth::oidc::Authentication> {
-        Arc::clone(&self.authentication.read().unwrap_or_else(std::sync::PoisonError::into_inner))
+        Arc::clone(
+            &self
+                .authentication
+                .read()
+                .unwrap_or_else(std::sync::PoisonError::into_inner),
+        )
     }
     /// The lock of [`crate::alloc`].
     #[must_use]
@@ -104,11 +116,20 @@ impl Core {
     /// # Errors
     /// 404 if there is none.
     pub fn kind(&self, prefix: &str) -> Result<Kind, ApiError> {
-        self.table().kinds.get(prefix).cloned().ok_or_else(ApiError::no_resource)
+        self.table()
+            .kinds
+            .get(prefix)
+            .cloned()
+            .ok_or_else(ApiError::no_resource)
     }
     /// One object from the cache, as it is kept there: its labels can be read without decoding it.
     #[must_use]
-    pub fn entry(&self, prefix: &str, namespace: &str, name: &str) -> Option<Arc<knarr_registry::Entry>> {
+    pub fn entry(
+        &self,
+        prefix: &str,
+        namespace: &str,
+        name: &str,
+    ) -> Option<Arc<knarr_registry::Entry>> {
         let table = self.table();
         let k = table.kinds.get(prefix)?;
         k.cache.get(&k.key(namespace, name))
@@ -131,14 +152,22 @@ pub fn codecs(catalog: &Catalog) -> Vec<(String, Arc<dyn Codec>, Arc<Resource>)>
         let prefix = format!("{}{}/", knarr_registry::ROOT, r.key_prefix);
         if let Some(known) = out.iter_mut().find(|(p, ..)| *p == prefix) {
             // Of several served versions the stored one is the one in memory; legacy events win.
-            let stored = |r: &Resource| r.stored_as.as_ref().is_some_and(|s| *s == r.group_version());
+            let stored = |r: &Resource| {
+                r.stored_as
+                    .as_ref()
+                    .is_some_and(|s| *s == r.group_version())
+            };
             if stored(r) && !stored(&known.2) {
                 known.1 = Arc::new(bridge::ObjectCodec::new(Arc::clone(r)));
                 known.2 = Arc::clone(r);
             }
             continue;
         }
-        out.push((prefix, Arc::new(bridge::ObjectCodec::new(Arc::clone(r))), Arc::clone(r)));
+        out.push((
+            prefix,
+            Arc::new(bridge::ObjectCodec::new(Arc::clone(r))),
+            Arc::clone(r),
+        ));
     }
     out
 }
@@ -148,7 +177,9 @@ pub fn codecs(catalog: &Catalog) -> Vec<(String, Arc<dyn Codec>, Arc<Resource>)>
 pub fn table(catalog: Arc<Catalog>, registry: &Registry) -> Table {
     let mut kinds = HashMap::new();
     for (prefix, _, r) in codecs(&catalog) {
-        let Some(cache) = registry.cache(&prefix) else { continue };
+        let Some(cache) = registry.cache(&prefix) else {
+            continue;
+        };
         let strategy = if r.is_custom() {
             strategy::custom(r.subresource("status").is_some(), r.schema.clone())
         } else {
@@ -171,19 +202,36 @@ pub fn table(catalog: Arc<Catalog>, registry: &Registry) -> Table {
         if let Some(stored) = kinds.get(r.key_prefix.as_ref()).cloned()
             && stored.group != *r.group
         {
-            kinds.insert(format!("{}@{}", r.key_prefix, r.group), Kind { group: r.group.to_string(), ..stored });
+            kinds.insert(
+                format!("{}@{}", r.key_prefix, r.group),
+                Kind {
+                    group: r.group.to_string(),
+                    ..stored
+                },
+            );
         }
     }
     // Each version of a custom resource is checked by a schema of its own.
     for r in catalog.resources().iter().filter(|r| r.is_custom()) {
         if let Some(stored) = kinds.get(r.key_prefix.as_ref()).cloned() {
             // What a webhook has converted is checked as it is stored.
-            let strategy = if r.conversion.is_some() { Arc::clone(&stored.strategy) } else { strategy::custom(r.subresource("status").is_some(), r.schema.clone()) };
-            kinds.insert(format!("{}@{}", r.key_prefix, r.version), Kind { strategy, ..stored });
+            let strategy = if r.conversion.is_some() {
+                Arc::clone(&stored.strategy)
+            } else {
+                strategy::custom(r.subresource("status").is_some(), r.schema.clone())
+            };
+            kinds.insert(
+                format!("{}@{}", r.key_prefix, r.version),
+                Kind { strategy, ..stored },
+            );
         }
     }
     static NEXT: AtomicU64 = AtomicU64::new(1);
-    Table { catalog, kinds, generation: NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed) }
+    Table {
+        catalog,
+        kinds,
+        generation: NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed),
+    }
 }
 
 /// One request inside the pipeline.
@@ -216,7 +264,9 @@ impl Ctx {
     /// # Errors
     /// 405 if nothing is stored.
     pub fn kind(&self) -> Result<&Kind, ApiError> {
-        self.table.kind(&self.resource).ok_or_else(ApiError::method_not_allowed)
+        self.table
+            .kind(&self.resource)
+            .ok_or_else(ApiError::method_not_allowed)
     }
     /// Adds a warning.
     pub fn warn(&self, text: impl Into<String>) {
@@ -238,9 +288,16 @@ impl Ctx {
         match self.query.get("dryRun") {
             "" => Ok(false),
             "All" => Ok(true),
-            other => Err(ApiError::invalid("meta.k8s.io", "CreateOptions", "", &[
-                knarr_registry::FieldError::not_supported("dryRun", serde_json::json!([other]), &["All"]),
-            ])),
+            other => Err(ApiError::invalid(
+                "meta.k8s.io",
+                "CreateOptions",
+                "",
+                &[knarr_registry::FieldError::not_supported(
+                    "dryRun",
+                    serde_json::json!([other]),
+                    &["All"],
+                )],
+            )),
         }
     }
     /// Who writes: `fieldManager` or the client's name.
@@ -250,9 +307,17 @@ impl Ctx {
         if !m.is_empty() {
             return m.to_owned();
         }
-        let agent = self.headers.get(http::header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or("");
+        let agent = self
+            .headers
+            .get(http::header::USER_AGENT)
+            .and_then(|v| v.to_str().ok())
+            .unwrap_or("");
         let name = agent.split('/').next().unwrap_or("").trim();
         let name: String = name.chars().filter(|c| !c.is_control()).take(128).collect();
-        if name.is_empty() { "unknown".into() } else { name }
+        if name.is_empty() {
+            "unknown".into()
+        } else {
+            name
+        }
     }
 }

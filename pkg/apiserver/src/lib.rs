@@ -29,8 +29,11 @@ mod webhook;
 
 pub use audit::{AuditConfig, AuditPolicy, LogFile};
 pub use auth::{UserInfo, front_proxy::RequestHeaders, oidc::AuthenticationConfiguration};
-pub use authz::webhook::{Options as AuthorizationWebhookOptions, Webhook as AuthorizationWebhook, configuration as authorization_configuration};
+pub use authz::webhook::{
+    Options as AuthorizationWebhookOptions, Webhook as AuthorizationWebhook,
+    configuration as authorization_configuration,
+};
 pub use config::{AuthorizationMode, Config};
 pub use encryption::encrypted;
-pub use webhook::RemoteService;
 pub use server::{ApiServer, Error};
+pub use webhook::RemoteService;

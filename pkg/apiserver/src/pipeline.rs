@@ -27,7 +27,12 @@ pub enum Identity {
     Network(Presented),
 }
 
-async fn authenticate(core: &Core, headers: &http::HeaderMap, path: &str, id: &Identity) -> Result<UserInfo, ApiError> {
+async fn authenticate(
+    core: &Core,
+    headers: &http::HeaderMap,
+    path: &str,
+    id: &Identity,
+) -> Result<UserInfo, ApiError> {
     let certified = match id {
         Identity::Fixed(u) => return Ok(u.as_ref().clone()),
         Identity::Network(p) => p,
@@ -51,7 +56,9 @@ async fn authenticate(core: &Core, headers: &http::HeaderMap, path: &str, id: &I
             tracing::debug!(why, "token refused");
             ApiError::unauthorized()
         }),
-        _ if auth::oidc::anonymous(&core.authentication().anonymous, path) => Ok(UserInfo::anonymous()),
+        _ if auth::oidc::anonymous(&core.authentication().anonymous, path) => {
+            Ok(UserInfo::anonymous())
+        }
         _ => Err(ApiError::unauthorized()),
     }
 }
@@ -60,21 +67,43 @@ async fn authenticate(core: &Core, headers: &http::HeaderMap, path: &str, id: &I
 ///
 /// # Errors
 /// Why it is not accepted.
-pub async fn token(core: &Core, token: &str, audiences: &[String]) -> Result<Authenticated, String> {
+pub async fn token(
+    core: &Core,
+    token: &str,
+    audiences: &[String],
+) -> Result<Authenticated, String> {
     let own = match core.tokens.authenticate(token, audiences) {
         Ok(a) => return Ok(a),
         Err(why) => why,
     };
     let Some(user) = core.authentication().issuers.authenticate(token).await? else {
-        let Some(w) = &core.token_webhook else { return Err(own) };
+        let Some(w) = &core.token_webhook else {
+            return Err(own);
+        };
         let mine = &core.tokens.audiences;
-        let wanted = if audiences.is_empty() { mine } else { audiences };
+        let wanted = if audiences.is_empty() {
+            mine
+        } else {
+            audiences
+        };
         return w.authenticate(token, wanted, mine).await?.ok_or(own);
     };
     // Such tokens are for this server, whatever their own audience.
     let mine = &core.tokens.audiences;
-    let audiences: Vec<String> = if audiences.is_empty() { mine.clone() } else { audiences.iter().filter(|a| mine.contains(a)).cloned().collect() };
-    if audiences.is_empty() { Err("token audiences do not match".into()) } else { Ok(Authenticated { user, audiences }) }
+    let audiences: Vec<String> = if audiences.is_empty() {
+        mine.clone()
+    } else {
+        audiences
+            .iter()
+            .filter(|a| mine.contains(a))
+            .cloned()
+            .collect()
+    };
+    if audiences.is_empty() {
+        Err("token audiences do not match".into())
+    } else {
+        Ok(Authenticated { user, audiences })
+    }
 }
 
 impl Identity {
@@ -86,8 +115,14 @@ impl Identity {
     }
 }
 
-fn impersonate(core: &Core, user: UserInfo, headers: &http::HeaderMap) -> Result<UserInfo, ApiError> {
-    let Some((other, checks)) = auth::wanted(headers)? else { return Ok(user) };
+fn impersonate(
+    core: &Core,
+    user: UserInfo,
+    headers: &http::HeaderMap,
+) -> Result<UserInfo, ApiError> {
+    let Some((other, checks)) = auth::wanted(headers)? else {
+        return Ok(user);
+    };
     for (group, resource, sub, namespace, name) in checks {
         let a = Attributes {
             verb: "impersonate".into(),
@@ -112,12 +147,24 @@ impl<'a> Running<'a> {
         if info.long_running() || user.is_in("system:masters") {
             return Ok(Self(core, None));
         }
-        let i = usize::from(!matches!(info.verb.as_str(), "get" | "list" | "head" | "options"));
-        let limit = if i == 0 { core.settings.max_in_flight.0 } else { core.settings.max_in_flight.1 };
+        let i = usize::from(!matches!(
+            info.verb.as_str(),
+            "get" | "list" | "head" | "options"
+        ));
+        let limit = if i == 0 {
+            core.settings.max_in_flight.0
+        } else {
+            core.settings.max_in_flight.1
+        };
         let now = core.inflight[i].fetch_add(1, Ordering::Relaxed) + 1;
         let this = Self(core, Some(i));
         if limit > 0 && now > u64::from(limit) {
-            return Err(ApiError::new(429, "TooManyRequests", "Too many requests, please try again later.").retry_after(1));
+            return Err(ApiError::new(
+                429,
+                "TooManyRequests",
+                "Too many requests, please try again later.",
+            )
+            .retry_after(1));
         }
         Ok(this)
     }
@@ -140,11 +187,26 @@ pub async fn handle(core: Arc<Core>, request: Request<Body>, id: Identity) -> Re
     let format = respond::negotiate(request.headers(), query.get("pretty"), true);
     let fallback = format.as_ref().ok().copied().unwrap_or_default();
     let (verb, resource) = (info.verb.clone(), info.resource.clone());
-    let named = request.headers().get("audit-id").and_then(|v| v.to_str().ok()).filter(|v| !v.is_empty() && v.len() <= 64);
+    let named = request
+        .headers()
+        .get("audit-id")
+        .and_then(|v| v.to_str().ok())
+        .filter(|v| !v.is_empty() && v.len() <= 64);
     let audit_id = named.map_or_else(|| uuid::Uuid::new_v4().to_string(), str::to_owned);
     let long = info.long_running();
     let mut record = None;
-    let mut reply = match answer(&core, request, &id, info, query, format, &audit_id, &mut record).await {
+    let mut reply = match answer(
+        &core,
+        request,
+        &id,
+        info,
+        query,
+        format,
+        &audit_id,
+        &mut record,
+    )
+    .await
+    {
         Ok(r) => r,
         Err(e) => respond::error(&e, fallback),
     };
@@ -153,7 +215,12 @@ pub async fn handle(core: Arc<Core>, request: Request<Body>, id: Identity) -> Re
     }
     let code = reply.status().as_u16();
     if let Ok(mut m) = core.requests.lock() {
-        *m.entry((if is_resource { verb } else { "GET".into() }, resource, code)).or_default() += 1;
+        *m.entry((
+            if is_resource { verb } else { "GET".into() },
+            resource,
+            code,
+        ))
+        .or_default() += 1;
     }
     if let Ok(v) = HeaderValue::from_str(&audit_id) {
         reply.headers_mut().insert("audit-id", v);
@@ -162,7 +229,10 @@ pub async fn handle(core: Arc<Core>, request: Request<Body>, id: Identity) -> Re
 }
 
 fn uri(request: &Request<Body>) -> String {
-    request.uri().path_and_query().map_or_else(String::new, ToString::to_string)
+    request
+        .uri()
+        .path_and_query()
+        .map_or_else(String::new, ToString::to_string)
 }
 
 #[allow(clippy::too_many_arguments)]
@@ -179,12 +249,26 @@ async fn answer(
     let user = match authenticate(core, request.headers(), &info.path, id).await {
         Ok(u) => u,
         Err(e) => {
-            audit::unauthenticated(core, audit_id, &info, request.headers(), &uri(&request), id.peer());
+            audit::unauthenticated(
+                core,
+                audit_id,
+                &info,
+                request.headers(),
+                &uri(&request),
+                id.peer(),
+            );
             return Err(e);
         }
     };
     if let Some(a) = &core.audit {
-        *record = a.begin(audit_id, &info, &user, request.headers(), &uri(&request), id.peer());
+        *record = a.begin(
+            audit_id,
+            &info,
+            &user,
+            request.headers(),
+            &uri(&request),
+            id.peer(),
+        );
     }
     let first = record.is_some().then(|| user.clone());
     let user = impersonate(core, user, request.headers())?;
@@ -194,7 +278,10 @@ async fn answer(
         if first.is_some_and(|f| f != user) {
             r.impersonated(&user);
         }
-        r.annotate("authorization.k8s.io/decision", if allowed { "allow" } else { "forbid" });
+        r.annotate(
+            "authorization.k8s.io/decision",
+            if allowed { "allow" } else { "forbid" },
+        );
         r.annotate("authorization.k8s.io/reason", &reason);
     }
     if !allowed {
@@ -211,16 +298,32 @@ async fn answer(
     let table = core.table();
     if !info.resource_request {
         // The document of a group version that another server serves is that server's.
-        if let Some(remote) = info.path.strip_prefix("/openapi/v3").and_then(|p| core.aggregator.find(p)) {
+        if let Some(remote) = info
+            .path
+            .strip_prefix("/openapi/v3")
+            .and_then(|p| core.aggregator.find(p))
+        {
             return Ok(aggregator::serve(core, &remote, request, &user).await);
         }
         return special(core, &request, &info, &query, &table, format);
     }
-    let Some(resource) = table.catalog.lookup(&info.group, &info.version, &info.resource).cloned() else {
+    let Some(resource) = table
+        .catalog
+        .lookup(&info.group, &info.version, &info.resource)
+        .cloned()
+    else {
         return Err(ApiError::no_resource());
     };
-    if resource.namespaced && info.namespace.is_empty() && !matches!(info.verb.as_str(), "list" | "watch" | "deletecollection") && !(info.verb == "create" && resource.key_prefix.is_empty()) {
-        return Err(if info.verb == "create" { ApiError::method_not_allowed() } else { ApiError::no_resource() });
+    if resource.namespaced
+        && info.namespace.is_empty()
+        && !matches!(info.verb.as_str(), "list" | "watch" | "deletecollection")
+        && !(info.verb == "create" && resource.key_prefix.is_empty())
+    {
+        return Err(if info.verb == "create" {
+            ApiError::method_not_allowed()
+        } else {
+            ApiError::no_resource()
+        });
     }
     let format = match format {
         Ok(f) => f,
@@ -252,28 +355,59 @@ async fn answer(
     })
 }
 
-fn special(core: &Core, request: &Request<Body>, info: &Info, query: &Query, table: &crate::core::Table, format: Result<Format, ApiError>) -> Result<Reply, ApiError> {
+fn special(
+    core: &Core,
+    request: &Request<Body>,
+    info: &Info,
+    query: &Query,
+    table: &crate::core::Table,
+    format: Result<Format, ApiError>,
+) -> Result<Reply, ApiError> {
     let path = info.path.as_str();
     let f = format.unwrap_or_default();
     let host = core.settings.advertise.to_string();
-    if let Some(r) = discovery::serve(&table.catalog, &core.aggregator.remotes(), path, request.headers(), f, &host) {
+    if let Some(r) = discovery::serve(
+        &table.catalog,
+        &core.aggregator.remotes(),
+        path,
+        request.headers(),
+        f,
+        &host,
+    ) {
         return r;
     }
     if let Some(r) = openapi::serve(table, &core.aggregator, path, request.headers(), f) {
         return r;
     }
-    let (root, check) = path.trim_matches('/').split_once('/').unwrap_or((path.trim_matches('/'), ""));
+    let (root, check) = path
+        .trim_matches('/')
+        .split_once('/')
+        .unwrap_or((path.trim_matches('/'), ""));
     match root {
         "healthz" | "livez" | "readyz" => return health(core, root, check, query),
         _ => {}
     }
     match path.trim_end_matches('/') {
-        "" => Ok(respond::object(200, &json!({"paths": ["/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"]}), f)),
+        "" => Ok(respond::object(
+            200,
+            &json!({"paths": ["/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"]}),
+            f,
+        )),
         "/version" => Ok(respond::object(200, &version(), f)),
-        "/metrics" => Ok(respond::bytes(200, "text/plain; version=0.0.4; charset=utf-8", metrics(core).into_bytes(), f.gzip)),
+        "/metrics" => Ok(respond::bytes(
+            200,
+            "text/plain; version=0.0.4; charset=utf-8",
+            metrics(core).into_bytes(),
+            f.gzip,
+        )),
         "/openid/v1/jwks" => {
             let b = core.tokens.signer.jwks().to_string();
-            Ok(respond::bytes(200, "application/jwk-set+json", b.into_bytes(), false))
+            Ok(respond::bytes(
+                200,
+                "application/jwk-set+json",
+                b.into_bytes(),
+                false,
+            ))
         }
         "/.well-known/openid-configuration" => {
             let v = json!({"issuer": core.settings.issuer, "jwks_uri": core.settings.jwks_uri.clone().unwrap_or_else(|| format!("https://{}/openid/v1/jwks", core.settings.advertise)),
@@ -287,7 +421,10 @@ fn special(core: &Core, request: &Request<Body>, info: &Info, query: &Query, tab
 /// The answer for a path that nobody knows.
 fn no_page() -> Reply {
     let mut r = respond::text(404, "404 page not found\n");
-    r.headers_mut().insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    r.headers_mut().insert(
+        "x-content-type-options",
+        HeaderValue::from_static("nosniff"),
+    );
     r
 }
 
@@ -300,7 +437,18 @@ fn version() -> serde_json::Value {
 fn health(core: &Core, root: &str, check: &str, query: &Query) -> Result<Reply, ApiError> {
     let ready = core.ready.load(Ordering::Acquire);
     let stopping = core.stop.is_cancelled();
-    let mut checks = vec![("ping", true), ("log", true), ("etcd", true), ("poststarthook/start-apiextensions-controllers", true), ("poststarthook/rbac/bootstrap-roles", ready), ("poststarthook/scheduling/bootstrap-system-priority-classes", ready), ("poststarthook/priority-and-fairness-config-producer", ready)];
+    let mut checks = vec![
+        ("ping", true),
+        ("log", true),
+        ("etcd", true),
+        ("poststarthook/start-apiextensions-controllers", true),
+        ("poststarthook/rbac/bootstrap-roles", ready),
+        (
+            "poststarthook/scheduling/bootstrap-system-priority-classes",
+            ready,
+        ),
+        ("poststarthook/priority-and-fairness-config-producer", ready),
+    ];
     if root == "readyz" {
         checks.push(("informer-sync", ready));
         checks.push(("shutdown", !stopping));
@@ -308,7 +456,10 @@ fn health(core: &Core, root: &str, check: &str, query: &Query) -> Result<Reply, 
     if !check.is_empty() {
         return match checks.iter().find(|(n, _)| *n == check) {
             Some((_, true)) => Ok(respond::text(200, "ok")),
-            Some(_) => Ok(respond::text(500, format!("internal server error: {check}: not finished\n"))),
+            Some(_) => Ok(respond::text(
+                500,
+                format!("internal server error: {check}: not finished\n"),
+            )),
             None => Ok(no_page()),
         };
     }
@@ -320,14 +471,23 @@ fn health(core: &Core, root: &str, check: &str, query: &Query) -> Result<Reply, 
     }
     let mut s = String::new();
     for (n, ok) in checks {
-        s.push_str(&if ok { format!("[+]{n} ok\n") } else { format!("[-]{n} failed: reason withheld\n") });
+        s.push_str(&if ok {
+            format!("[+]{n} ok\n")
+        } else {
+            format!("[-]{n} failed: reason withheld\n")
+        });
     }
-    s.push_str(&format!("{root} check {}\n", if ok { "passed" } else { "failed" }));
+    s.push_str(&format!(
+        "{root} check {}\n",
+        if ok { "passed" } else { "failed" }
+    ));
     Ok(respond::text(if ok { 200 } else { 500 }, s))
 }
 
 fn metrics(core: &Core) -> String {
-    let mut s = String::from("# HELP apiserver_request_total Counter of apiserver requests broken out for each verb, resource and HTTP response code.\n# TYPE apiserver_request_total counter\n");
+    let mut s = String::from(
+        "# HELP apiserver_request_total Counter of apiserver requests broken out for each verb, resource and HTTP response code.\n# TYPE apiserver_request_total counter\n",
+    );
     if let Ok(m) = core.requests.lock() {
         let mut all: Vec<_> = m.iter().collect();
         all.sort();
@@ -337,13 +497,24 @@ fn metrics(core: &Core) -> String {
     }
     s.push_str("# HELP apiserver_current_inflight_requests Requests in flight.\n# TYPE apiserver_current_inflight_requests gauge\n");
     for (i, kind) in ["readOnly", "mutating"].iter().enumerate() {
-        s.push_str(&format!("apiserver_current_inflight_requests{{request_kind=\"{kind}\"}} {}\n", core.inflight[i].load(Ordering::Relaxed)));
+        s.push_str(&format!(
+            "apiserver_current_inflight_requests{{request_kind=\"{kind}\"}} {}\n",
+            core.inflight[i].load(Ordering::Relaxed)
+        ));
     }
     s.push_str("# HELP apiserver_storage_objects Number of stored objects.\n# TYPE apiserver_storage_objects gauge\n");
-    let mut kinds: Vec<_> = core.table().kinds.iter().filter(|(k, _)| !k.contains('@')).map(|(_, k)| (k.resource.clone(), k.group.clone(), k.cache.len())).collect();
+    let mut kinds: Vec<_> = core
+        .table()
+        .kinds
+        .iter()
+        .filter(|(k, _)| !k.contains('@'))
+        .map(|(_, k)| (k.resource.clone(), k.group.clone(), k.cache.len()))
+        .collect();
     kinds.sort();
     for (resource, group, n) in kinds {
-        s.push_str(&format!("apiserver_storage_objects{{group=\"{group}\",resource=\"{resource}\"}} {n}\n"));
+        s.push_str(&format!(
+            "apiserver_storage_objects{{group=\"{group}\",resource=\"{resource}\"}} {n}\n"
+        ));
     }
     s
 }

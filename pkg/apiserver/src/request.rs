@@ -63,14 +63,19 @@ impl Query {
         let mut map: HashMap<String, Vec<String>> = HashMap::new();
         for pair in text.unwrap_or("").split('&').filter(|p| !p.is_empty()) {
             let (k, v) = pair.split_once('=').unwrap_or((pair, ""));
-            map.entry(unescape(k, true)).or_default().push(unescape(v, true));
+            map.entry(unescape(k, true))
+                .or_default()
+                .push(unescape(v, true));
         }
         Self { map }
     }
     /// A parameter's value or `""`.
     #[must_use]
     pub fn get(&self, key: &str) -> &str {
-        self.map.get(key).and_then(|v| v.first()).map_or("", String::as_str)
+        self.map
+            .get(key)
+            .and_then(|v| v.first())
+            .map_or("", String::as_str)
     }
     /// All values of a parameter.
     #[must_use]
@@ -135,7 +140,10 @@ impl Info {
         info.subresource = it.next().map(|s| unescape(s, false)).unwrap_or_default();
         let tail: Vec<&str> = it.copied().collect();
         info.rest = tail.join("/");
-        if OPEN_ENDED.contains(&info.subresource.as_str()) && path.ends_with('/') && !info.rest.is_empty() {
+        if OPEN_ENDED.contains(&info.subresource.as_str())
+            && path.ends_with('/')
+            && !info.rest.is_empty()
+        {
             info.rest.push('/');
         }
         if info.resource == "namespaces" && info.group.is_empty() {
@@ -155,7 +163,9 @@ impl Info {
         }
         .to_owned();
         // Asking for one name through a selector is asking for that object.
-        if matches!(info.verb.as_str(), "list" | "watch" | "deletecollection") && info.name.is_empty() {
+        if matches!(info.verb.as_str(), "list" | "watch" | "deletecollection")
+            && info.name.is_empty()
+        {
             for part in query.get("fieldSelector").split(',') {
                 if let Some(n) = part.strip_prefix("metadata.name=") {
                     n.trim_start_matches('=').clone_into(&mut info.name);
@@ -169,7 +179,10 @@ impl Info {
     #[must_use]
     pub fn long_running(&self) -> bool {
         self.verb == "watch"
-            || matches!(self.subresource.as_str(), "attach" | "exec" | "proxy" | "log" | "portforward")
+            || matches!(
+                self.subresource.as_str(),
+                "attach" | "exec" | "proxy" | "log" | "portforward"
+            )
     }
 }
 
@@ -181,13 +194,30 @@ mod tests {
     fn paths_become_attributes() {
         let read = |m: Method, p: &str, q: &str| Info::parse(&m, p, &Query::parse(Some(q)));
         let i = read(Method::GET, "/api/v1/namespaces/a/pods/b/log", "");
-        assert_eq!((i.namespace.as_str(), i.resource.as_str(), i.name.as_str(), i.subresource.as_str()), ("a", "pods", "b", "log"));
+        assert_eq!(
+            (
+                i.namespace.as_str(),
+                i.resource.as_str(),
+                i.name.as_str(),
+                i.subresource.as_str()
+            ),
+            ("a", "pods", "b", "log")
+        );
         let i = read(Method::GET, "/apis/apps/v1/deployments", "watch=1");
-        assert_eq!((i.verb.as_str(), i.group.as_str(), i.namespace.as_str()), ("watch", "apps", ""));
+        assert_eq!(
+            (i.verb.as_str(), i.group.as_str(), i.namespace.as_str()),
+            ("watch", "apps", "")
+        );
         let i = read(Method::PUT, "/api/v1/namespaces/x/finalize", "");
-        assert_eq!((i.resource.as_str(), i.name.as_str(), i.subresource.as_str()), ("namespaces", "x", "finalize"));
+        assert_eq!(
+            (i.resource.as_str(), i.name.as_str(), i.subresource.as_str()),
+            ("namespaces", "x", "finalize")
+        );
         let i = read(Method::DELETE, "/api/v1/namespaces/x/configmaps", "");
-        assert_eq!((i.verb.as_str(), i.resource.as_str()), ("deletecollection", "configmaps"));
+        assert_eq!(
+            (i.verb.as_str(), i.resource.as_str()),
+            ("deletecollection", "configmaps")
+        );
         let i = read(Method::GET, "/healthz", "");
         assert!(!i.resource_request);
     }

@@ -70,7 +70,10 @@ pub fn accepted(headers: &HeaderMap) -> Vec<(String, Vec<(String, String)>)> {
                 continue;
             }
             let params = it
-                .filter_map(|p| p.split_once('=').map(|(k, v)| (k.trim().to_lowercase(), v.trim().to_owned())))
+                .filter_map(|p| {
+                    p.split_once('=')
+                        .map(|(k, v)| (k.trim().to_lowercase(), v.trim().to_owned()))
+                })
                 .collect();
             out.push((t, params));
         }
@@ -83,13 +86,23 @@ pub fn accepted(headers: &HeaderMap) -> Vec<(String, Vec<(String, String)>)> {
 /// # Errors
 /// 406 if nothing the client takes can be made.
 pub fn negotiate(headers: &HeaderMap, pretty: &str, views: bool) -> Result<Format, ApiError> {
-    let agent = headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or("");
+    let agent = headers
+        .get(header::USER_AGENT)
+        .and_then(|v| v.to_str().ok())
+        .unwrap_or("");
     let mut f = Format {
         pretty: match pretty {
-            "" => agent.starts_with("curl") || agent.starts_with("Wget") || agent.starts_with("Mozilla/5.0"),
+            "" => {
+                agent.starts_with("curl")
+                    || agent.starts_with("Wget")
+                    || agent.starts_with("Mozilla/5.0")
+            }
             p => !matches!(p, "0" | "false"),
         },
-        gzip: headers.get(header::ACCEPT_ENCODING).and_then(|v| v.to_str().ok()).is_some_and(|v| v.contains("gzip")),
+        gzip: headers
+            .get(header::ACCEPT_ENCODING)
+            .and_then(|v| v.to_str().ok())
+            .is_some_and(|v| v.contains("gzip")),
         ..Format::default()
     };
     let all = accepted(headers);
@@ -106,9 +119,20 @@ pub fn negotiate(headers: &HeaderMap, pretty: &str, views: bool) -> Result<Forma
         };
         f.view = match get("as") {
             None => View::Full,
-            Some("Table") if views && get("g") == Some("meta.k8s.io") && matches!(get("v"), Some("v1" | "v1beta1")) => View::Table,
+            Some("Table")
+                if views
+                    && get("g") == Some("meta.k8s.io")
+                    && matches!(get("v"), Some("v1" | "v1beta1")) =>
+            {
+                View::Table
+            }
             Some("PartialObjectMetadata" | "PartialObjectMetadataList")
-                if views && get("g") == Some("meta.k8s.io") && matches!(get("v"), Some("v1" | "v1beta1")) => View::Partial,
+                if views
+                    && get("g") == Some("meta.k8s.io")
+                    && matches!(get("v"), Some("v1" | "v1beta1")) =>
+            {
+                View::Partial
+            }
             Some(_) => continue,
         };
         // Tables and messages that have no protobuf form of ours are answered in JSON.
@@ -124,7 +148,9 @@ pub fn negotiate(headers: &HeaderMap, pretty: &str, views: bool) -> Result<Forma
 /// A body of bytes that are there.
 #[must_use]
 pub fn full(bytes: impl Into<Bytes>) -> Body {
-    Full::new(bytes.into()).map_err(|e| match e {}).boxed_unsync()
+    Full::new(bytes.into())
+        .map_err(|e| match e {})
+        .boxed_unsync()
 }
 
 /// An answer of bytes.
@@ -135,9 +161,15 @@ pub fn bytes(code: u16, content_type: &'static str, bytes: impl Into<Bytes>, gzi
     *r.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let h = r.headers_mut();
     h.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
-    h.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    h.insert(
+        header::CACHE_CONTROL,
+        HeaderValue::from_static("no-cache, private"),
+    );
     let body = if gzip && bytes.len() > GZIP_FROM {
-        let mut w = flate2::write::GzEncoder::new(Vec::with_capacity(bytes.len() / 8), flate2::Compression::fast());
+        let mut w = flate2::write::GzEncoder::new(
+            Vec::with_capacity(bytes.len() / 8),
+            flate2::Compression::fast(),
+        );
         match w.write_all(&bytes).and_then(|()| w.finish()) {
             Ok(z) => {
                 h.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
@@ -165,7 +197,12 @@ pub fn unchanged() -> Reply {
 /// An answer of plain text.
 #[must_use]
 pub fn text(code: u16, s: impl Into<String>) -> Reply {
-    bytes(code, "text/plain; charset=utf-8", s.into().into_bytes(), false)
+    bytes(
+        code,
+        "text/plain; charset=utf-8",
+        s.into().into_bytes(),
+        false,
+    )
 }
 
 /// An answer of an object in the wanted encoding.
@@ -176,13 +213,22 @@ pub fn object(code: u16, v: &Value, f: Format) -> Reply {
             Some(b) => bytes(code, "application/vnd.kubernetes.protobuf", b, f.gzip),
             None => json(code, v, f),
         },
-        Encoding::Yaml => bytes(code, "application/yaml", knarr_schema::yaml::encode(v), f.gzip),
+        Encoding::Yaml => bytes(
+            code,
+            "application/yaml",
+            knarr_schema::yaml::encode(v),
+            f.gzip,
+        ),
         Encoding::Json => json(code, v, f),
     }
 }
 
 fn json(code: u16, v: &Value, f: Format) -> Reply {
-    let out = if f.pretty { serde_json::to_vec_pretty(v) } else { serde_json::to_vec(v) };
+    let out = if f.pretty {
+        serde_json::to_vec_pretty(v)
+    } else {
+        serde_json::to_vec(v)
+    };
     let mut out = out.unwrap_or_default();
     out.push(b'\n');
     bytes(code, "application/json", out, f.gzip)
@@ -191,12 +237,16 @@ fn json(code: u16, v: &Value, f: Format) -> Reply {
 /// The answer to a failed request.
 #[must_use]
 pub fn error(e: &ApiError, f: Format) -> Reply {
-    let f = Format { view: View::Full, ..f };
+    let f = Format {
+        view: View::Full,
+        ..f
+    };
     let mut r = object(e.code, &e.status(), f);
     if let Some(d) = &e.details
         && d.retry_after > 0
     {
-        r.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(d.retry_after));
+        r.headers_mut()
+            .insert(header::RETRY_AFTER, HeaderValue::from(d.retry_after));
     }
     r
 }

@@ -81,7 +81,12 @@ pub struct ApiServer {
 }
 
 fn tls(config: &Config, authorities: &Authorities) -> Result<TlsAcceptor, Error> {
-    let key_error = |what| move |e: &dyn std::fmt::Display| Error::Key { what, reason: e.to_string() };
+    let key_error = |what| {
+        move |e: &dyn std::fmt::Display| Error::Key {
+            what,
+            reason: e.to_string(),
+        }
+    };
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = rustls::ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -93,8 +98,11 @@ fn tls(config: &Config, authorities: &Authorities) -> Result<TlsAcceptor, Error>
     let chain: Vec<_> = CertificateDer::pem_slice_iter(config.tls_certificate.as_bytes())
         .collect::<Result<_, _>>()
         .map_err(|e| key_error("serving certificate")(&e))?;
-    let key = PrivateKeyDer::from_pem_slice(config.tls_key.as_bytes()).map_err(|e| key_error("serving key")(&e))?;
-    let mut c = builder.with_single_cert(chain, key).map_err(|e| key_error("serving certificate")(&e))?;
+    let key = PrivateKeyDer::from_pem_slice(config.tls_key.as_bytes())
+        .map_err(|e| key_error("serving key")(&e))?;
+    let mut c = builder
+        .with_single_cert(chain, key)
+        .map_err(|e| key_error("serving certificate")(&e))?;
     c.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(c)))
 }
@@ -105,38 +113,84 @@ impl ApiServer {
     /// # Errors
     /// [`Error`]; nothing is left running then.
     pub async fn start(config: Config) -> Result<Self, Error> {
-        let authorities = Authorities::new(&config.client_ca, config.requestheader_ca.as_deref(), &config.requestheader.allowed_names)
-            .map_err(|reason| Error::Key { what: "client authority", reason })?;
+        let authorities = Authorities::new(
+            &config.client_ca,
+            config.requestheader_ca.as_deref(),
+            &config.requestheader.allowed_names,
+        )
+        .map_err(|reason| Error::Key {
+            what: "client authority",
+            reason,
+        })?;
         let acceptor = tls(&config, &authorities)?;
-        let service_cidr = Cidr::parse(&config.service_cidr)
-            .ok_or_else(|| Error::Setting { what: "service network", value: config.service_cidr.clone() })?;
-        let bad_key = |e: jwt::Error| Error::Key { what: "service-account key", reason: e.to_string() };
+        let service_cidr = Cidr::parse(&config.service_cidr).ok_or_else(|| Error::Setting {
+            what: "service network",
+            value: config.service_cidr.clone(),
+        })?;
+        let bad_key = |e: jwt::Error| Error::Key {
+            what: "service-account key",
+            reason: e.to_string(),
+        };
         let mut signer = jwt::Signer::new(&config.service_account_key).map_err(bad_key)?;
         for pem in &config.service_account_trusted {
             signer.trust(pem).map_err(bad_key)?;
         }
         let kubelets = Kubelets::new(config.kubelet_client.as_ref(), config.kubelet_ca.as_deref())
-            .map_err(|reason| Error::Key { what: "kubelet client certificate", reason })?;
+            .map_err(|reason| Error::Key {
+                what: "kubelet client certificate",
+                reason,
+            })?;
         let audit = config.audit.clone().map(Audit::open).transpose();
-        let audit = audit.map_err(|e| Error::Setting { what: "audit log", value: e.to_string() })?;
-        let authentication = oidc::Authentication::new(&config.authentication.clone().unwrap_or_default(), &config.issuer, config.anonymous).map_err(Error::Authentication)?;
-        let proxy_client = config.proxy_client.as_ref().map(|(c, k)| ProxyClient::new(c, k)).transpose();
-        let proxy_client = proxy_client.map_err(|reason| Error::Key { what: "front proxy's client certificate", reason })?;
+        let audit = audit.map_err(|e| Error::Setting {
+            what: "audit log",
+            value: e.to_string(),
+        })?;
+        let authentication = oidc::Authentication::new(
+            &config.authentication.clone().unwrap_or_default(),
+            &config.issuer,
+            config.anonymous,
+        )
+        .map_err(Error::Authentication)?;
+        let proxy_client = config
+            .proxy_client
+            .as_ref()
+            .map(|(c, k)| ProxyClient::new(c, k))
+            .transpose();
+        let proxy_client = proxy_client.map_err(|reason| Error::Key {
+            what: "front proxy's client certificate",
+            reason,
+        })?;
         let listener = TcpListener::bind(config.listen)
             .await
-            .map_err(|source| Error::Listen { address: config.listen, source })?;
-        let address = listener
-            .local_addr()
-            .map_err(|source| Error::Listen { address: config.listen, source })?;
+            .map_err(|source| Error::Listen {
+                address: config.listen,
+                source,
+            })?;
+        let address = listener.local_addr().map_err(|source| Error::Listen {
+            address: config.listen,
+            source,
+        })?;
         let catalog = Arc::clone(Catalog::builtin());
-        let caches = core::codecs(&catalog).into_iter().map(|(p, c, _)| (p, c)).collect();
-        let registry = Registry::open(Arc::clone(&config.store), caches).await.map_err(Error::Store)?;
-        let audiences = if config.audiences.is_empty() { vec![config.issuer.clone()] } else { config.audiences.clone() };
+        let caches = core::codecs(&catalog)
+            .into_iter()
+            .map(|(p, c, _)| (p, c))
+            .collect();
+        let registry = Registry::open(Arc::clone(&config.store), caches)
+            .await
+            .map_err(Error::Store)?;
+        let audiences = if config.audiences.is_empty() {
+            vec![config.issuer.clone()]
+        } else {
+            config.audiences.clone()
+        };
         let table = core::table(catalog, &registry);
         let core = Arc::new(Core {
             settings: Settings {
                 service_cidr,
-                node_ports: (i64::from(config.node_ports.0), i64::from(config.node_ports.1)),
+                node_ports: (
+                    i64::from(config.node_ports.0),
+                    i64::from(config.node_ports.1),
+                ),
                 advertise: SocketAddr::new(config.advertise_address, address.port()),
                 anonymous: config.anonymous,
                 event_ttl: i64::try_from(config.event_ttl.as_secs()).unwrap_or(3600),
@@ -150,7 +204,14 @@ impl ApiServer {
                 requestheader: config.requestheader.clone(),
             },
             authorizer: Authorizer::new(Arc::clone(&registry), config.authorization),
-            tokens: Tokens { signer, issuer: config.issuer, other_issuers: config.other_issuers, audiences, fixed: config.tokens, registry: Arc::clone(&registry) },
+            tokens: Tokens {
+                signer,
+                issuer: config.issuer,
+                other_issuers: config.other_issuers,
+                audiences,
+                fixed: config.tokens,
+                registry: Arc::clone(&registry),
+            },
             registry,
             table: RwLock::new(Arc::new(table)),
             allocating: Arc::new(tokio::sync::Mutex::new(())),
@@ -170,13 +231,22 @@ impl ApiServer {
         bootstrap::run(&core).await.map_err(Error::Store)?;
         core.ready.store(true, Ordering::Release);
         let tasks = vec![
-            tokio::spawn(accept(Arc::clone(&core), listener, acceptor, Arc::new(authorities))),
+            tokio::spawn(accept(
+                Arc::clone(&core),
+                listener,
+                acceptor,
+                Arc::new(authorities),
+            )),
             tokio::spawn(custom::follow(Arc::clone(&core))),
             tokio::spawn(aggregator::follow(Arc::clone(&core))),
             tokio::spawn(aggregator::follow_custom(Arc::clone(&core))),
             tokio::spawn(compact(Arc::clone(&core))),
         ];
-        Ok(Self { core, address, tasks })
+        Ok(Self {
+            core,
+            address,
+            tasks,
+        })
     }
 
     /// Where the server listens.
@@ -212,10 +282,16 @@ impl ApiServer {
                     }
                 };
                 let Some(core) = core.upgrade() else { return };
-                let done = AuthenticationConfiguration::parse(&text).map_err(Error::Authentication).and_then(|c| authenticate_by(&core, &c));
+                let done = AuthenticationConfiguration::parse(&text)
+                    .map_err(Error::Authentication)
+                    .and_then(|c| authenticate_by(&core, &c));
                 match done {
-                    Ok(()) => tracing::info!(path = %path.display(), "the authentication configuration is in force"),
-                    Err(error) => tracing::error!(%error, path = %path.display(), "the one before stays in force"),
+                    Ok(()) => {
+                        tracing::info!(path = %path.display(), "the authentication configuration is in force")
+                    }
+                    Err(error) => {
+                        tracing::error!(%error, path = %path.display(), "the one before stays in force")
+                    }
                 }
                 known = text;
             }
@@ -231,8 +307,11 @@ impl ApiServer {
         let service = tower::service_fn(move |request: Request<kube::client::Body>| {
             let (core, id) = (core.clone(), id.clone());
             async move {
-                let core = core.upgrade().ok_or_else(|| BodyError("the API server has ended".into()))?;
-                let request = request.map(|b| b.map_err(|e| BodyError(e.to_string())).boxed_unsync());
+                let core = core
+                    .upgrade()
+                    .ok_or_else(|| BodyError("the API server has ended".into()))?;
+                let request =
+                    request.map(|b| b.map_err(|e| BodyError(e.to_string())).boxed_unsync());
                 Ok::<_, BodyError>(pipeline::handle(core, request, id).await)
             }
         });
@@ -258,13 +337,23 @@ impl Drop for ApiServer {
 /// Puts an authentication configuration in force.
 fn authenticate_by(core: &Core, config: &AuthenticationConfiguration) -> Result<(), Error> {
     let s = &core.settings;
-    let next = Arc::new(oidc::Authentication::new(config, &s.issuer, s.anonymous).map_err(Error::Authentication)?);
+    let next = Arc::new(
+        oidc::Authentication::new(config, &s.issuer, s.anonymous).map_err(Error::Authentication)?,
+    );
     next.issuers.start(&core.stop);
-    *core.authentication.write().unwrap_or_else(std::sync::PoisonError::into_inner) = next;
+    *core
+        .authentication
+        .write()
+        .unwrap_or_else(std::sync::PoisonError::into_inner) = next;
     Ok(())
 }
 
-async fn accept(core: Arc<Core>, listener: TcpListener, acceptor: TlsAcceptor, authorities: Arc<Authorities>) {
+async fn accept(
+    core: Arc<Core>,
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    authorities: Arc<Authorities>,
+) {
     loop {
         let tcp = tokio::select! {
             r = listener.accept() => match r {
@@ -278,26 +367,43 @@ async fn accept(core: Arc<Core>, listener: TcpListener, acceptor: TlsAcceptor, a
             () = core.stop.cancelled() => return,
         };
         let _ = tcp.set_nodelay(true);
-        let (core, acceptor, authorities) = (Arc::clone(&core), acceptor.clone(), Arc::clone(&authorities));
+        let (core, acceptor, authorities) = (
+            Arc::clone(&core),
+            acceptor.clone(),
+            Arc::clone(&authorities),
+        );
         tokio::spawn(async move {
-            let handshake = tokio::time::timeout(Duration::from_secs(10), acceptor.accept(tcp)).await;
+            let handshake =
+                tokio::time::timeout(Duration::from_secs(10), acceptor.accept(tcp)).await;
             let Ok(Ok(stream)) = handshake else {
                 tracing::debug!("a TLS handshake failed");
                 return;
             };
-            let mut presented = authorities.read(stream.get_ref().1.peer_certificates().unwrap_or_default());
-            presented.peer = stream.get_ref().0.peer_addr().ok().map(|a| a.ip().to_canonical());
+            let mut presented =
+                authorities.read(stream.get_ref().1.peer_certificates().unwrap_or_default());
+            presented.peer = stream
+                .get_ref()
+                .0
+                .peer_addr()
+                .ok()
+                .map(|a| a.ip().to_canonical());
             let id = Identity::Network(presented);
             let stop = core.stop.clone();
-            let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
-                let (core, id) = (Arc::clone(&core), id.clone());
-                async move {
-                    let request = request.map(|b| -> Body { b.map_err(|e| BodyError(e.to_string())).boxed_unsync() });
-                    Ok::<_, std::convert::Infallible>(pipeline::handle(core, request, id).await)
-                }
-            });
+            let service =
+                hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
+                    let (core, id) = (Arc::clone(&core), id.clone());
+                    async move {
+                        let request = request.map(|b| -> Body {
+                            b.map_err(|e| BodyError(e.to_string())).boxed_unsync()
+                        });
+                        Ok::<_, std::convert::Infallible>(pipeline::handle(core, request, id).await)
+                    }
+                });
             let mut builder = auto::Builder::new(TokioExecutor::new());
-            builder.http1().timer(TokioTimer::new()).header_read_timeout(Duration::from_secs(30));
+            builder
+                .http1()
+                .timer(TokioTimer::new())
+                .header_read_timeout(Duration::from_secs(30));
             builder
                 .http2()
                 .timer(TokioTimer::new())

@@ -17,7 +17,9 @@ use serde_json::{Value, json};
 /// A service that lets jane read pods, forbids bob everything and has no opinion else; the path of
 /// its kubeconfig, and how often it was asked.
 async fn service(dir: &std::path::Path) -> (String, Arc<AtomicUsize>) {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("port");
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
+        .await
+        .expect("port");
     let url = format!("http://{}/decide", listener.local_addr().expect("address"));
     let asked: Arc<AtomicUsize> = Arc::default();
     let count = Arc::clone(&asked);
@@ -27,19 +29,37 @@ async fn service(dir: &std::path::Path) -> (String, Arc<AtomicUsize>) {
             let service = hyper::service::service_fn(move |r: Request<hyper::body::Incoming>| {
                 count.fetch_add(1, Ordering::Relaxed);
                 async move {
-                    let v: Value = serde_json::from_slice(&r.into_body().collect().await.expect("body").to_bytes()).expect("json");
-                    assert_eq!((&v["kind"], &v["apiVersion"]), (&json!("SubjectAccessReview"), &json!("authorization.k8s.io/v1")));
+                    let v: Value = serde_json::from_slice(
+                        &r.into_body().collect().await.expect("body").to_bytes(),
+                    )
+                    .expect("json");
+                    assert_eq!(
+                        (&v["kind"], &v["apiVersion"]),
+                        (
+                            &json!("SubjectAccessReview"),
+                            &json!("authorization.k8s.io/v1")
+                        )
+                    );
                     let what = &v["spec"]["resourceAttributes"];
                     let status = match v["spec"]["user"].as_str() {
-                        Some("jane") if what["resource"] == "pods" && what["version"] == "v1" => json!({"allowed": true, "reason": "she may"}),
-                        Some("bob") => json!({"allowed": false, "denied": true, "reason": "not he"}),
+                        Some("jane") if what["resource"] == "pods" && what["version"] == "v1" => {
+                            json!({"allowed": true, "reason": "she may"})
+                        }
+                        Some("bob") => {
+                            json!({"allowed": false, "denied": true, "reason": "not he"})
+                        }
                         _ => json!({"allowed": false}),
                     };
                     let answer = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "status": status});
-                    Ok::<_, std::convert::Infallible>(Response::new(Full::new(Bytes::from(answer.to_string()))))
+                    Ok::<_, std::convert::Infallible>(Response::new(Full::new(Bytes::from(
+                        answer.to_string(),
+                    ))))
                 }
             });
-            tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(tcp), service));
+            tokio::spawn(
+                hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(tcp), service),
+            );
         }
     });
     let config = json!({"clusters": [{"name": "c", "cluster": {"server": url}}], "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}], "current-context": "x"});
@@ -60,8 +80,15 @@ fn configuration(kubeconfig: &str, more: &Value) -> Vec<AuthorizationMode> {
 }
 
 async fn get(h: &common::Harness, user: &str, path: &str) -> (u16, String) {
-    let r = Request::get(path).body(kube::client::Body::empty()).expect("request");
-    let answer = h.server.client(UserInfo::new(user, Vec::<String>::new())).send(r).await.expect("an answer");
+    let r = Request::get(path)
+        .body(kube::client::Body::empty())
+        .expect("request");
+    let answer = h
+        .server
+        .client(UserInfo::new(user, Vec::<String>::new()))
+        .send(r)
+        .await
+        .expect("an answer");
     let code = answer.status().as_u16();
     let bytes = answer.into_body().collect().await.expect("body").to_bytes();
     let v: Value = serde_json::from_slice(&bytes).unwrap_or_default();
@@ -73,11 +100,23 @@ async fn another_service_allows_denies_or_leaves_it_to_the_next() {
     let dir = tempfile::tempdir().expect("a folder");
     let (kubeconfig, asked) = service(dir.path()).await;
     let h = common::start_with(|c| c.authorization = configuration(&kubeconfig, &json!({}))).await;
-    assert_eq!(get(&h, "jane", "/api/v1/namespaces/default/pods").await.0, 200);
-    assert_eq!(get(&h, "jane", "/api/v1/namespaces/default/pods").await.0, 200);
+    assert_eq!(
+        get(&h, "jane", "/api/v1/namespaces/default/pods").await.0,
+        200
+    );
+    assert_eq!(
+        get(&h, "jane", "/api/v1/namespaces/default/pods").await.0,
+        200
+    );
     assert_eq!(asked.load(Ordering::Relaxed), 1, "the answer is remembered");
     let (code, why) = get(&h, "jane", "/api/v1/namespaces/default/secrets").await;
-    assert_eq!((code, why.as_str()), (403, r#"secrets is forbidden: User "jane" cannot list resource "secrets" in API group "" in the namespace "default""#));
+    assert_eq!(
+        (code, why.as_str()),
+        (
+            403,
+            r#"secrets is forbidden: User "jane" cannot list resource "secrets" in API group "" in the namespace "default""#
+        )
+    );
     // RBAC lets everybody see the version; a service that denies is the last word.
     assert_eq!(get(&h, "jane", "/version").await.0, 200);
     let (code, why) = get(&h, "bob", "/version").await;
@@ -94,7 +133,10 @@ async fn conditions_say_whether_the_service_is_asked() {
     assert_eq!(get(&h, "bob", "/version").await.0, 200);
     assert_eq!(get(&h, "jane", "/api/v1/pods").await.0, 403);
     assert_eq!(asked.load(Ordering::Relaxed), 0);
-    assert_eq!(get(&h, "jane", "/api/v1/namespaces/default/pods").await.0, 200);
+    assert_eq!(
+        get(&h, "jane", "/api/v1/namespaces/default/pods").await.0,
+        200
+    );
     assert_eq!(asked.load(Ordering::Relaxed), 1);
 }
 
@@ -107,7 +149,10 @@ async fn a_service_that_is_away_denies_where_it_says_so() {
     let path = path.display().to_string();
     let h = common::start_with(|c| c.authorization = configuration(&path, &json!({}))).await;
     assert_eq!(get(&h, "jane", "/version").await.0, 403);
-    let h = common::start_with(|c| c.authorization = configuration(&path, &json!({"failurePolicy": "NoOpinion"}))).await;
+    let h = common::start_with(|c| {
+        c.authorization = configuration(&path, &json!({"failurePolicy": "NoOpinion"}))
+    })
+    .await;
     assert_eq!(get(&h, "jane", "/version").await.0, 200);
     assert!(authorization_configuration("apiVersion: apiserver.config.k8s.io/v1\nkind: AuthorizationConfiguration\nauthorizers: [{type: Webhook, name: x, webhook: {failurePolicy: Maybe}}]").is_err());
 }

@@ -52,7 +52,11 @@ impl CniNetwork {
         bin_dirs: Vec<PathBuf>,
         cache_dir: impl Into<PathBuf>,
     ) -> Self {
-        Self { conf_dir: conf_dir.into(), bin_dirs, cache_dir: cache_dir.into() }
+        Self {
+            conf_dir: conf_dir.into(),
+            bin_dirs,
+            cache_dir: cache_dir.into(),
+        }
     }
 
     fn record(&self, id: &str) -> PathBuf {
@@ -88,7 +92,8 @@ impl CniNetwork {
             result: Value::Null,
         };
         // Before anything is made, so that nothing made is forgotten.
-        self.remember(r.id, &attachment).map_err(|e| format!("cannot keep the CNI state: {e}"))?;
+        self.remember(r.id, &attachment)
+            .map_err(|e| format!("cannot keep the CNI state: {e}"))?;
         for i in 0..attachment.chain.plugins.len() {
             let done = self.call("ADD", r.id, &attachment, i).await;
             match done {
@@ -101,7 +106,8 @@ impl CniNetwork {
                 }
             }
         }
-        self.remember(r.id, &attachment).map_err(|e| format!("cannot keep the CNI state: {e}"))?;
+        self.remember(r.id, &attachment)
+            .map_err(|e| format!("cannot keep the CNI state: {e}"))?;
         let ips = addresses(&attachment.result);
         if ips.is_empty() {
             let name = &attachment.chain.name;
@@ -114,8 +120,9 @@ impl CniNetwork {
     async fn disconnect(&self, id: &str) -> Result<(), String> {
         let record = self.record(id);
         let attachment: Attachment = match fs::read(&record) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
-                .map_err(|e| format!("{}: {e}", record.display()))?,
+            Ok(bytes) => {
+                serde_json::from_slice(&bytes).map_err(|e| format!("{}: {e}", record.display()))?
+            }
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             Err(e) => return Err(format!("{}: {e}", record.display())),
         };
@@ -125,12 +132,22 @@ impl CniNetwork {
         fs::remove_file(&record).map_err(|e| format!("{}: {e}", record.display()))
     }
 
-    async fn call(&self, command: &str, id: &str, a: &Attachment, i: usize) -> Result<Value, String> {
+    async fn call(
+        &self,
+        command: &str,
+        id: &str,
+        a: &Attachment,
+        i: usize,
+    ) -> Result<Value, String> {
         let gone = !Path::new(&a.netns).exists();
         run(&Call {
             command,
             id,
-            netns: if command == "DEL" && gone { "" } else { &a.netns },
+            netns: if command == "DEL" && gone {
+                ""
+            } else {
+                &a.netns
+            },
             interface: INTERFACE,
             arguments: &a.arguments,
             path: &self.bin_dirs,
@@ -138,7 +155,13 @@ impl CniNetwork {
             input: a.chain.input(i, &a.result, &a.runtime),
         })
         .await
-        .map_err(|e| format!("plugin type={:?} failed ({}): {e}", a.chain.kind(i), command.to_lowercase()))
+        .map_err(|e| {
+            format!(
+                "plugin type={:?} failed ({}): {e}",
+                a.chain.kind(i),
+                command.to_lowercase()
+            )
+        })
     }
 
     async fn collect(&self, alive: &[String]) -> Result<(), String> {
@@ -149,21 +172,33 @@ impl CniNetwork {
         };
         for entry in entries.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            let Some(id) = name.strip_suffix(".json") else { continue };
+            let Some(id) = name.strip_suffix(".json") else {
+                continue;
+            };
             if !alive.iter().any(|a| a == id) {
                 self.disconnect(id).await?;
             }
         }
-        let Ok(chain) = Chain::first(&self.conf_dir) else { return Ok(()) };
+        let Ok(chain) = Chain::first(&self.conf_dir) else {
+            return Ok(());
+        };
         if !chain.has_gc() {
             return Ok(());
         }
-        let valid: Vec<Value> =
-            alive.iter().map(|id| json!({ "containerID": id, "ifname": INTERFACE })).collect();
+        let valid: Vec<Value> = alive
+            .iter()
+            .map(|id| json!({ "containerID": id, "ifname": INTERFACE }))
+            .collect();
         for i in 0..chain.plugins.len() {
             let mut input = chain.input(i, &Value::Null, &Map::new());
             input["cni.dev/valid-attachments"] = json!(valid);
-            run(&Call::of_network("GC", &self.bin_dirs, chain.kind(i), input)).await?;
+            run(&Call::of_network(
+                "GC",
+                &self.bin_dirs,
+                chain.kind(i),
+                input,
+            ))
+            .await?;
         }
         Ok(())
     }
@@ -178,14 +213,23 @@ impl CniNetwork {
         }
         for i in 0..chain.plugins.len() {
             let input = chain.input(i, &Value::Null, &Map::new());
-            run(&Call::of_network("STATUS", &self.bin_dirs, chain.kind(i), input)).await?;
+            run(&Call::of_network(
+                "STATUS",
+                &self.bin_dirs,
+                chain.kind(i),
+                input,
+            ))
+            .await?;
         }
         Ok(())
     }
 }
 
 impl Network for CniNetwork {
-    fn add<'a>(&'a self, request: NetworkRequest<'a>) -> BoxFuture<'a, Result<Vec<IpAddr>, String>> {
+    fn add<'a>(
+        &'a self,
+        request: NetworkRequest<'a>,
+    ) -> BoxFuture<'a, Result<Vec<IpAddr>, String>> {
         Box::pin(self.connect(request))
     }
     fn del<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), String>> {
@@ -238,7 +282,8 @@ fn mapping(p: &HostPort) -> Value {
 
 fn addresses(result: &Value) -> Vec<IpAddr> {
     let ips = result["ips"].as_array().into_iter().flatten();
-    ips.filter_map(|ip| ip["address"].as_str()?.split('/').next()?.parse().ok()).collect()
+    ips.filter_map(|ip| ip["address"].as_str()?.split('/').next()?.parse().ok())
+        .collect()
 }
 
 #[cfg(test)]

@@ -25,7 +25,11 @@ pub(crate) enum Phase {
     /// Made, not started.
     Created,
     /// Its program runs.
-    Running { pid: i32, shim_pid: i32, started_at: i64 },
+    Running {
+        pid: i32,
+        shim_pid: i32,
+        started_at: i64,
+    },
     /// It has ended, or could not be started.
     Exited(Exit),
 }
@@ -87,11 +91,17 @@ impl Container {
     }
 
     pub(crate) fn record(&self) -> ContainerRecord {
-        self.record.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.record
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     pub(crate) fn config(&self) -> Arc<ContainerConfig> {
-        self.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.config
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     pub(crate) fn phase(&self) -> Phase {
@@ -176,7 +186,10 @@ impl Cri {
         config: ContainerConfig,
     ) -> Result<(), Error> {
         if !sandbox.ready() {
-            return Err(Error::State(format!("sandbox {:?} is not ready", sandbox.id)));
+            return Err(Error::State(format!(
+                "sandbox {:?} is not ready",
+                sandbox.id
+            )));
         }
         let image = self.image_of(config.image.as_ref())?;
         let target_pid = self.target_pid(&config);
@@ -186,7 +199,12 @@ impl Cri {
             fs::create_dir(&dir).map_err(Error::io("create", &dir))?;
             let record = cri.lay_out(&id, &dir, &sandbox, &config, &image, target_pid)?;
             record.save(&dir)?;
-            Ok(Arc::new(Container::new(dir, record, config, Phase::Created)))
+            Ok(Arc::new(Container::new(
+                dir,
+                record,
+                config,
+                Phase::Created,
+            )))
         })
         .await?;
         let id = container.id.clone();
@@ -212,7 +230,10 @@ impl Cri {
         let rootfs = dir.join("rootfs");
         let image_config = self.images.config(image)?.config;
         self.images.mount(id, image, &rootfs)?;
-        let context = config.linux.as_ref().and_then(|l| l.security_context.as_ref());
+        let context = config
+            .linux
+            .as_ref()
+            .and_then(|l| l.security_context.as_ref());
         let identity = user::resolve(&rootfs, &image_config.user, context)?;
         let image_mounts = self.mount_images(dir, config)?;
         let record = sandbox.record();
@@ -237,7 +258,10 @@ impl Cri {
         )?;
         let path = dir.join("config.json");
         fs::write(&path, spec.to_string()).map_err(Error::io("write", &path))?;
-        let log_path = match (sandbox.config.log_directory.as_str(), config.log_path.as_str()) {
+        let log_path = match (
+            sandbox.config.log_directory.as_str(),
+            config.log_path.as_str(),
+        ) {
             ("", _) | (_, "") => None,
             (dir, name) => Some(format!("{}/{name}", dir.trim_end_matches('/'))),
         };
@@ -246,12 +270,17 @@ impl Cri {
         }
         let first = |set: &std::collections::BTreeSet<String>| set.iter().next().cloned();
         let digest = first(&image.digests).unwrap_or_else(|| image.id.clone());
-        let asked = config.image.as_ref().map(|i| i.user_specified_image.clone());
+        let asked = config
+            .image
+            .as_ref()
+            .map(|i| i.user_specified_image.clone());
         let asked = asked
             .and_then(|n| knarr_images::Reference::parse(&n).ok())
             .map(|r| r.to_string())
             .filter(|n| image.tags.contains(n));
-        let name = asked.or_else(|| first(&image.tags)).unwrap_or_else(|| digest.clone());
+        let name = asked
+            .or_else(|| first(&image.tags))
+            .unwrap_or_else(|| digest.clone());
         Ok(ContainerRecord {
             version: version(),
             id: id.to_owned(),
@@ -310,8 +339,13 @@ impl Cri {
 
     /// The init of the container whose PID namespace the new one joins.
     fn target_pid(&self, config: &ContainerConfig) -> Option<i32> {
-        let options =
-            config.linux.as_ref()?.security_context.as_ref()?.namespace_options.as_ref()?;
+        let options = config
+            .linux
+            .as_ref()?
+            .security_context
+            .as_ref()?
+            .namespace_options
+            .as_ref()?;
         if options.pid != NamespaceMode::Target as i32 {
             return None;
         }
@@ -339,18 +373,28 @@ impl Cri {
             let pod = container.record().sandbox;
             match cri.launch(&container).await {
                 Ok(()) => {
-                    cri.emit(ContainerEventType::ContainerStartedEvent, &pod, &container.id);
+                    cri.emit(
+                        ContainerEventType::ContainerStartedEvent,
+                        &pod,
+                        &container.id,
+                    );
                     Ok(())
                 }
                 Err(e) => {
                     let message = e.to_string();
                     let time = now();
                     container.change(|r, _| r.failed = Some(message.clone()))?;
-                    container.phase.send_replace(Phase::Exited(start_error(message, time)));
+                    container
+                        .phase
+                        .send_replace(Phase::Exited(start_error(message, time)));
                     if let Ok(shim) = Shim::connect(&container.dir).await {
                         let _ = shim.delete().await; // the start's error is the one that matters
                     }
-                    cri.emit(ContainerEventType::ContainerStoppedEvent, &pod, &container.id);
+                    cri.emit(
+                        ContainerEventType::ContainerStoppedEvent,
+                        &pod,
+                        &container.id,
+                    );
                     Err(e)
                 }
             }
@@ -363,7 +407,10 @@ impl Cri {
         let config = container.config();
         let sandbox = self.sandbox(&record.sandbox)?;
         if !sandbox.ready() {
-            return Err(Error::State(format!("sandbox {:?} is not running", sandbox.id)));
+            return Err(Error::State(format!(
+                "sandbox {:?} is not running",
+                sandbox.id
+            )));
         }
         let launch = Launch {
             shim: self.config.shim.clone(),
@@ -417,7 +464,11 @@ impl Cri {
             };
             container.phase.send_replace(Phase::Exited(exit));
             let pod = container.record().sandbox;
-            cri.emit(ContainerEventType::ContainerStoppedEvent, &pod, &container.id);
+            cri.emit(
+                ContainerEventType::ContainerStoppedEvent,
+                &pod,
+                &container.id,
+            );
             // Its cgroup and its shim are of no more use.
             if let Err(e) = shim.delete().await {
                 tracing::warn!(container = container.id, error = %e, "could not delete the shim");
@@ -431,10 +482,14 @@ impl Cri {
         id: &str,
         timeout: i64,
     ) -> Result<(), Error> {
-        let Ok(container) = self.container(id) else { return Ok(()) };
+        let Ok(container) = self.container(id) else {
+            return Ok(());
+        };
         let cri = self.clone();
         detached(async move {
-            let Phase::Running { .. } = container.phase() else { return Ok(()) };
+            let Phase::Running { .. } = container.phase() else {
+                return Ok(());
+            };
             if let Ok(seconds) = u64::try_from(timeout)
                 && seconds > 0
             {
@@ -442,7 +497,10 @@ impl Cri {
                 if send(&container, signal, false).await? {
                     let mut phase = container.phase.subscribe();
                     let ended = phase.wait_for(|p| matches!(p, Phase::Exited(_)));
-                    if tokio::time::timeout(Duration::from_secs(seconds), ended).await.is_ok() {
+                    if tokio::time::timeout(Duration::from_secs(seconds), ended)
+                        .await
+                        .is_ok()
+                    {
                         return Ok(());
                     }
                 }
@@ -462,7 +520,10 @@ impl Cri {
             send(container, 9, true).await?;
             // A process that is being born may miss a signal to all; ask again.
             let ended = phase.wait_for(|p| !matches!(p, Phase::Running { .. }));
-            if tokio::time::timeout(Duration::from_secs(10), ended).await.is_ok() {
+            if tokio::time::timeout(Duration::from_secs(10), ended)
+                .await
+                .is_ok()
+            {
                 return Ok(());
             }
         }
@@ -470,7 +531,9 @@ impl Cri {
 
     /// Removes a container, killing it first if it runs. No error if it is gone.
     pub(crate) async fn remove_container(self: &Arc<Self>, id: &str) -> Result<(), Error> {
-        let Ok(container) = self.container(id) else { return Ok(()) };
+        let Ok(container) = self.container(id) else {
+            return Ok(());
+        };
         let cri = self.clone();
         detached(async move {
             let _op = container.op.lock().await;
@@ -483,7 +546,11 @@ impl Cri {
                 .remove(&container.id);
             if known.is_some() {
                 let pod = container.record().sandbox;
-                cri.emit(ContainerEventType::ContainerDeletedEvent, &pod, &container.id);
+                cri.emit(
+                    ContainerEventType::ContainerDeletedEvent,
+                    &pod,
+                    &container.id,
+                );
                 let id = container.id.clone();
                 tokio::spawn(async move { cri.clean_container(&id).await });
             }
@@ -564,7 +631,12 @@ fn rewrite_limits(
     config: &ContainerConfig,
     limits: &LinuxContainerResources,
 ) -> Result<(), Error> {
-    let mut all = config.linux.clone().unwrap_or_default().resources.unwrap_or_default();
+    let mut all = config
+        .linux
+        .clone()
+        .unwrap_or_default()
+        .resources
+        .unwrap_or_default();
     spec::resources::merge(&mut all, limits);
     let path = dir.join("config.json");
     let bytes = fs::read(&path).map_err(Error::io("read", &path))?;
@@ -622,7 +694,11 @@ fn stop_signal(asked: i32, image: &str) -> Result<i32, Error> {
 
 fn signal_number(name: &str) -> Option<i32> {
     let upper = name.to_ascii_uppercase();
-    let bare = upper.strip_prefix("SIG").unwrap_or(&upper).replace("PLUS", "+").replace("MINUS", "-");
+    let bare = upper
+        .strip_prefix("SIG")
+        .unwrap_or(&upper)
+        .replace("PLUS", "+")
+        .replace("MINUS", "-");
     const NAMES: [&str; 31] = [
         "HUP", "INT", "QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "KILL", "USR1", "SEGV", "USR2",
         "PIPE", "ALRM", "TERM", "STKFLT", "CHLD", "CONT", "STOP", "TSTP", "TTIN", "TTOU", "URG",
@@ -642,7 +718,11 @@ fn signal_number(name: &str) -> Option<i32> {
         (_, Some(rest)) => (64, rest),
         _ => return None,
     };
-    let offset: i32 = if rest.is_empty() { 0 } else { rest.parse().ok()? };
+    let offset: i32 = if rest.is_empty() {
+        0
+    } else {
+        rest.parse().ok()?
+    };
     Some(base + offset).filter(|n| (34..=64).contains(n))
 }
 

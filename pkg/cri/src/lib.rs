@@ -105,7 +105,9 @@ pub struct Cri {
 
 impl std::fmt::Debug for Cri {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Cri").field("run_dir", &self.config.run_dir).finish_non_exhaustive()
+        f.debug_struct("Cri")
+            .field("run_dir", &self.config.run_dir)
+            .finish_non_exhaustive()
     }
 }
 
@@ -166,7 +168,10 @@ impl Cri {
 
     /// A sandbox by id, or unambiguous start of one.
     fn sandbox(&self, id: &str) -> Result<Arc<Sandbox>, Error> {
-        let all = self.sandboxes.read().unwrap_or_else(PoisonError::into_inner);
+        let all = self
+            .sandboxes
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
         lookup(&all, id).ok_or_else(|| Error::NotFound {
             kind: "sandbox",
             id: id.to_owned(),
@@ -175,7 +180,10 @@ impl Cri {
 
     /// A container by id, or unambiguous start of one.
     fn container(&self, id: &str) -> Result<Arc<Container>, Error> {
-        let all = self.containers.read().unwrap_or_else(PoisonError::into_inner);
+        let all = self
+            .containers
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
         lookup(&all, id).ok_or_else(|| Error::NotFound {
             kind: "container",
             id: id.to_owned(),
@@ -183,18 +191,30 @@ impl Cri {
     }
 
     fn all_sandboxes(&self) -> Vec<Arc<Sandbox>> {
-        let all = self.sandboxes.read().unwrap_or_else(PoisonError::into_inner);
+        let all = self
+            .sandboxes
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
         all.values().cloned().collect()
     }
 
     fn all_containers(&self) -> Vec<Arc<Container>> {
-        let all = self.containers.read().unwrap_or_else(PoisonError::into_inner);
+        let all = self
+            .containers
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
         all.values().cloned().collect()
     }
 
     fn containers_of(&self, sandbox: &str) -> Vec<Arc<Container>> {
-        let all = self.containers.read().unwrap_or_else(PoisonError::into_inner);
-        all.values().filter(|c| c.record().sandbox == sandbox).cloned().collect()
+        let all = self
+            .containers
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        all.values()
+            .filter(|c| c.record().sandbox == sandbox)
+            .cloned()
+            .collect()
     }
 
     /// The OCI runtime of a handler; `None` is the built-in one.
@@ -216,7 +236,9 @@ fn lookup<T>(all: &BTreeMap<String, Arc<T>>, id: &str) -> Option<Arc<T>> {
     if id.len() < 4 {
         return None;
     }
-    let mut fitting = all.range(id.to_owned()..).take_while(|(key, _)| key.starts_with(id));
+    let mut fitting = all
+        .range(id.to_owned()..)
+        .take_while(|(key, _)| key.starts_with(id));
     match (fitting.next(), fitting.next()) {
         (Some((_, one)), None) => Some(one.clone()),
         _ => None,

@@ -45,7 +45,8 @@ pub struct NetworkRequest<'a> {
 /// The pod network, as seen by this crate. Calls may be repeated.
 pub trait Network: Send + Sync + 'static {
     /// Connects a sandbox; gives its addresses, the primary one first.
-    fn add<'a>(&'a self, request: NetworkRequest<'a>) -> BoxFuture<'a, Result<Vec<IpAddr>, String>>;
+    fn add<'a>(&'a self, request: NetworkRequest<'a>)
+    -> BoxFuture<'a, Result<Vec<IpAddr>, String>>;
     /// Disconnects a sandbox, whether or not its namespace is still there.
     fn del<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), String>>;
     /// Releases what belongs to none of the sandboxes given.
@@ -98,10 +99,7 @@ impl Network for BridgeNetwork {
                 namespace: &namespace,
                 name: &name,
                 host_ports,
-                bandwidth: knarr_network::Bandwidth {
-                    ingress,
-                    egress,
-                },
+                bandwidth: knarr_network::Bandwidth { ingress, egress },
             });
             done.map(|a| a.ips).map_err(|e| e.to_string())
         })

@@ -116,10 +116,12 @@ pub(crate) trait Record: Serialize + for<'de> Deserialize<'de> {
         };
         let record: Self = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
         if record.version() > VERSION {
-            return Err(bad(format!("version {} is newer than this program", record.version())));
+            return Err(bad(format!(
+                "version {} is newer than this program",
+                record.version()
+            )));
         }
-        let config =
-            Self::Config::decode(record.config_bytes()).map_err(|e| bad(e.to_string()))?;
+        let config = Self::Config::decode(record.config_bytes()).map_err(|e| bad(e.to_string()))?;
         Ok(Some((record, config)))
     }
 

@@ -67,11 +67,17 @@ impl Cri {
     /// Where a container is in its life, and its shim if there is something to wait for.
     async fn phase_of(&self, dir: &Path, record: &ContainerRecord) -> (Phase, Option<Shim>) {
         if let Some(message) = &record.failed {
-            return (Phase::Exited(start_error(message.clone(), record.created_at)), None);
+            return (
+                Phase::Exited(start_error(message.clone(), record.created_at)),
+                None,
+            );
         }
         if let Ok(Some(exit)) = read_exit(dir) {
             // Its shim may be there still, with the cgroup to delete: the watcher does that.
-            return (Phase::Exited(Exit::from(&exit)), Shim::connect(dir).await.ok());
+            return (
+                Phase::Exited(Exit::from(&exit)),
+                Shim::connect(dir).await.ok(),
+            );
         }
         let unknown = |e: &dyn std::fmt::Display| {
             Phase::Exited(Exit {
@@ -117,7 +123,9 @@ impl Cri {
     /// Kills the pause process of a sandbox without a record, should the runtime not know it.
     fn kill_recorded(&self, id: &str) {
         let dir = self.sandbox_dir(id);
-        let pid = std::fs::read_to_string(dir.join("pid")).ok().and_then(|t| t.trim().parse().ok());
+        let pid = std::fs::read_to_string(dir.join("pid"))
+            .ok()
+            .and_then(|t| t.trim().parse().ok());
         let Some(pid) = pid else { return };
         // Only if it is certainly ours: its root is the prepared folder's program.
         let exe = std::fs::read_link(format!("/proc/{pid}/exe"));

@@ -37,7 +37,10 @@ impl Sandbox {
     }
 
     pub(crate) fn record(&self) -> SandboxRecord {
-        self.record.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.record
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn set_stopped(&self) -> SandboxRecord {
@@ -61,7 +64,13 @@ impl Sandbox {
 impl Cri {
     /// Folders, and the root of pause processes.
     pub(crate) fn prepare(&self) -> Result<(), Error> {
-        for dir in ["cri/sandboxes", "cri/containers", "cri/pause/proc", "cri/pause/dev", "oci"] {
+        for dir in [
+            "cri/sandboxes",
+            "cri/containers",
+            "cri/pause/proc",
+            "cri/pause/dev",
+            "oci",
+        ] {
             let dir = self.config.run_dir.join(dir);
             fs::create_dir_all(&dir).map_err(Error::io("create", &dir))?;
         }
@@ -98,7 +107,10 @@ impl Cri {
         if let Some(found) = self.all_sandboxes().iter().find(|s| same(s)) {
             return Ok(found.id.clone());
         }
-        let key = format!("run {}/{}/{}/{}", meta.namespace, meta.name, meta.uid, meta.attempt);
+        let key = format!(
+            "run {}/{}/{}/{}",
+            meta.namespace, meta.name, meta.uid, meta.attempt
+        );
         let cri = self.clone();
         let work = async move {
             let id = new_id();
@@ -125,7 +137,11 @@ impl Cri {
         let hostname = match (config.hostname.as_str(), host_network) {
             ("", true) => fs::read_to_string("/proc/sys/kernel/hostname")
                 .map_or_else(|_| "localhost".to_owned(), |t| t.trim().to_owned()),
-            ("", false) => config.metadata.as_ref().map(|m| m.name.clone()).unwrap_or_default(),
+            ("", false) => config
+                .metadata
+                .as_ref()
+                .map(|m| m.name.clone())
+                .unwrap_or_default(),
             (given, _) => given.to_owned(),
         };
         let cgroup_parent = match config.linux.as_ref().map(|l| l.cgroup_parent.as_str()) {
@@ -134,8 +150,8 @@ impl Cri {
         };
         let rootfs = self.config.run_dir.join("cri/pause");
         let pause = spec::pause(id, &config, &hostname, &rootfs, &cgroup_parent)?;
-        let own_ipc = spec::sandbox_options(&config)
-            .is_none_or(|o| o.ipc != NamespaceMode::Node as i32);
+        let own_ipc =
+            spec::sandbox_options(&config).is_none_or(|o| o.ipc != NamespaceMode::Node as i32);
         write_files(&dir, &hostname, config.dns_config.as_ref(), own_ipc, &pause)?;
         let pause_pid = self.runtime.create(id, &dir).await?;
         let start = self.runtime.start(id);
@@ -195,16 +211,23 @@ impl Cri {
             ingress: limit("kubernetes.io/ingress-bandwidth"),
             egress: limit("kubernetes.io/egress-bandwidth"),
         };
-        let ips = self.config.network.add(request).await.map_err(|message| Error::Network {
-            id: id.to_owned(),
-            message,
-        })?;
+        let ips = self
+            .config
+            .network
+            .add(request)
+            .await
+            .map_err(|message| Error::Network {
+                id: id.to_owned(),
+                message,
+            })?;
         Ok(ips.iter().map(ToString::to_string).collect())
     }
 
     /// Tells of the pause process's end.
     pub(crate) fn watch_pause(self: &Arc<Self>, sandbox: &Arc<Sandbox>) {
-        let Some(process) = sandbox.pause() else { return };
+        let Some(process) = sandbox.pause() else {
+            return;
+        };
         let (cri, id) = (Arc::downgrade(self), sandbox.id.clone());
         tokio::spawn(async move {
             process.ended().await;
@@ -217,7 +240,9 @@ impl Cri {
     /// Stops all containers of a sandbox, takes its network and pause process away. No error if
     /// it is gone.
     pub(crate) async fn stop_sandbox(self: &Arc<Self>, id: &str) -> Result<(), Error> {
-        let Ok(sandbox) = self.sandbox(id) else { return Ok(()) };
+        let Ok(sandbox) = self.sandbox(id) else {
+            return Ok(());
+        };
         let cri = self.clone();
         detached(async move {
             let _op = sandbox.op.lock().await;
@@ -249,7 +274,9 @@ impl Cri {
 
     /// Removes a sandbox with its containers. No error if it is gone.
     pub(crate) async fn remove_sandbox(self: &Arc<Self>, id: &str) -> Result<(), Error> {
-        let Ok(sandbox) = self.sandbox(id) else { return Ok(()) };
+        let Ok(sandbox) = self.sandbox(id) else {
+            return Ok(());
+        };
         self.stop_sandbox(&sandbox.id).await?;
         for container in self.containers_of(&sandbox.id) {
             self.remove_container(&container.id).await?;
@@ -264,7 +291,11 @@ impl Cri {
                 .unwrap_or_else(PoisonError::into_inner)
                 .remove(&sandbox.id);
             if known.is_some() {
-                cri.emit_for(ContainerEventType::ContainerDeletedEvent, &sandbox.id, &sandbox);
+                cri.emit_for(
+                    ContainerEventType::ContainerDeletedEvent,
+                    &sandbox.id,
+                    &sandbox,
+                );
             }
             cri.clean_sandbox(&sandbox.id, false).await;
             Ok(())
@@ -387,7 +418,9 @@ fn host_ports(config: &PodSandboxConfig) -> Result<Vec<HostPort>, Error> {
 
 /// A Kubernetes quantity of bits per second.
 fn parse_bits(text: &str) -> Option<u64> {
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let digits = text
+        .find(|c: char| !c.is_ascii_digit())
+        .unwrap_or(text.len());
     let factor: u64 = match &text[digits..] {
         "" => 1,
         "k" => 1_000,

@@ -92,9 +92,8 @@ pub(crate) fn pause(
     {
         return Err(Error::Unsupported("a user namespace for pods".to_owned()));
     }
-    let mode = |pick: fn(&knarr_cri_api::v1::NamespaceOption) -> i32| {
-        namespace_mode(options.map(pick))
-    };
+    let mode =
+        |pick: fn(&knarr_cri_api::v1::NamespaceOption) -> i32| namespace_mode(options.map(pick));
     let mut namespaces = vec![json!({ "type": "mount" })];
     if mode(|o| o.pid)? != NamespaceMode::Node {
         namespaces.push(json!({ "type": "pid" }));
@@ -115,7 +114,9 @@ pub(crate) fn pause(
     if own_network {
         // As container engines do: any port may be bound, any group may ping.
         let mut usual = |key: &str, value: &str| {
-            sysctls.entry(key.to_owned()).or_insert_with(|| value.to_owned());
+            sysctls
+                .entry(key.to_owned())
+                .or_insert_with(|| value.to_owned());
         };
         usual("net.ipv4.ip_unprivileged_port_start", "0");
         usual("net.ipv4.ping_group_range", "0 2147483647");
@@ -243,7 +244,10 @@ fn cwd<'a>(config: &'a ContainerConfig, image: &'a ImageConfig) -> &'a str {
 fn env(pod: &Pod<'_>, c: &Container<'_>) -> Vec<String> {
     let mut out: Vec<String> = vec![PATH.to_owned()];
     let mut set = |entry: String| {
-        let key = entry.split_once('=').map_or(entry.as_str(), |(k, _)| k).to_owned();
+        let key = entry
+            .split_once('=')
+            .map_or(entry.as_str(), |(k, _)| k)
+            .to_owned();
         let same = |e: &String| e.split_once('=').is_some_and(|(k, _)| k == key);
         match out.iter().position(same) {
             Some(at) => out[at] = entry,
@@ -258,7 +262,11 @@ fn env(pod: &Pod<'_>, c: &Container<'_>) -> Vec<String> {
         set(entry.clone());
     }
     for pair in &c.config.envs {
-        set(format!("{}={}", pair.key, String::from_utf8_lossy(&pair.value)));
+        set(format!(
+            "{}={}",
+            pair.key,
+            String::from_utf8_lossy(&pair.value)
+        ));
     }
     let home = c.identity.home.as_deref().unwrap_or("/");
     if !out.iter().any(|e| e.starts_with("HOME=")) {
@@ -273,9 +281,7 @@ fn namespaces(
     context: &LinuxContainerSecurityContext,
 ) -> Result<Vec<Value>, Error> {
     let options = context.namespace_options.as_ref();
-    let of_pause = |kind: &str, file: &str| {
-        json!({ "type": kind, "path": format!("/proc/{}/ns/{file}", pod.pause_pid) })
-    };
+    let of_pause = |kind: &str, file: &str| json!({ "type": kind, "path": format!("/proc/{}/ns/{file}", pod.pause_pid) });
     let mut out = vec![json!({ "type": "mount" })];
     if !host_network(pod.config) {
         out.push(of_pause("network", "net"));
@@ -345,7 +351,12 @@ fn docker_profile(mut value: Value) -> Value {
             let one = entry.get("architecture").and_then(Value::as_str);
             let more = entry.get("subArchitectures").and_then(Value::as_array);
             all.extend(one.map(str::to_owned));
-            all.extend(more.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned));
+            all.extend(
+                more.into_iter()
+                    .flatten()
+                    .filter_map(Value::as_str)
+                    .map(str::to_owned),
+            );
         }
         let own = match std::env::consts::ARCH {
             "x86_64" => "SCMP_ARCH_X86",

@@ -42,7 +42,9 @@ impl Sandbox {
     pub(crate) fn status(&self) -> v1::PodSandboxStatus {
         let record = self.record();
         let mut ips = record.ips.into_iter().filter(|_| !record.stopped);
-        let options = spec::sandbox_options(&self.config).cloned().unwrap_or_default();
+        let options = spec::sandbox_options(&self.config)
+            .cloned()
+            .unwrap_or_default();
         v1::PodSandboxStatus {
             id: self.id.clone(),
             metadata: self.config.metadata.clone(),
@@ -125,7 +127,12 @@ impl Container {
                 linux: Some(v1::LinuxContainerUser {
                     uid: record.identity.uid.into(),
                     gid: record.identity.gid.into(),
-                    supplemental_groups: record.identity.groups.iter().map(|g| (*g).into()).collect(),
+                    supplemental_groups: record
+                        .identity
+                        .groups
+                        .iter()
+                        .map(|g| (*g).into())
+                        .collect(),
                 }),
             }),
             stop_signal: named_signal(record.stop_signal).into(),
@@ -184,12 +191,37 @@ impl Container {
 
 fn named_signal(number: i32) -> v1::Signal {
     const NAMES: [(i32, &str); 31] = [
-        (1, "SIGHUP"), (2, "SIGINT"), (3, "SIGQUIT"), (4, "SIGILL"), (5, "SIGTRAP"), (6, "SIGABRT"),
-        (7, "SIGBUS"), (8, "SIGFPE"), (9, "SIGKILL"), (10, "SIGUSR1"), (11, "SIGSEGV"),
-        (12, "SIGUSR2"), (13, "SIGPIPE"), (14, "SIGALRM"), (15, "SIGTERM"), (16, "SIGSTKFLT"),
-        (17, "SIGCHLD"), (18, "SIGCONT"), (19, "SIGSTOP"), (20, "SIGTSTP"), (21, "SIGTTIN"),
-        (22, "SIGTTOU"), (23, "SIGURG"), (24, "SIGXCPU"), (25, "SIGXFSZ"), (26, "SIGVTALRM"),
-        (27, "SIGPROF"), (28, "SIGWINCH"), (29, "SIGIO"), (30, "SIGPWR"), (31, "SIGSYS"),
+        (1, "SIGHUP"),
+        (2, "SIGINT"),
+        (3, "SIGQUIT"),
+        (4, "SIGILL"),
+        (5, "SIGTRAP"),
+        (6, "SIGABRT"),
+        (7, "SIGBUS"),
+        (8, "SIGFPE"),
+        (9, "SIGKILL"),
+        (10, "SIGUSR1"),
+        (11, "SIGSEGV"),
+        (12, "SIGUSR2"),
+        (13, "SIGPIPE"),
+        (14, "SIGALRM"),
+        (15, "SIGTERM"),
+        (16, "SIGSTKFLT"),
+        (17, "SIGCHLD"),
+        (18, "SIGCONT"),
+        (19, "SIGSTOP"),
+        (20, "SIGTSTP"),
+        (21, "SIGTTIN"),
+        (22, "SIGTTOU"),
+        (23, "SIGURG"),
+        (24, "SIGXCPU"),
+        (25, "SIGXFSZ"),
+        (26, "SIGVTALRM"),
+        (27, "SIGPROF"),
+        (28, "SIGWINCH"),
+        (29, "SIGIO"),
+        (30, "SIGPWR"),
+        (31, "SIGSYS"),
     ];
     let name = match number {
         34 => "SIGRTMIN".to_owned(),

@@ -60,14 +60,21 @@ fn pause(bin: &Path) -> Option<PathBuf> {
         return Some(bin.join("knarr-pause"));
     }
     let target = format!("{}-unknown-linux-gnu", std::env::consts::ARCH);
-    let path = bin.parent()?.join(target).join(bin.file_name()?).join("knarr-pause");
+    let path = bin
+        .parent()?
+        .join(target)
+        .join(bin.file_name()?)
+        .join("knarr-pause");
     path.exists().then_some(path)
 }
 
 impl Node {
     async fn new(name: &str) -> Option<Node> {
         let bin = programs()?;
-        let dir = tempfile::Builder::new().prefix("kc").tempdir_in("/run").unwrap();
+        let dir = tempfile::Builder::new()
+            .prefix("kc")
+            .tempdir_in("/run")
+            .unwrap();
         let mut node = Node {
             dir,
             bin,
@@ -82,16 +89,31 @@ impl Node {
             ..ImageConfig::default()
         };
         let files = [
-            RootFile { path: "demo".to_owned(), mode: 0o755, content: pause },
-            RootFile { path: "etc/".to_owned(), mode: 0o755, content: vec![] },
+            RootFile {
+                path: "demo".to_owned(),
+                mode: 0o755,
+                content: pause,
+            },
+            RootFile {
+                path: "etc/".to_owned(),
+                mode: 0o755,
+                content: vec![],
+            },
             RootFile {
                 path: "etc/passwd".to_owned(),
                 mode: 0o644,
                 content: b"root:x:0:0::/root:/\nweb:x:1000:1000::/:/\n".to_vec(),
             },
-            RootFile { path: "tmp/".to_owned(), mode: 0o1777, content: vec![] },
+            RootFile {
+                path: "tmp/".to_owned(),
+                mode: 0o1777,
+                content: vec![],
+            },
         ];
-        node.cri().images().import_rootfs(IMAGE, config, &files).unwrap();
+        node.cri()
+            .images()
+            .import_rootfs(IMAGE, config, &files)
+            .unwrap();
         Some(node)
     }
 
@@ -124,10 +146,15 @@ impl Node {
 
     async fn close(self) {
         let mut client = self.client().await;
-        let all = client.list_pod_sandbox(ListPodSandboxRequest::default()).await.unwrap();
+        let all = client
+            .list_pod_sandbox(ListPodSandboxRequest::default())
+            .await
+            .unwrap();
         for pod in all.into_inner().items {
             client
-                .remove_pod_sandbox(RemovePodSandboxRequest { pod_sandbox_id: pod.id })
+                .remove_pod_sandbox(RemovePodSandboxRequest {
+                    pod_sandbox_id: pod.id,
+                })
                 .await
                 .unwrap();
         }
@@ -145,14 +172,20 @@ impl Node {
         assert_eq!(std::fs::read_dir(rw).unwrap().count(), 0);
         for hierarchy in cgroups(&self.cgroup) {
             // The parent is the kubelet's in real life; below it nothing may be left.
-            std::fs::remove_dir(&hierarchy).unwrap_or_else(|e| panic!("{}: {e}", hierarchy.display()));
+            std::fs::remove_dir(&hierarchy)
+                .unwrap_or_else(|e| panic!("{}: {e}", hierarchy.display()));
         }
     }
 }
 
 fn cgroups(path: &str) -> Vec<PathBuf> {
     let mut roots = vec![PathBuf::from("/sys/fs/cgroup")];
-    roots.extend(std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten().map(|e| e.path()));
+    roots.extend(
+        std::fs::read_dir("/sys/fs/cgroup")
+            .unwrap()
+            .flatten()
+            .map(|e| e.path()),
+    );
     roots
         .iter()
         .filter(|r| !r.is_symlink())
@@ -164,7 +197,10 @@ fn cgroups(path: &str) -> Vec<PathBuf> {
 async fn eventually(what: &str, done: impl Fn() -> bool) {
     let start = Instant::now();
     while !done() {
-        assert!(start.elapsed() < Duration::from_secs(20), "not in time: {what}");
+        assert!(
+            start.elapsed() < Duration::from_secs(20),
+            "not in time: {what}"
+        );
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
@@ -187,8 +223,14 @@ fn pod(name: &str, logs: &Path) -> PodSandboxConfig {
 
 fn container(name: &str, args: &[&str]) -> ContainerConfig {
     ContainerConfig {
-        metadata: Some(ContainerMetadata { name: name.to_owned(), attempt: 0 }),
-        image: Some(ImageSpec { image: IMAGE.to_owned(), ..ImageSpec::default() }),
+        metadata: Some(ContainerMetadata {
+            name: name.to_owned(),
+            attempt: 0,
+        }),
+        image: Some(ImageSpec {
+            image: IMAGE.to_owned(),
+            ..ImageSpec::default()
+        }),
         args: args.iter().map(|a| (*a).to_owned()).collect(),
         log_path: format!("{name}.log"),
         linux: Some(LinuxContainerConfig {
@@ -215,7 +257,12 @@ async fn run(client: &mut Client, config: &PodSandboxConfig) -> String {
         config: Some(config.clone()),
         runtime_handler: String::new(),
     };
-    client.run_pod_sandbox(request).await.unwrap().into_inner().pod_sandbox_id
+    client
+        .run_pod_sandbox(request)
+        .await
+        .unwrap()
+        .into_inner()
+        .pod_sandbox_id
 }
 
 async fn create(
@@ -229,17 +276,32 @@ async fn create(
         config: Some(config),
         sandbox_config: Some(pod.clone()),
     };
-    Ok(client.create_container(request).await?.into_inner().container_id)
+    Ok(client
+        .create_container(request)
+        .await?
+        .into_inner()
+        .container_id)
 }
 
 async fn start(client: &mut Client, id: &str) -> Result<(), tonic::Status> {
-    let request = StartContainerRequest { container_id: id.to_owned() };
+    let request = StartContainerRequest {
+        container_id: id.to_owned(),
+    };
     client.start_container(request).await.map(|_| ())
 }
 
 async fn status(client: &mut Client, id: &str) -> ContainerStatus {
-    let request = ContainerStatusRequest { container_id: id.to_owned(), verbose: false };
-    client.container_status(request).await.unwrap().into_inner().status.unwrap()
+    let request = ContainerStatusRequest {
+        container_id: id.to_owned(),
+        verbose: false,
+    };
+    client
+        .container_status(request)
+        .await
+        .unwrap()
+        .into_inner()
+        .status
+        .unwrap()
 }
 
 async fn ended(client: &mut Client, id: &str) -> ContainerStatus {
@@ -254,7 +316,11 @@ async fn ended(client: &mut Client, id: &str) -> ContainerStatus {
     }
 }
 
-async fn exec(client: &mut Client, id: &str, cmd: &[&str]) -> Result<ExecSyncResponse, tonic::Status> {
+async fn exec(
+    client: &mut Client,
+    id: &str,
+    cmd: &[&str],
+) -> Result<ExecSyncResponse, tonic::Status> {
     let request = ExecSyncRequest {
         container_id: id.to_owned(),
         cmd: cmd.iter().map(|c| (*c).to_owned()).collect(),
@@ -265,17 +331,44 @@ async fn exec(client: &mut Client, id: &str, cmd: &[&str]) -> Result<ExecSyncRes
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_life() {
-    let Some(node) = Node::new("life").await else { return };
+    let Some(node) = Node::new("life").await else {
+        return;
+    };
     let logs = node.dir.path().join("logs");
     let mut client = node.client().await;
-    let mut events = client.get_container_events(GetEventsRequest {}).await.unwrap().into_inner();
+    let mut events = client
+        .get_container_events(GetEventsRequest {})
+        .await
+        .unwrap()
+        .into_inner();
     let config = pod("one", &logs);
     let sandbox = run(&mut client, &config).await;
-    assert_eq!(run(&mut client, &config).await, sandbox, "a repeated request finds the sandbox");
-    assert_eq!(events.message().await.unwrap().unwrap().container_id, sandbox);
+    assert_eq!(
+        run(&mut client, &config).await,
+        sandbox,
+        "a repeated request finds the sandbox"
+    );
+    assert_eq!(
+        events.message().await.unwrap().unwrap().container_id,
+        sandbox
+    );
 
-    let id = create(&mut client, &sandbox, &config, container("main", &["sleep"])).await.unwrap();
-    let again = create(&mut client, &sandbox, &config, container("main", &["sleep"])).await.unwrap();
+    let id = create(
+        &mut client,
+        &sandbox,
+        &config,
+        container("main", &["sleep"]),
+    )
+    .await
+    .unwrap();
+    let again = create(
+        &mut client,
+        &sandbox,
+        &config,
+        container("main", &["sleep"]),
+    )
+    .await
+    .unwrap();
     assert_eq!(id, again);
     start(&mut client, &id).await.unwrap();
     start(&mut client, &id).await.unwrap();
@@ -286,11 +379,25 @@ async fn a_life() {
     let env = exec(&mut client, &id, &["/demo", "env"]).await.unwrap();
     let text = String::from_utf8_lossy(&env.stdout).into_owned();
     for line in ["FROM_IMAGE=1", "HOSTNAME=one"] {
-        assert!(text.lines().any(|l| l == line), "{line} is missing in {text}");
+        assert!(
+            text.lines().any(|l| l == line),
+            "{line} is missing in {text}"
+        );
     }
-    assert_eq!(exec(&mut client, &id, &["/demo", "exit", "7"]).await.unwrap().exit_code, 7);
+    assert_eq!(
+        exec(&mut client, &id, &["/demo", "exit", "7"])
+            .await
+            .unwrap()
+            .exit_code,
+        7
+    );
     let missing = exec(&mut client, &id, &["nonsense"]).await.unwrap_err();
-    assert!(missing.message().contains("executable file not found in $PATH"), "{missing}");
+    assert!(
+        missing
+            .message()
+            .contains("executable file not found in $PATH"),
+        "{missing}"
+    );
     let late = client
         .exec_sync(ExecSyncRequest {
             container_id: id.clone(),
@@ -302,7 +409,9 @@ async fn a_life() {
     assert_eq!(late.code(), tonic::Code::DeadlineExceeded);
 
     let stats = client
-        .container_stats(ContainerStatsRequest { container_id: id.clone() })
+        .container_stats(ContainerStatsRequest {
+            container_id: id.clone(),
+        })
         .await
         .unwrap()
         .into_inner()
@@ -311,7 +420,10 @@ async fn a_life() {
     assert!(stats.memory.unwrap().usage_bytes.unwrap().value > 0);
 
     client
-        .stop_container(StopContainerRequest { container_id: id.clone(), timeout: 5 })
+        .stop_container(StopContainerRequest {
+            container_id: id.clone(),
+            timeout: 5,
+        })
         .await
         .unwrap();
     let now = ended(&mut client, &id).await;
@@ -321,7 +433,9 @@ async fn a_life() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ends() {
-    let Some(node) = Node::new("ends").await else { return };
+    let Some(node) = Node::new("ends").await else {
+        return;
+    };
     let logs = node.dir.path().join("logs");
     let mut client = node.client().await;
     let config = pod("ends", &logs);
@@ -331,42 +445,72 @@ async fn ends() {
         ("bad", &["exit", "3"][..], 3, "Error"),
         ("hog", &["hog", "512"][..], 137, "OOMKilled"),
     ] {
-        let id = create(&mut client, &sandbox, &config, container(name, args)).await.unwrap();
+        let id = create(&mut client, &sandbox, &config, container(name, args))
+            .await
+            .unwrap();
         start(&mut client, &id).await.unwrap();
         let now = ended(&mut client, &id).await;
-        assert_eq!((now.exit_code, now.reason.as_str()), (code, reason), "{name}");
+        assert_eq!(
+            (now.exit_code, now.reason.as_str()),
+            (code, reason),
+            "{name}"
+        );
     }
     let log = std::fs::read_to_string(logs.join("fine.log")).unwrap();
     assert!(log.contains(" stdout F hello"), "{log}");
 
     let mut nothing = container("nothing", &[]);
     nothing.command = vec!["nothing".to_owned()];
-    let id = create(&mut client, &sandbox, &config, nothing).await.unwrap();
+    let id = create(&mut client, &sandbox, &config, nothing)
+        .await
+        .unwrap();
     let error = start(&mut client, &id).await.unwrap_err();
     assert!(
-        error.message().contains("exec: \"nothing\": executable file not found in $PATH"),
+        error
+            .message()
+            .contains("exec: \"nothing\": executable file not found in $PATH"),
         "{error}"
     );
     let now = status(&mut client, &id).await;
     assert_eq!((now.exit_code, now.reason.as_str()), (128, "StartError"));
 
     let mut gone = container("gone", &[]);
-    gone.image = Some(ImageSpec { image: "nowhere:1".to_owned(), ..ImageSpec::default() });
-    let error = create(&mut client, &sandbox, &config, gone).await.unwrap_err();
+    gone.image = Some(ImageSpec {
+        image: "nowhere:1".to_owned(),
+        ..ImageSpec::default()
+    });
+    let error = create(&mut client, &sandbox, &config, gone)
+        .await
+        .unwrap_err();
     assert_eq!(error.code(), tonic::Code::NotFound);
     node.close().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_daemon_dies() {
-    let Some(mut node) = Node::new("dies").await else { return };
+    let Some(mut node) = Node::new("dies").await else {
+        return;
+    };
     let logs = node.dir.path().join("logs");
     let mut client = node.client().await;
     let config = pod("dies", &logs);
     let sandbox = run(&mut client, &config).await;
-    let stays = create(&mut client, &sandbox, &config, container("stays", &["sleep"])).await.unwrap();
-    let leaves =
-        create(&mut client, &sandbox, &config, container("leaves", &["sleep"])).await.unwrap();
+    let stays = create(
+        &mut client,
+        &sandbox,
+        &config,
+        container("stays", &["sleep"]),
+    )
+    .await
+    .unwrap();
+    let leaves = create(
+        &mut client,
+        &sandbox,
+        &config,
+        container("leaves", &["sleep"]),
+    )
+    .await
+    .unwrap();
     start(&mut client, &stays).await.unwrap();
     start(&mut client, &leaves).await.unwrap();
     let before = status(&mut client, &stays).await;
@@ -385,7 +529,10 @@ async fn the_daemon_dies() {
     assert_eq!(after.created_at, before.created_at);
     exec(&mut client, &stays, &["/demo", "true"]).await.unwrap();
     client
-        .stop_container(StopContainerRequest { container_id: leaves.clone(), timeout: 5 })
+        .stop_container(StopContainerRequest {
+            container_id: leaves.clone(),
+            timeout: 5,
+        })
         .await
         .unwrap();
     assert_eq!(ended(&mut client, &leaves).await.exit_code, 0);
@@ -400,19 +547,26 @@ async fn stock_client() {
         println!("skipped: KNARR_TEST_CRICTL names no crictl");
         return;
     };
-    let Some(node) = Node::new("stock").await else { return };
+    let Some(node) = Node::new("stock").await else {
+        return;
+    };
     let socket = node.dir.path().join("cri.sock");
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let cri = node.cri().clone();
     let path = socket.clone();
-    let served = tokio::spawn(async move {
-        cri.serve(&path, async { drop(stopped.await) }).await
-    });
+    let served = tokio::spawn(async move { cri.serve(&path, async { drop(stopped.await) }).await });
     eventually("the socket", || socket.exists()).await;
     let mut client = node.client().await;
     let config = pod("stock", &node.dir.path().join("logs"));
     let sandbox = run(&mut client, &config).await;
-    let id = create(&mut client, &sandbox, &config, container("main", &["serve", "8080"])).await.unwrap();
+    let id = create(
+        &mut client,
+        &sandbox,
+        &config,
+        container("main", &["serve", "8080"]),
+    )
+    .await
+    .unwrap();
     start(&mut client, &id).await.unwrap();
     let endpoint = format!("unix://{}", socket.display());
     let run = async |args: Vec<String>| {
@@ -446,9 +600,21 @@ async fn stock_client() {
     assert!(String::from_utf8_lossy(&out.stderr).contains('5'));
     let out = run(words("pods")).await;
     assert!(String::from_utf8_lossy(&out.stdout).contains("Ready"));
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
     let mut forward = std::process::Command::new(&crictl)
-        .args(["-r", &endpoint, "-i", &endpoint, "port-forward", &sandbox, &format!("{port}:8080")])
+        .args([
+            "-r",
+            &endpoint,
+            "-i",
+            &endpoint,
+            "port-forward",
+            &sandbox,
+            &format!("{port}:8080"),
+        ])
         .stdout(std::process::Stdio::null())
         .spawn()
         .unwrap();
@@ -464,7 +630,9 @@ async fn stock_client() {
                 Err(e) => panic!("{e}"),
             }
         };
-        stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
+        stream
+            .write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            .unwrap();
         let mut text = String::new();
         stream.read_to_string(&mut text).unwrap();
         text
@@ -482,7 +650,9 @@ async fn stock_client() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn how_fast() {
-    let Some(node) = Node::new("fast").await else { return };
+    let Some(node) = Node::new("fast").await else {
+        return;
+    };
     let logs = node.dir.path().join("logs");
     let mut client = node.client().await;
     let mut times = Vec::new();
@@ -491,7 +661,9 @@ async fn how_fast() {
         let begin = Instant::now();
         let sandbox = run(&mut client, &config).await;
         let made = begin.elapsed();
-        let id = create(&mut client, &sandbox, &config, container("c", &["sleep"])).await.unwrap();
+        let id = create(&mut client, &sandbox, &config, container("c", &["sleep"]))
+            .await
+            .unwrap();
         let created = begin.elapsed();
         start(&mut client, &id).await.unwrap();
         times.push((begin.elapsed(), made, created - made));
@@ -503,7 +675,11 @@ async fn how_fast() {
         all - made - created
     );
     let mut images = ImageServiceClient::new(node.cri().connect_in_process().await.unwrap());
-    let listed = images.list_images(ListImagesRequest::default()).await.unwrap().into_inner();
+    let listed = images
+        .list_images(ListImagesRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(listed.images[0].repo_tags, [IMAGE]);
     node.close().await;
 }

@@ -90,7 +90,10 @@ struct State {
 impl Growth {
     /// The file has this many good bytes now.
     pub(crate) fn grown(&self, len: u64) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).len = len;
+        self.state
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len = len;
         self.changed.notify_all();
     }
 

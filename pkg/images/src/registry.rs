@@ -166,7 +166,11 @@ impl Registries {
         let own = self.config(host).or_else(|| self.config(registry));
         if let Some(hosts) = hosts::read(&self.certs, registry, self.scheme(host), host)? {
             let endpoint = |h: hosts::Host| {
-                let theirs = if h.name == host { own } else { self.config(&h.name) };
+                let theirs = if h.name == host {
+                    own
+                } else {
+                    self.config(&h.name)
+                };
                 Endpoint {
                     credentials: credentials
                         .filter(|_| h.name == host)
@@ -226,7 +230,9 @@ impl Registries {
             .unwrap_or_default();
         let own = self.config(host);
         Endpoint {
-            credentials: credentials.cloned().or_else(|| own.and_then(Host::credentials)),
+            credentials: credentials
+                .cloned()
+                .or_else(|| own.and_then(Host::credentials)),
             tls: own.and_then(|h| h.tls.clone()).unwrap_or_default(),
             repository,
             api: format!("{base}/v2"),
@@ -239,7 +245,11 @@ impl Registries {
     /// Plain HTTP for this machine's own registries, unless TLS is configured for them.
     fn scheme(&self, host: &str) -> &'static str {
         let tls = self.config(host).is_some_and(|h| h.tls.is_some());
-        if !tls && is_loopback(host) { "http" } else { "https" }
+        if !tls && is_loopback(host) {
+            "http"
+        } else {
+            "https"
+        }
     }
 }
 

@@ -121,7 +121,9 @@ impl Images {
 }
 
 fn walk(path: &Path, usage: &mut Usage) {
-    let Ok(meta) = fs::symlink_metadata(path) else { return };
+    let Ok(meta) = fs::symlink_metadata(path) else {
+        return;
+    };
     usage.inodes += 1;
     usage.bytes += meta.blocks() * 512;
     if meta.is_dir()
@@ -142,7 +144,9 @@ fn copy_root_meta(from: &Path, to: &Path) -> Result<(), Error> {
 
 /// Whether something is mounted exactly there.
 pub fn is_mounted(path: &Path) -> bool {
-    let Some(parent) = path.parent() else { return true };
+    let Some(parent) = path.parent() else {
+        return true;
+    };
     match (fs::metadata(path), fs::metadata(parent)) {
         (Ok(a), Ok(b)) => a.dev() != b.dev(),
         _ => false,

@@ -33,7 +33,11 @@ fn tools() -> bool {
 }
 
 fn registry(dir: &Path) -> Registry {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
     let config = dir.join("registry.yml");
     std::fs::write(
         &config,
@@ -52,7 +56,10 @@ fn registry(dir: &Path) -> Registry {
         .unwrap();
     let start = Instant::now();
     while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
-        assert!(start.elapsed() < Duration::from_secs(20), "the registry does not start");
+        assert!(
+            start.elapsed() < Duration::from_secs(20),
+            "the registry does not start"
+        );
         std::thread::sleep(Duration::from_millis(20));
     }
     Registry(child, port)
@@ -64,7 +71,11 @@ fn skopeo(args: &[&str]) {
         .args(args)
         .output()
         .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 fn open(dir: &Path, name: &str) -> Arc<Images> {
@@ -80,15 +91,34 @@ fn archive(dir: &Path) -> std::path::PathBuf {
         ..ImageConfig::default()
     };
     let files = [
-        RootFile { path: "bin/".to_owned(), mode: 0o755, content: vec![] },
-        RootFile { path: "bin/tool".to_owned(), mode: 0o4755, content: vec![7; 3 << 20] },
-        RootFile { path: "tmp/".to_owned(), mode: 0o1777, content: vec![] },
+        RootFile {
+            path: "bin/".to_owned(),
+            mode: 0o755,
+            content: vec![],
+        },
+        RootFile {
+            path: "bin/tool".to_owned(),
+            mode: 0o4755,
+            content: vec![7; 3 << 20],
+        },
+        RootFile {
+            path: "tmp/".to_owned(),
+            mode: 0o1777,
+            content: vec![],
+        },
     ];
-    let image = source.import_rootfs("made.local/tool:1", config, &files).unwrap();
+    let image = source
+        .import_rootfs("made.local/tool:1", config, &files)
+        .unwrap();
     let again = source.import_rootfs("made.local/tool:1", image_config(&source, &image), &files);
     assert_eq!(again.unwrap().id, image.id);
     let path = dir.join("out.tar");
-    source.export(&["made.local/tool:1"], std::fs::File::create(&path).unwrap()).unwrap();
+    source
+        .export(
+            &["made.local/tool:1"],
+            std::fs::File::create(&path).unwrap(),
+        )
+        .unwrap();
     path
 }
 
@@ -108,7 +138,14 @@ async fn pull() {
     let to = format!("docker://{name}");
     skopeo(&["--format", "v2s2", &from, &to]);
     let oci = format!("127.0.0.1:{}/a/tool:zstd", registry.1);
-    skopeo(&["--format", "oci", "--dest-compress-format", "zstd", &from, &format!("docker://{oci}")]);
+    skopeo(&[
+        "--format",
+        "oci",
+        "--dest-compress-format",
+        "zstd",
+        &from,
+        &format!("docker://{oci}"),
+    ]);
 
     let images = open(dir.path(), "images");
     let (one, two) = tokio::join!(images.pull(&name, None), images.pull(&name, None));
@@ -123,7 +160,10 @@ async fn pull() {
     let zstd = images.pull(&oci, None).await.unwrap();
     assert_eq!(zstd.chain, one.chain, "the same layer is stored once");
     let by_digest = one.digests.iter().next().unwrap().clone();
-    assert_eq!(images.pull(&by_digest, None).await.unwrap().chain, one.chain);
+    assert_eq!(
+        images.pull(&by_digest, None).await.unwrap().chain,
+        one.chain
+    );
 
     let missing = format!("127.0.0.1:{}/a/tool:404", registry.1);
     let error = images.pull(&missing, None).await.unwrap_err();
@@ -136,19 +176,33 @@ async fn pull() {
         )
     );
     let begin = Instant::now();
-    let error = images.pull("127.0.0.1:1/a:1", None).await.unwrap_err().to_string();
+    let error = images
+        .pull("127.0.0.1:1/a:1", None)
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("connection refused"), "{error}");
-    let error = images.pull("registry.invalid/a:1", None).await.unwrap_err().to_string();
+    let error = images
+        .pull("registry.invalid/a:1", None)
+        .await
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("dial tcp"), "{error}");
     assert!(begin.elapsed() < Duration::from_secs(15));
 
     // A mirror stands in for a registry that cannot be reached.
     std::fs::write(
         dir.path().join("registries.yaml"),
-        format!("mirrors:\n  mirrored.invalid:\n    endpoint: ['http://127.0.0.1:{}']\n", registry.1),
+        format!(
+            "mirrors:\n  mirrored.invalid:\n    endpoint: ['http://127.0.0.1:{}']\n",
+            registry.1
+        ),
     )
     .unwrap();
-    let mirrored = images.pull("mirrored.invalid/a/tool:1", None).await.unwrap();
+    let mirrored = images
+        .pull("mirrored.invalid/a/tool:1", None)
+        .await
+        .unwrap();
     assert!(mirrored.tags.contains("mirrored.invalid/a/tool:1"));
 
     let root = dir.path().join("mount");
@@ -166,7 +220,12 @@ async fn pull() {
     drop(images);
     let images = open(dir.path(), "images");
     assert!(images.list().unwrap().is_empty());
-    assert_eq!(std::fs::read_dir(dir.path().join("images/s")).unwrap().count(), 0);
+    assert_eq!(
+        std::fs::read_dir(dir.path().join("images/s"))
+            .unwrap()
+            .count(),
+        0
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -178,7 +237,10 @@ async fn archives() {
     let oci = archive(dir.path());
     let from = format!("oci-archive:{}", oci.display());
     let docker = dir.path().join("docker.tar");
-    skopeo(&[&from, &format!("docker-archive:{}:made.local/tool:2", docker.display())]);
+    skopeo(&[
+        &from,
+        &format!("docker-archive:{}:made.local/tool:2", docker.display()),
+    ]);
     let images = open(dir.path(), "images");
     let one = images.import(&oci, None).unwrap().remove(0);
     assert!(one.tags.contains("made.local/tool:1"));
@@ -196,5 +258,10 @@ async fn archives() {
     cut.truncate(cut.len() / 2);
     assert!(images.import_reader(cut.as_slice(), None).is_err());
     assert!(images.import_reader(&b"no archive"[..], None).is_err());
-    assert_eq!(std::fs::read_dir(dir.path().join("images/ingest")).unwrap().count(), 0);
+    assert_eq!(
+        std::fs::read_dir(dir.path().join("images/ingest"))
+            .unwrap()
+            .count(),
+        0
+    );
 }

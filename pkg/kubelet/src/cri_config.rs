@@ -4,10 +4,10 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::api::core::v1::{
     Container, PodSecurityContext, SELinuxOptions, SeccompProfile, SecurityContext, VolumeMount,
 };
-use k8s_openapi::api::core::v1::Pod;
 use knarr_cri_api::v1;
 
 use crate::{
@@ -78,7 +78,9 @@ fn seccomp(profile: Option<&SeccompProfile>) -> v1::SecurityProfile {
             ProfileType::Localhost,
             format!(
                 "/var/lib/kubelet/seccomp/{}",
-                profile.and_then(|p| p.localhost_profile.as_deref()).unwrap_or_default()
+                profile
+                    .and_then(|p| p.localhost_profile.as_deref())
+                    .unwrap_or_default()
             ),
         ),
         _ => (ProfileType::Unconfined, String::new()),
@@ -161,7 +163,12 @@ pub fn sandbox(sh: &Shared, pod: &Pod, attempt: u32) -> v1::PodSandboxConfig {
             .log_dir(spec::namespace(pod), spec::name(pod), spec::uid(pod))
             .to_string_lossy()
             .into_owned(),
-        dns_config: Some(net::dns(pod, &cfg.cluster_dns, &cfg.cluster_domain, &sh.node_dns)),
+        dns_config: Some(net::dns(
+            pod,
+            &cfg.cluster_dns,
+            &cfg.cluster_domain,
+            &sh.node_dns,
+        )),
         port_mappings: ports,
         labels,
         annotations: pod
@@ -339,9 +346,7 @@ const READ_ONLY: &[&str] = &[
     "/proc/sysrq-trigger",
 ];
 
-fn security(
-    input: &ContainerInput<'_>,
-) -> Result<v1::LinuxContainerSecurityContext, ConfigError> {
+fn security(input: &ContainerInput<'_>) -> Result<v1::LinuxContainerSecurityContext, ConfigError> {
     let (pod, c) = (input.pod, input.container);
     let empty = SecurityContext::default();
     let own = c.security_context.as_ref().unwrap_or(&empty);
@@ -362,14 +367,16 @@ fn security(
             c.name
         );
         let refused = match (user, image_uid, image_name) {
-            (Some(0), ..) => Some(format!("container's runAsUser breaks non-root policy {about}")),
+            (Some(0), ..) => Some(format!(
+                "container's runAsUser breaks non-root policy {about}"
+            )),
             (Some(_), ..) => None,
-            (None, Some(0), _) => {
-                Some(format!("container has runAsNonRoot and image will run as root {about}"))
-            }
-            (None, None, "") => {
-                Some(format!("container has runAsNonRoot and image will run as root {about}"))
-            }
+            (None, Some(0), _) => Some(format!(
+                "container has runAsNonRoot and image will run as root {about}"
+            )),
+            (None, None, "") => Some(format!(
+                "container has runAsNonRoot and image will run as root {about}"
+            )),
             (None, None, name) => Some(format!(
                 "container has runAsNonRoot and image has non-numeric user ({name}), cannot verify user is non-root {about}"
             )),
@@ -439,9 +446,10 @@ fn mount<'v>(
     m: &VolumeMount,
     lookup: &impl Fn(&str) -> Option<&'v str>,
 ) -> Result<v1::Mount, ConfigError> {
-    let volume = input.volumes.get(&m.name).ok_or_else(|| {
-        ConfigError::Mount(format!("volume mount \"{}\" has no volume", m.name))
-    })?;
+    let volume = input
+        .volumes
+        .get(&m.name)
+        .ok_or_else(|| ConfigError::Mount(format!("volume mount \"{}\" has no volume", m.name)))?;
     let mut container_path = m.mount_path.clone();
     if !container_path.starts_with('/') {
         container_path.insert(0, '/');

@@ -26,8 +26,9 @@ use crate::{
     events::Recorder,
     manifests,
     model::{Runtime, label},
-    net, node, server, spec,
+    net, node, server,
     sources::Sources,
+    spec,
     status::Host,
     volumes,
     worker::{self, Handle, Msg, Shared},
@@ -67,7 +68,10 @@ pub async fn run(
         .runtime_name
         .clone()
         .unwrap_or_else(|| version.runtime_name.clone());
-    let _ = RUNTIME_NAME.set(format!("{}://{}", version.runtime_name, version.runtime_version));
+    let _ = RUNTIME_NAME.set(format!(
+        "{}://{}",
+        version.runtime_name, version.runtime_version
+    ));
     let (changed_tx, changed) = mpsc::unbounded_channel();
     let hostname = nix::unistd::gethostname()
         .ok()
@@ -225,11 +229,7 @@ impl Manager {
         }
     }
 
-    async fn api_event(
-        &mut self,
-        event: watcher::Event<Pod>,
-        fresh: &mut Option<HashSet<String>>,
-    ) {
+    async fn api_event(&mut self, event: watcher::Event<Pod>, fresh: &mut Option<HashSet<String>>) {
         match event {
             watcher::Event::Init => *fresh = Some(HashSet::new()),
             watcher::Event::InitApply(pod) => {
@@ -325,7 +325,12 @@ impl Manager {
         } else {
             None
         };
-        let handle = worker::spawn(Arc::clone(&self.sh), Arc::clone(&pod), rt, self.done_tx.clone());
+        let handle = worker::spawn(
+            Arc::clone(&self.sh),
+            Arc::clone(&pod),
+            rt,
+            self.done_tx.clone(),
+        );
         if let Some(r) = refused {
             self.sh.recorder.pod(
                 &pod,
@@ -334,7 +339,10 @@ impl Manager {
                 r.reason,
                 r.message.clone(),
             );
-            handle.send(Msg::Reject(r.reason.into(), format!("Pod was rejected: {}", r.message)));
+            handle.send(Msg::Reject(
+                r.reason.into(),
+                format!("Pod was rejected: {}", r.message),
+            ));
         }
         self.table.send_modify(|t| {
             t.insert(uid, Entry { pod, handle });
@@ -419,7 +427,10 @@ impl Manager {
                 continue;
             }
             self.start(Arc::clone(&pod)).await;
-            let key = (spec::namespace(&pod).to_owned(), spec::name(&pod).to_owned());
+            let key = (
+                spec::namespace(&pod).to_owned(),
+                spec::name(&pod).to_owned(),
+            );
             match self.mirrors.get(&key).cloned() {
                 Some(m) => self.mirror(m).await,
                 None if self.seen_api => self.make_mirror(&pod).await,
@@ -430,15 +441,17 @@ impl Manager {
     }
 
     async fn mirror(&mut self, mirror: Arc<Pod>) {
-        let key = (spec::namespace(&mirror).to_owned(), spec::name(&mirror).to_owned());
+        let key = (
+            spec::namespace(&mirror).to_owned(),
+            spec::name(&mirror).to_owned(),
+        );
         self.mirrors.insert(key.clone(), Arc::clone(&mirror));
         if !self.seen_manifests {
             return;
         }
         let own = self.static_by_name(&key);
         let matches = own.as_ref().is_some_and(|(_, p)| {
-            spec::annotation(&mirror, spec::CONFIG_MIRROR)
-                == spec::annotation(p, spec::CONFIG_HASH)
+            spec::annotation(&mirror, spec::CONFIG_MIRROR) == spec::annotation(p, spec::CONFIG_HASH)
         });
         if !matches || mirror.metadata.deletion_timestamp.is_some() {
             self.delete_mirror(&mirror).await;
@@ -453,7 +466,11 @@ impl Manager {
         let Some(client) = self.sh.client.clone() else {
             return;
         };
-        let (ns, name, uid) = (spec::namespace(mirror), spec::name(mirror), spec::uid(mirror));
+        let (ns, name, uid) = (
+            spec::namespace(mirror),
+            spec::name(mirror),
+            spec::uid(mirror),
+        );
         if let Err(error) = worker::delete(client, ns, name, uid).await {
             tracing::warn!(%error, "deleting a mirror pod");
         }
@@ -605,7 +622,9 @@ fn safe_uid(uid: &str) -> bool {
     !uid.is_empty()
         && uid != "."
         && uid != ".."
-        && uid.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+        && uid
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
 }
 
 enum RuntimeNews {

@@ -6,13 +6,14 @@ use std::{
     time::Duration,
 };
 
+use futures::StreamExt;
 use jiff::Timestamp;
 use k8s_openapi::{
     api::{
         coordination::v1::{Lease, LeaseSpec},
         core::v1::{
-            ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition,
-            NodeDaemonEndpoints, NodeSpec, NodeStatus, NodeSystemInfo, Taint,
+            ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints,
+            NodeSpec, NodeStatus, NodeSystemInfo, Taint,
         },
     },
     apimachinery::pkg::{
@@ -21,7 +22,6 @@ use k8s_openapi::{
     },
 };
 use knarr_cri_api::v1;
-use futures::StreamExt;
 use kube::{
     Api, Client,
     api::{Patch, PatchParams, PostParams},
@@ -64,7 +64,10 @@ pub fn capacity(cfg: &Config) -> BTreeMap<String, Quantity> {
         ("cpu".into(), Quantity(cpus.to_string())),
         ("memory".into(), Quantity(format!("{}Ki", memory() / 1024))),
         ("pods".into(), Quantity(cfg.max_pods.to_string())),
-        ("ephemeral-storage".into(), Quantity(format!("{}Ki", disk / 1024))),
+        (
+            "ephemeral-storage".into(),
+            Quantity(format!("{}Ki", disk / 1024)),
+        ),
         ("hugepages-1Gi".into(), Quantity("0".into())),
         ("hugepages-2Mi".into(), Quantity("0".into())),
     ])
@@ -105,7 +108,11 @@ fn system_info(cfg: &Config, runtime: &str) -> NodeSystemInfo {
         kernel_version: line("/proc/sys/kernel/osrelease"),
         kube_proxy_version: String::new(),
         kubelet_version: cfg.version.clone(),
-        system_uuid: if uuid.is_empty() { machine.clone() } else { uuid },
+        system_uuid: if uuid.is_empty() {
+            machine.clone()
+        } else {
+            uuid
+        },
         machine_id: machine,
         operating_system: "linux".into(),
         os_image: os_image(),
@@ -148,7 +155,10 @@ async fn runtime_ready(cri: &Cri) -> Result<(), String> {
         .map_err(|e| format!("container runtime is down: {}", e.message()))?;
     let conditions = status.status.map(|s| s.conditions).unwrap_or_default();
     for (name, text) in [
-        ("RuntimeReady", "container runtime status check may not have completed yet"),
+        (
+            "RuntimeReady",
+            "container runtime status check may not have completed yet",
+        ),
         ("NetworkReady", "container runtime network not ready"),
     ] {
         match conditions.iter().find(|c| c.r#type == name) {
@@ -165,7 +175,11 @@ async fn runtime_ready(cri: &Cri) -> Result<(), String> {
     Ok(())
 }
 
-fn conditions(ready: &Result<(), String>, old: &[NodeCondition], now: Timestamp) -> Vec<NodeCondition> {
+fn conditions(
+    ready: &Result<(), String>,
+    old: &[NodeCondition],
+    now: Timestamp,
+) -> Vec<NodeCondition> {
     let make = |t: &str, ok: bool, reason: &str, message: &str| {
         let status = if ok { "True" } else { "False" };
         let since = old
@@ -188,17 +202,35 @@ fn conditions(ready: &Result<(), String>, old: &[NodeCondition], now: Timestamp)
             "KubeletHasSufficientMemory",
             "kubelet has sufficient memory available",
         ),
-        make("DiskPressure", false, "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
-        make("PIDPressure", false, "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+        make(
+            "DiskPressure",
+            false,
+            "KubeletHasNoDiskPressure",
+            "kubelet has no disk pressure",
+        ),
+        make(
+            "PIDPressure",
+            false,
+            "KubeletHasSufficientPID",
+            "kubelet has sufficient PID available",
+        ),
         match ready {
-            Ok(()) => make("Ready", true, "KubeletReady", "kubelet is posting ready status"),
+            Ok(()) => make(
+                "Ready",
+                true,
+                "KubeletReady",
+                "kubelet is posting ready status",
+            ),
             Err(why) => make("Ready", false, "KubeletNotReady", why),
         },
     ]
 }
 
 async fn images(cri: &Cri) -> Vec<ContainerImage> {
-    let Ok(list) = cri.list_images(v1::ListImagesRequest { filter: None }).await else {
+    let Ok(list) = cri
+        .list_images(v1::ListImagesRequest { filter: None })
+        .await
+    else {
         return Vec::new();
     };
     let mut images = list.images;
@@ -207,7 +239,13 @@ async fn images(cri: &Cri) -> Vec<ContainerImage> {
         .into_iter()
         .take(IMAGES_MAX)
         .map(|i| ContainerImage {
-            names: Some(i.repo_digests.into_iter().chain(i.repo_tags).take(5).collect()),
+            names: Some(
+                i.repo_digests
+                    .into_iter()
+                    .chain(i.repo_tags)
+                    .take(5)
+                    .collect(),
+            ),
             size_bytes: i64::try_from(i.size).ok(),
         })
         .collect()
@@ -232,7 +270,8 @@ pub async fn keep(sh: Arc<Shared>, client: Client, stop: CancellationToken) {
         }
     };
     tracing::info!(node = name, "registered");
-    sh.recorder.node(Kind::Normal, "Starting", "Starting kubelet.");
+    sh.recorder
+        .node(Kind::Normal, "Starting", "Starting kubelet.");
     let doubted = Arc::new(Notify::new());
     let lease = tokio::spawn(keep_lease(
         client,
@@ -246,7 +285,11 @@ pub async fn keep(sh: Arc<Shared>, client: Client, stop: CancellationToken) {
         let ready = runtime_ready(&sh.cri).await;
         if ready.is_ok() != ready_before {
             ready_before = ready.is_ok();
-            let reason = if ready_before { "NodeReady" } else { "NodeNotReady" };
+            let reason = if ready_before {
+                "NodeReady"
+            } else {
+                "NodeNotReady"
+            };
             let text = format!("Node {name} status is now: {reason}");
             sh.recorder.node(Kind::Normal, reason, text);
         }
@@ -286,8 +329,11 @@ pub async fn keep(sh: Arc<Shared>, client: Client, stop: CancellationToken) {
 /// A call that is given up when the server is not heard: after a cut of the network its
 /// connection may be dead without either side knowing.
 async fn soon<T>(call: impl Future<Output = Result<T, kube::Error>>) -> Result<T, kube::Error> {
-    let late = |_| kube::Error::Service(Box::new(std::io::Error::from(std::io::ErrorKind::TimedOut)));
-    tokio::time::timeout(ANSWER_TIME, call).await.map_err(late)?
+    let late =
+        |_| kube::Error::Service(Box::new(std::io::Error::from(std::io::ErrorKind::TimedOut)));
+    tokio::time::timeout(ANSWER_TIME, call)
+        .await
+        .map_err(late)?
 }
 
 /// Tells when others take the node for silent, or have removed it.
@@ -320,7 +366,11 @@ async fn register(sh: &Shared, api: &Api<Node>) -> Result<Node, kube::Error> {
         }
         let patch = json!({"metadata": {"labels": labels}});
         return api
-            .patch(&cfg.node_name, &PatchParams::default(), &Patch::Merge(patch))
+            .patch(
+                &cfg.node_name,
+                &PatchParams::default(),
+                &Patch::Merge(patch),
+            )
             .await;
     }
     let cap = sh.allocatable();
@@ -362,7 +412,9 @@ async fn write_status(
     let now = Timestamp::now();
     let old = node.status.clone().unwrap_or_default();
     let capacity = capacity(cfg);
-    *sh.allocatable.lock().unwrap_or_else(PoisonError::into_inner) = capacity.clone();
+    *sh.allocatable
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner) = capacity.clone();
     let runtime = crate::cri::RUNTIME_NAME
         .get()
         .cloned()
@@ -424,7 +476,10 @@ async fn renew(api: &Api<Lease>, cfg: &Config, uid: &str) -> Result<(), kube::Er
     let patch = Patch::Merge(json!({"spec": {
         "holderIdentity": cfg.node_name, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": now,
     }}));
-    match api.patch(&cfg.node_name, &PatchParams::default(), &patch).await {
+    match api
+        .patch(&cfg.node_name, &PatchParams::default(), &patch)
+        .await
+    {
         Ok(_) => return Ok(()),
         Err(kube::Error::Api(s)) if s.code == 404 => {}
         Err(e) => return Err(e),
@@ -454,4 +509,3 @@ async fn renew(api: &Api<Lease>, cfg: &Config, uid: &str) -> Result<(), kube::Er
         other => other.map(drop),
     }
 }
-

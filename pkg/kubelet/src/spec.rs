@@ -73,7 +73,11 @@ pub fn format_pod(pod: &Pod) -> String {
 
 /// An annotation's value.
 pub fn annotation<'a>(pod: &'a Pod, key: &str) -> Option<&'a str> {
-    pod.metadata.annotations.as_ref()?.get(key).map(String::as_str)
+    pod.metadata
+        .annotations
+        .as_ref()?
+        .get(key)
+        .map(String::as_str)
 }
 
 /// Whether the pod came from a manifest file.
@@ -117,7 +121,10 @@ pub fn mains(pod: &Pod) -> &[Container] {
 
 /// Ephemeral containers, in order.
 pub fn ephemerals(pod: &Pod) -> &[EphemeralContainer] {
-    spec(pod).ephemeral_containers.as_deref().unwrap_or_default()
+    spec(pod)
+        .ephemeral_containers
+        .as_deref()
+        .unwrap_or_default()
 }
 
 /// Whether an init container is a sidecar.
@@ -155,7 +162,11 @@ pub fn find(pod: &Pod, name: &str) -> Option<(Role, Container)> {
         return Some((Role::Main, c.clone()));
     }
     if let Some(c) = inits(pod).iter().find(|c| c.name == name) {
-        let role = if is_sidecar(c) { Role::Sidecar } else { Role::Init };
+        let role = if is_sidecar(c) {
+            Role::Sidecar
+        } else {
+            Role::Init
+        };
         return Some((role, c.clone()));
     }
     ephemerals(pod)

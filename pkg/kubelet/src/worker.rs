@@ -25,7 +25,8 @@ use crate::{
     events::Recorder,
     model::{CtrState, Runtime},
     plan::{self, Action, Backoff, Local, Plan, Probed, Stop, Volumes},
-    probe, sources::Sources,
+    probe,
+    sources::Sources,
     spec,
     status::{self, Host},
     volumes::Prepared,
@@ -271,7 +272,10 @@ impl Worker {
             ));
         }
         if matches!(old.phase.as_deref(), Some("Succeeded" | "Failed")) {
-            self.stop_now(SignedDuration::from_secs(spec::grace_period(&self.pod)), false);
+            self.stop_now(
+                SignedDuration::from_secs(spec::grace_period(&self.pod)),
+                false,
+            );
         }
         self.status = self.pod.status.clone();
         self.ended_containers();
@@ -363,7 +367,9 @@ impl Worker {
             Msg::Gone(grace) => {
                 self.note("object gone");
                 self.object_gone = true;
-                let grace = grace.unwrap_or_else(|| spec::grace_period(&self.pod)).max(1);
+                let grace = grace
+                    .unwrap_or_else(|| spec::grace_period(&self.pod))
+                    .max(1);
                 self.stop_now(SignedDuration::from_secs(grace), true);
             }
             Msg::Reject(reason, message) => {
@@ -440,7 +446,9 @@ impl Worker {
     }
 
     fn stop_now(&mut self, grace: SignedDuration, delete: bool) {
-        let deadline = Timestamp::now().checked_add(grace).unwrap_or(Timestamp::MAX);
+        let deadline = Timestamp::now()
+            .checked_add(grace)
+            .unwrap_or(Timestamp::MAX);
         if let Some(stop) = &mut self.local.stop {
             stop.delete |= delete;
             stop.deadline = stop.deadline.min(deadline);
@@ -666,9 +674,7 @@ impl Worker {
                 .status
                 .iter()
                 .flat_map(|s| s.conditions.iter().flatten())
-                .filter(|c| {
-                    !ours.contains(&c.type_.as_str()) || c.type_ == "PodScheduled"
-                })
+                .filter(|c| !ours.contains(&c.type_.as_str()) || c.type_ == "PodScheduled")
                 .cloned(),
         );
         conditions.dedup_by(|a, b| a.type_ == b.type_);
@@ -701,8 +707,7 @@ impl Worker {
             .filter(|c| c.state == CtrState::Running)
             .map(|c| (c.id.clone(), c.name.clone()))
             .collect();
-        self.probes
-            .retain(|id, _| ids.iter().any(|(i, _)| i == id));
+        self.probes.retain(|id, _| ids.iter().any(|(i, _)| i == id));
         for (id, name) in ids {
             let Some((_, c)) = spec::find(&self.pod, &name) else {
                 continue;

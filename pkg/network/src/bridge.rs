@@ -54,11 +54,14 @@ fn mac_text(m: Mac) -> String {
 
 fn fnv32(text: &str, salt: u32) -> u32 {
     let seed = 0x811c_9dc5u32 ^ salt.wrapping_mul(0x9e37_79b9);
-    text.bytes().fold(seed, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193))
+    text.bytes()
+        .fold(seed, |h, b| (h ^ u32::from(b)).wrapping_mul(0x0100_0193))
 }
 
 fn sysctl(interface: &str, key: &str) -> PathBuf {
-    Path::new("/proc/sys/net/ipv4/conf").join(interface).join(key)
+    Path::new("/proc/sys/net/ipv4/conf")
+        .join(interface)
+        .join(key)
 }
 
 fn is_pod_link(name: &str, prefix: &str) -> bool {
@@ -68,7 +71,9 @@ fn is_pod_link(name: &str, prefix: &str) -> bool {
 
 fn default_mtu(route: &mut Socket) -> Result<u32, Error> {
     let default = route.routes()?.into_iter().find(|(r, _)| r.prefix == 0);
-    let Some((r, _)) = default else { return Ok(1500) };
+    let Some((r, _)) = default else {
+        return Ok(1500);
+    };
     let link = route.links()?.into_iter().find(|l| l.index == r.oif);
     Ok(link.map_or(1500, |l| l.mtu).clamp(1280, 65_535))
 }
@@ -76,15 +81,19 @@ fn default_mtu(route: &mut Socket) -> Result<u32, Error> {
 /// Opens a socket to the routing tables of another network namespace, from a thread of its own.
 pub(crate) fn socket_in(netns: BorrowedFd<'_>) -> Result<Socket, Error> {
     std::thread::scope(|scope| {
-        let t = std::thread::Builder::new().name("knarr-netns".into()).spawn_scoped(scope, || {
-            knarr_sys::process::setns(netns, CLONE_NEWNET)
-                .map_err(|e| crate::netlink::failed("enter network namespace", "", e))?;
-            Socket::route()
-        });
+        let t = std::thread::Builder::new()
+            .name("knarr-netns".into())
+            .spawn_scoped(scope, || {
+                knarr_sys::process::setns(netns, CLONE_NEWNET)
+                    .map_err(|e| crate::netlink::failed("enter network namespace", "", e))?;
+                Socket::route()
+            });
         let broken = |what: &str| {
             crate::netlink::failed("enter network namespace", what, knarr_sys::Errno::AGAIN)
         };
-        t.map_err(|e| broken(&e.to_string()))?.join().map_err(|_| broken("thread died"))?
+        t.map_err(|e| broken(&e.to_string()))?
+            .join()
+            .map_err(|_| broken("thread died"))?
     })
 }
 
@@ -107,14 +116,20 @@ impl Bridge {
         }
         let cluster = Cidr::parse("cluster_cidr", &cfg.cluster_cidr)?;
         let service = cfg.service_cidr.as_deref();
-        let service = service.map(|s| Cidr::parse("service_cidr", s)).transpose()?;
+        let service = service
+            .map(|s| Cidr::parse("service_cidr", s))
+            .transpose()?;
         check_name("bridge", &cfg.bridge, 15)?;
         check_name("if_prefix", &cfg.if_prefix, 7)?;
         let gateway = pod_cidr.at(1);
         let leases = Leases::open(cfg.data_dir.join("leases"), pod_cidr)?;
         let mut route = Socket::route()?;
         let mut netfilter = Socket::netfilter()?;
-        let mtu = if cfg.mtu == 0 { default_mtu(&mut route)? } else { cfg.mtu };
+        let mtu = if cfg.mtu == 0 {
+            default_mtu(&mut route)?
+        } else {
+            cfg.mtu
+        };
 
         match route.link(&cfg.bridge)? {
             None => route.add_bridge(&cfg.bridge, mac_of(gateway), mtu)?,
@@ -156,9 +171,22 @@ impl Bridge {
         }
         rules::setup(&cfg.table, &cfg.bridge, pod_cidr, cluster, leases.iter())
             .commit(&mut netfilter, "set up the pod network's table")?;
-        let state = Mutex::new(State { route, netfilter, leases });
+        let state = Mutex::new(State {
+            route,
+            netfilter,
+            leases,
+        });
         let deleter = Mutex::new(Socket::route()?);
-        Ok(Self { cfg, pod_cidr, gateway, mtu, index, state, deleter, waiting: Mutex::default() })
+        Ok(Self {
+            cfg,
+            pod_cidr,
+            gateway,
+            mtu,
+            index,
+            state,
+            deleter,
+            waiting: Mutex::default(),
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -181,7 +209,10 @@ impl Bridge {
 
     /// The attachment on record for a sandbox.
     pub fn get(&self, sandbox_id: &str) -> Option<Attachment> {
-        self.lock().leases.get(sandbox_id).map(|l| self.attachment(l))
+        self.lock()
+            .leases
+            .get(sandbox_id)
+            .map(|l| self.attachment(l))
     }
 
     /// Attaches a sandbox: eth0 with an address, lo up, host ports open when this returns.
@@ -215,7 +246,13 @@ impl Bridge {
             None => (self.new_lease(&mut state, &req)?, None),
         };
         state.leases.put(lease.clone())?;
-        let made = self.wire(&mut state, &lease, netns.as_fd(), &mut inside, old_ports.as_deref());
+        let made = self.wire(
+            &mut state,
+            &lease,
+            netns.as_fd(),
+            &mut inside,
+            old_ports.as_deref(),
+        );
         if let Err(e) = made {
             if old_ports.is_none() {
                 self.undo(&mut state, &lease);
@@ -227,8 +264,11 @@ impl Bridge {
 
     fn new_lease(&self, state: &mut State, req: &AddRequest<'_>) -> Result<Lease, Error> {
         let (ip, sequence) = state.leases.pick()?;
-        let used: HashSet<&str> =
-            state.leases.iter().map(|l| l.host_interface.as_str()).collect();
+        let used: HashSet<&str> = state
+            .leases
+            .iter()
+            .map(|l| l.host_interface.as_str())
+            .collect();
         let name = (0..64)
             .map(|salt| format!("{}{:08x}", self.cfg.if_prefix, fnv32(req.sandbox_id, salt)))
             .find(|n| !used.contains(n.as_str()))
@@ -261,7 +301,9 @@ impl Bridge {
             None
         };
         let whole = eth0.as_ref().is_some_and(|e| e.mac == mac && e.up)
-            && host.as_ref().is_some_and(|h| h.master == self.index && h.up);
+            && host
+                .as_ref()
+                .is_some_and(|h| h.master == self.index && h.up);
         if !whole {
             if host.is_some() {
                 state.route.delete_link(&l.host_interface)?;
@@ -341,11 +383,16 @@ impl Bridge {
 
     fn detach(&self, ids: &[String]) -> Result<(), Error> {
         let mut state = self.lock();
-        let leases: Vec<Lease> =
-            ids.iter().filter_map(|id| state.leases.get(id).cloned()).collect();
+        let leases: Vec<Lease> = ids
+            .iter()
+            .filter_map(|id| state.leases.get(id).cloned())
+            .collect();
         for l in &leases {
             let closed = rules::pod(&self.cfg.table, l, false);
-            if closed.commit(&mut state.netfilter, "close host ports").is_err() {
+            if closed
+                .commit(&mut state.netfilter, "close host ports")
+                .is_err()
+            {
                 self.clear_rules(&mut state, l.ip, &l.host_ports);
             }
         }
@@ -355,7 +402,9 @@ impl Bridge {
         let mut state = self.lock();
         for l in &leases {
             if l.host_ports.iter().any(|p| p.protocol == Protocol::Udp) {
-                forget_udp(&mut state, &l.host_ports, |backend| backend == IpAddr::V4(l.ip));
+                forget_udp(&mut state, &l.host_ports, |backend| {
+                    backend == IpAddr::V4(l.ip)
+                });
             }
             state.leases.remove(&l.sandbox_id)?;
         }
@@ -374,7 +423,11 @@ impl Bridge {
                 all.push(name);
             }
         }
-        if all.is_empty() { Ok(()) } else { deleter.delete_links(&all) }
+        if all.is_empty() {
+            Ok(())
+        } else {
+            deleter.delete_links(&all)
+        }
     }
 
     /// Detaches every sandbox not named, and removes interfaces of ours that no lease names.
@@ -389,8 +442,11 @@ impl Bridge {
         };
         let mut first = self.detach(&dead);
         let mut state = self.lock();
-        let known: HashSet<String> =
-            state.leases.iter().map(|l| l.host_interface.clone()).collect();
+        let known: HashSet<String> = state
+            .leases
+            .iter()
+            .map(|l| l.host_interface.clone())
+            .collect();
         for l in state.route.links()? {
             let ours = l.kind == "veth" && is_pod_link(&l.name, &self.cfg.if_prefix);
             if ours && !known.contains(&l.name) {
@@ -410,8 +466,11 @@ impl Bridge {
             Ok(None) => format!("bridge {} is gone", self.cfg.bridge),
             Err(e) => e.to_string(),
         };
-        let mut leases: Vec<_> =
-            state.leases.iter().map(|l| (l.sandbox_id.clone(), l.ip)).collect();
+        let mut leases: Vec<_> = state
+            .leases
+            .iter()
+            .map(|l| (l.sandbox_id.clone(), l.ip))
+            .collect();
         leases.sort_by_key(|(_, ip)| *ip);
         Status {
             ready: message.is_empty(),
@@ -434,7 +493,13 @@ impl Bridge {
             match Cidr::parse("pod_cidr", &p.pod_cidr) {
                 Ok(c) if c != self.pod_cidr => {
                     let gateway = Some(p.node_ip);
-                    wanted.push(Route { dst: c.base, prefix: c.prefix, gateway, oif: 0, src: None });
+                    wanted.push(Route {
+                        dst: c.base,
+                        prefix: c.prefix,
+                        gateway,
+                        oif: 0,
+                        src: None,
+                    });
                 }
                 Ok(_) => {}
                 Err(e) => first = first.and(Err(e)),
@@ -445,7 +510,11 @@ impl Bridge {
         let ours: Vec<Route> = ours
             .into_iter()
             .filter(|(r, p)| *p == PROTO_KNARR && r.gateway.is_some())
-            .map(|(r, _)| Route { oif: 0, src: None, ..r })
+            .map(|(r, _)| Route {
+                oif: 0,
+                src: None,
+                ..r
+            })
             .collect();
         for r in ours.iter().filter(|r| !wanted.contains(r)) {
             first = first.and(state.route.delete_route(r));
@@ -513,7 +582,9 @@ fn forget_udp(state: &mut State, ports: &[HostPort], stale: impl Fn(IpAddr) -> b
 fn check_name(field: &'static str, name: &str, most: usize) -> Result<(), Error> {
     let fine = !name.is_empty()
         && name.len() <= most
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
+        && name
+            .bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_');
     if fine {
         return Ok(());
     }

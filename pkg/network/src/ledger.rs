@@ -55,9 +55,7 @@ impl Ledger {
             }
         }
         match std::fs::remove_file(&self.path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                Err(io("remove", &self.path)(e))
-            }
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(io("remove", &self.path)(e)),
             _ => Ok(()),
         }
     }

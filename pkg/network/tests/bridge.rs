@@ -12,7 +12,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 fn config(dir: &Path) -> Config {
-    Config { mtu: 1500, ..Config::new(dir) }
+    Config {
+        mtu: 1500,
+        ..Config::new(dir)
+    }
 }
 
 /// Answers every TCP connection with the peer's address, from inside the namespace.
@@ -42,8 +45,7 @@ fn serve_udp(ns: &Netns, port: u16, name: &'static str) {
 }
 
 fn dial(ip: IpAddr, port: u16) -> std::io::Result<String> {
-    let mut c =
-        TcpStream::connect_timeout(&SocketAddr::new(ip, port), Duration::from_secs(2))?;
+    let mut c = TcpStream::connect_timeout(&SocketAddr::new(ip, port), Duration::from_secs(2))?;
     c.set_read_timeout(Some(Duration::from_secs(2)))?;
     let mut s = String::new();
     c.read_to_string(&mut s)?;
@@ -58,7 +60,13 @@ fn ask_udp(s: &UdpSocket, to: SocketAddr) -> std::io::Result<String> {
     Ok(String::from_utf8_lossy(&b[..n]).into_owned())
 }
 
-fn add(host: &Netns, bridge: &Arc<Bridge>, id: &str, pod: &Netns, ports: Vec<HostPort>) -> Attachment {
+fn add(
+    host: &Netns,
+    bridge: &Arc<Bridge>,
+    id: &str,
+    pod: &Netns,
+    ports: Vec<HostPort>,
+) -> Attachment {
     let (bridge, id, path) = (bridge.clone(), id.to_owned(), pod.path().to_owned());
     host.run(move || {
         bridge
@@ -84,7 +92,15 @@ fn port(host_ip: Option<&str>, host: u16, container: u16, protocol: Protocol) ->
 }
 
 fn links(ns: &Netns) -> Vec<String> {
-    ns.run(|| Socket::route().unwrap().links().unwrap().into_iter().map(|l| l.name).collect())
+    ns.run(|| {
+        Socket::route()
+            .unwrap()
+            .links()
+            .unwrap()
+            .into_iter()
+            .map(|l| l.name)
+            .collect()
+    })
 }
 
 /// What the host has: links, routes, settings.
@@ -99,7 +115,11 @@ fn picture(host: &Netns) -> String {
         }
         files.sort();
         for f in files {
-            out += &format!("{} {}", f.display(), std::fs::read_to_string(&f).unwrap_or_default());
+            out += &format!(
+                "{} {}",
+                f.display(),
+                std::fs::read_to_string(&f).unwrap_or_default()
+            );
         }
         out
     })
@@ -107,7 +127,9 @@ fn picture(host: &Netns) -> String {
 
 #[test]
 fn nothing_stays_behind() {
-    let (Some(host), Some(a)) = (Netns::new(), Netns::new()) else { return };
+    let (Some(host), Some(a)) = (Netns::new(), Netns::new()) else {
+        return;
+    };
     let world = host.neighbour().unwrap();
     host.run(|| std::fs::write("/proc/sys/net/ipv4/conf/all/accept_redirects", "0").unwrap());
     let before = picture(&host);
@@ -116,7 +138,13 @@ fn nothing_stays_behind() {
     for _ in 0..2 {
         let c = cfg.clone();
         let bridge = Arc::new(host.run(move || Bridge::open(c).unwrap()));
-        add(&host, &bridge, "a", &a, vec![port(None, 80, 80, Protocol::Tcp)]);
+        add(
+            &host,
+            &bridge,
+            "a",
+            &a,
+            vec![port(None, 80, 80, Protocol::Tcp)],
+        );
         host.run(move || {
             let peer = |c: &str, ip: [u8; 4]| knarr_network::Peer {
                 pod_cidr: c.into(),
@@ -124,10 +152,16 @@ fn nothing_stays_behind() {
             };
             let gateways = || {
                 let all = Socket::route().unwrap().routes().unwrap();
-                all.into_iter().filter_map(|(r, _)| Some((r.dst, r.gateway?))).collect::<Vec<_>>()
+                all.into_iter()
+                    .filter_map(|(r, _)| Some((r.dst, r.gateway?)))
+                    .collect::<Vec<_>>()
             };
             let there = [192, 168, 9, 2];
-            bridge.set_peers(&[peer("10.244.0.0/24", [192, 168, 9, 1]), peer("10.244.7.0/24", there)])
+            bridge
+                .set_peers(&[
+                    peer("10.244.0.0/24", [192, 168, 9, 1]),
+                    peer("10.244.7.0/24", there),
+                ])
                 .unwrap();
             assert_eq!(gateways(), [([10, 244, 7, 0].into(), there.into())]);
             bridge.set_peers(&[peer("10.244.8.0/24", there)]).unwrap();
@@ -161,9 +195,16 @@ fn many_at_once_are_quick_and_apart() {
                     let (sandbox_id, namespace, name) = (id.as_str(), "d", "n");
                     let (host_ports, bandwidth) = (vec![], Bandwidth::default());
                     let netns = netns.as_path();
-                    br.add(AddRequest { sandbox_id, netns, namespace, name, host_ports, bandwidth })
-                        .unwrap()
-                        .ips[0]
+                    br.add(AddRequest {
+                        sandbox_id,
+                        netns,
+                        namespace,
+                        name,
+                        host_ports,
+                        bandwidth,
+                    })
+                    .unwrap()
+                    .ips[0]
                 })
             };
             let all: Vec<_> = paths.iter().enumerate().map(one).collect();
@@ -184,7 +225,10 @@ fn many_at_once_are_quick_and_apart() {
     });
     eprintln!("{PODS} added in {adding:?}, deleted in {deleting:?}");
     assert_eq!(ips.len(), PODS);
-    let status = { let b = bridge.clone(); host.run(move || b.status()) };
+    let status = {
+        let b = bridge.clone();
+        host.run(move || b.status())
+    };
     assert!(status.leases.is_empty());
 }
 
@@ -211,12 +255,24 @@ fn pods_reach_each_other_the_host_and_the_world() {
     }
     assert_eq!(a.run(move || dial(ip_b, 80).unwrap()), ip_a.to_string());
     assert_eq!(b.run(move || dial(ip_b, 80).unwrap()), ip_b.to_string());
-    assert_eq!(b.run(move || dial([127, 0, 0, 1].into(), 80).unwrap()), "127.0.0.1");
+    assert_eq!(
+        b.run(move || dial([127, 0, 0, 1].into(), 80).unwrap()),
+        "127.0.0.1"
+    );
     assert_eq!(host.run(move || dial(ip_a, 80).unwrap()), "10.244.0.1");
-    assert_eq!(a.run(|| dial([10, 244, 0, 1].into(), 80).unwrap()), ip_a.to_string());
+    assert_eq!(
+        a.run(|| dial([10, 244, 0, 1].into(), 80).unwrap()),
+        ip_a.to_string()
+    );
     // The host's other address is seen as itself, the world sees the host.
-    assert_eq!(a.run(|| dial([192, 168, 9, 1].into(), 80).unwrap()), ip_a.to_string());
-    assert_eq!(a.run(|| dial([192, 168, 9, 2].into(), 80).unwrap()), "192.168.9.1");
+    assert_eq!(
+        a.run(|| dial([192, 168, 9, 1].into(), 80).unwrap()),
+        ip_a.to_string()
+    );
+    assert_eq!(
+        a.run(|| dial([192, 168, 9, 2].into(), 80).unwrap()),
+        "192.168.9.1"
+    );
 
     // A new life takes over; nothing a pod has is touched.
     let open = b.run(move || TcpStream::connect((ip_a, 80)).unwrap());
@@ -228,7 +284,10 @@ fn pods_reach_each_other_the_host_and_the_world() {
     let mut text = String::new();
     (&open).read_to_string(&mut text).unwrap();
     assert_eq!(text, ip_b.to_string());
-    let status = { let b = bridge.clone(); host.run(move || b.status()) };
+    let status = {
+        let b = bridge.clone();
+        host.run(move || b.status())
+    };
     assert!(status.ready, "{}", status.message);
     assert_eq!(status.leases.len(), 2);
 
@@ -241,7 +300,10 @@ fn pods_reach_each_other_the_host_and_the_world() {
     });
     eprintln!("collecting one took {t:?}");
     assert!(bridge.get("b").is_none());
-    assert!(b.run(|| Socket::route().unwrap().link("eth0").unwrap()).is_none());
+    assert!(
+        b.run(|| Socket::route().unwrap().link("eth0").unwrap())
+            .is_none()
+    );
     drop(a);
     let br = bridge.clone();
     host.run(move || {
@@ -249,10 +311,22 @@ fn pods_reach_each_other_the_host_and_the_world() {
         br.del("a").unwrap();
         br.del("never").unwrap();
     });
-    assert_eq!(links(&host).iter().filter(|l| l.starts_with("knarr")).count(), 1);
+    assert_eq!(
+        links(&host)
+            .iter()
+            .filter(|l| l.starts_with("knarr"))
+            .count(),
+        1
+    );
     drop(bridge);
     host.run(move || Bridge::remove_all(&cfg).unwrap());
-    assert_eq!(links(&host).iter().filter(|l| l.starts_with("knarr")).count(), 0);
+    assert_eq!(
+        links(&host)
+            .iter()
+            .filter(|l| l.starts_with("knarr"))
+            .count(),
+        0
+    );
     assert!(!dir.path().exists());
     let forwarding = host.run(|| std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward").unwrap());
     assert_eq!(forwarding.trim(), "0", "as it was");
@@ -290,10 +364,20 @@ fn host_ports_lead_to_pods() {
         let host_ports = vec![port(None, 8080, 1, Protocol::Tcp)];
         let bandwidth = Bandwidth::default();
         let (namespace, name) = ("d", "n");
-        br.add(AddRequest { sandbox_id: "c", netns: &path, namespace, name, host_ports, bandwidth })
-            .unwrap_err()
+        br.add(AddRequest {
+            sandbox_id: "c",
+            netns: &path,
+            namespace,
+            name,
+            host_ports,
+            bandwidth,
+        })
+        .unwrap_err()
     });
-    assert_eq!(e.to_string(), "host port 8080/TCP on 0.0.0.0 is in use by sandbox a");
+    assert_eq!(
+        e.to_string(),
+        "host port 8080/TCP on 0.0.0.0 is in use by sandbox a"
+    );
 
     serve_tcp(&a, 80);
     serve_udp(&a, 53, "a");
@@ -304,10 +388,17 @@ fn host_ports_lead_to_pods() {
     let gateway = IpAddr::from([10, 244, 0, 1]);
     assert_eq!(host.run(move || dial(lo, 8080).unwrap()), "10.244.0.1");
     assert_eq!(host.run(move || dial(ext, 8080).unwrap()), "192.168.9.1");
-    assert_eq!(host.run(move || dial(lo, 8081).unwrap()), "10.244.0.1", "b's by address");
+    assert_eq!(
+        host.run(move || dial(lo, 8081).unwrap()),
+        "10.244.0.1",
+        "b's by address"
+    );
     assert_eq!(world.run(move || dial(ext, 8080).unwrap()), "192.168.9.2");
     assert_eq!(world.run(move || dial(ext, 8081).unwrap()), "192.168.9.2");
-    assert!(a.run(move || dial(gateway, 8081).is_err()), "only on the address asked for");
+    assert!(
+        a.run(move || dial(gateway, 8081).is_err()),
+        "only on the address asked for"
+    );
     // From another pod, and from the pod itself (its own address would confuse it).
     assert_eq!(b.run(move || dial(ext, 8080).unwrap()), "10.244.0.3");
     assert_eq!(a.run(move || dial(ext, 8080).unwrap()), "10.244.0.1");
@@ -318,7 +409,9 @@ fn host_ports_lead_to_pods() {
     let from_lo = host.run(|| UdpSocket::bind("127.0.0.1:0").unwrap());
     assert_eq!(ask_udp(&from_lo, SocketAddr::new(lo, 8080)).unwrap(), "a");
     // The port moves to another pod: the same client, the same socket.
-    let (Some(n), br) = (Netns::new(), bridge.clone()) else { return };
+    let (Some(n), br) = (Netns::new(), bridge.clone()) else {
+        return;
+    };
     host.run(move || br.del("a").unwrap());
     assert!(host.run(move || dial(lo, 8080).is_err()));
     serve_udp(&n, 53, "n");
@@ -334,16 +427,31 @@ fn host_ports_lead_to_pods() {
 
 #[test]
 fn bandwidth_is_limited() {
-    let (Some(host), Some(a)) = (Netns::new(), Netns::new()) else { return };
+    let (Some(host), Some(a)) = (Netns::new(), Netns::new()) else {
+        return;
+    };
     let dir = tempfile::tempdir().unwrap();
     let c = config(dir.path());
-    let (path, bridge) = (a.path().to_owned(), host.run(move || Bridge::open(c).unwrap()));
+    let (path, bridge) = (
+        a.path().to_owned(),
+        host.run(move || Bridge::open(c).unwrap()),
+    );
     let at = host.run(move || {
-        let bandwidth = Bandwidth { ingress: Some(8_000_000), egress: Some(8_000_000) };
+        let bandwidth = Bandwidth {
+            ingress: Some(8_000_000),
+            egress: Some(8_000_000),
+        };
         let (sandbox_id, netns, namespace, name) = ("a", path.as_path(), "d", "n");
         let host_ports = vec![];
         bridge
-            .add(AddRequest { sandbox_id, netns, namespace, name, host_ports, bandwidth })
+            .add(AddRequest {
+                sandbox_id,
+                netns,
+                namespace,
+                name,
+                host_ports,
+                bandwidth,
+            })
             .unwrap()
     });
     let l = a.run(|| TcpListener::bind("0.0.0.0:80").unwrap());
@@ -359,5 +467,9 @@ fn bandwidth_is_limited() {
     t.join().unwrap();
     assert_eq!(all.len(), 500_000);
     // A megabyte a second, less the burst.
-    assert!(start.elapsed() > Duration::from_millis(300), "{:?}", start.elapsed());
+    assert!(
+        start.elapsed() > Duration::from_millis(300),
+        "{:?}",
+        start.elapsed()
+    );
 }

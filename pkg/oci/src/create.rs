@@ -17,18 +17,27 @@ use crate::protocol::{self, Message};
 use crate::state::{self, Record};
 use crate::{hooks, netdev, rdt, seccomp_agent};
 
+/// A container that has its name and its cgroup, and no process yet.
+pub(crate) struct Begun {
+    pub plan: Plan,
+    pub record: Record,
+    pub cgroup: Cgroup,
+    pub folder: PathBuf,
+    pub rollback: Rollback,
+}
+
 /// Undoes a half-made container when dropped.
-struct Rollback {
+pub(crate) struct Rollback {
     folder: Option<PathBuf>,
     cgroup: Option<Cgroup>,
-    pids: Vec<i32>,
-    pid_file: Option<PathBuf>,
+    pub pids: Vec<i32>,
+    pub pid_file: Option<PathBuf>,
     rdt: Vec<PathBuf>,
     unit: Option<String>,
 }
 
 impl Rollback {
-    fn disarm(mut self) {
+    pub fn disarm(mut self) {
         self.folder = None;
         self.cgroup = None;
         self.pids.clear();
@@ -58,7 +67,7 @@ impl Drop for Rollback {
             let _ = fs::remove_file(file);
         }
         if let Some(folder) = self.folder.take() {
-            let _ = fs::remove_dir_all(folder);
+            let _ = state::remove_folder(&folder);
         }
     }
 }
@@ -140,6 +149,14 @@ impl Runtime {
     /// [`Error::Config`] before anything was touched; [`Error::Exists`]; [`Error::Threads`];
     /// others after all that was made has been removed again.
     pub fn create(&self, mut req: CreateRequest) -> Result<Created, Error> {
+        let mut begun = self.begin(&mut req)?;
+        let created = self.spawn(req, &mut begun)?;
+        begun.rollback.disarm();
+        Ok(created)
+    }
+
+    /// Checks what a container is made from, claims its name and makes its cgroup.
+    pub(crate) fn begin(&self, req: &mut CreateRequest) -> Result<Begun, Error> {
         state::check_id(&req.id)?;
         let bundle = fs::canonicalize(&req.bundle)
             .map_err(|e| Error::os(format!("bundle {:?}", req.bundle), e))?;
@@ -188,6 +205,7 @@ impl Runtime {
             cgroup: cgroup.clone(),
             namespaces: plan.namespaces.all(),
             own_pids: plan.namespaces.new & ns::PID != 0,
+            descriptors: descriptors(&req.stdio),
             rdt: Vec::new(),
             unit: plan.unit.as_ref().map(|u| u.name.clone()),
             config: spec,
@@ -221,20 +239,23 @@ impl Runtime {
             record.rdt = class.make()?;
             rollback.rdt.clone_from(&record.rdt);
         }
-        let created = self.spawn(&plan, req, &mut record, &cgroup, &folder, &mut rollback)?;
-        rollback.disarm();
-        Ok(created)
+        Ok(Begun {
+            plan,
+            record,
+            cgroup,
+            folder,
+            rollback,
+        })
     }
 
-    fn spawn(
-        &self,
-        plan: &Plan,
-        req: CreateRequest,
-        record: &mut Record,
-        cgroup: &Cgroup,
-        folder: &Path,
-        rollback: &mut Rollback,
-    ) -> Result<Created, Error> {
+    fn spawn(&self, req: CreateRequest, begun: &mut Begun) -> Result<Created, Error> {
+        let Begun {
+            plan,
+            record,
+            cgroup,
+            folder,
+            rollback,
+        } = begun;
         let os = |what: &'static str| move |e: knarr_sys::Errno| Error::os(what, e);
         let folder_fd = sysfs::open(folder, sysfs::O_PATH).map_err(os("open state folder"))?;
         let address = format!("/proc/self/fd/{}/start.sock", folder_fd.as_raw_fd());
@@ -297,9 +318,8 @@ impl Runtime {
             pid = real;
             pidfd = process::pidfd_open(pid).map_err(os("open pidfd"))?;
         }
-        if let Some(unit) = &plan.unit {
-            rollback.unit = Some(unit.name.clone());
-            enter_scope(unit, pid, cgroup, &plan.resources)?;
+        if plan.unit.is_some() {
+            enter_cgroup(plan, pid, cgroup, rollback)?;
         }
         prepare(pid, plan)?;
         if let Some(class) = &plan.rdt {
@@ -345,6 +365,40 @@ impl Runtime {
             pidfd,
             console,
         })
+    }
+}
+
+/// Moves a process into the container's cgroup, which systemd makes around it where it is a
+/// scope's.
+pub(crate) fn enter_cgroup(
+    plan: &Plan,
+    pid: i32,
+    cgroup: &Cgroup,
+    rollback: &mut Rollback,
+) -> Result<(), Error> {
+    let Some(unit) = &plan.unit else {
+        return Ok(cgroup.add(pid)?);
+    };
+    rollback.unit = Some(unit.name.clone());
+    enter_scope(unit, pid, cgroup, &plan.resources)
+}
+
+/// What the standard streams lead to, as `/proc` names it.
+fn descriptors(stdio: &Stdio) -> Vec<String> {
+    let name = |fd: i32| {
+        fs::read_link(format!("/proc/self/fd/{fd}"))
+            .map_or(String::new(), |p| p.to_string_lossy().into_owned())
+    };
+    match stdio {
+        Stdio::Inherit => (0..3).map(name).collect(),
+        Stdio::Terminal => Vec::new(),
+        Stdio::Fds {
+            stdin,
+            stdout,
+            stderr,
+        } => [stdin, stdout, stderr]
+            .map(|fd| fd.as_ref().map_or(String::new(), |fd| name(fd.as_raw_fd())))
+            .to_vec(),
     }
 }
 

@@ -86,6 +86,9 @@ pub enum Error {
         /// What is wrong with it.
         cause: String,
     },
+    /// CRIU is missing, too old, or failed.
+    #[error("criu: {0}")]
+    Criu(String),
     /// Neither the configuration nor this machine allows what was asked.
     #[error("{0} is not supported")]
     Unsupported(String),

@@ -12,6 +12,7 @@
 
 mod api;
 pub mod capability;
+mod checkpoint;
 pub mod config;
 mod create;
 pub mod error;
@@ -34,6 +35,7 @@ pub use state::now;
 pub const OCI_VERSION: &str = "1.3.0";
 
 pub use api::{CreateRequest, Created, Runtime, Started, State, Status, Stdio};
+pub use checkpoint::{CgroupMode, CheckpointOptions, CriuOptions, RestoreRequest};
 pub use error::Error;
 pub use exec::ExecOptions;
 pub use knarr_cgroups::{Resources, Stats};

@@ -133,7 +133,7 @@ impl Runtime {
             Ok(r) => r,
             Err(Error::NotFound { .. } | Error::BadState { .. }) if force => {
                 state::check_id(id)?;
-                let _ = fs::remove_dir_all(self.folder(id));
+                let _ = state::remove_folder(&self.folder(id));
                 return Ok(());
             }
             Err(e) => return Err(e),
@@ -155,8 +155,7 @@ impl Runtime {
             systemd::stop(unit);
         }
         crate::rdt::remove(&record.rdt);
-        fs::remove_dir_all(self.folder(id))
-            .map_err(|e| Error::os(format!("remove state of {id}"), e))?;
+        state::remove_folder(&self.folder(id))?;
         hooks::run_all(
             "poststop",
             &record.config.hooks.poststop,

@@ -47,6 +47,9 @@ pub struct Record {
     pub rdt: Vec<PathBuf>,
     /// Whether the init's end ends all its processes: a new pid namespace.
     pub own_pids: bool,
+    /// What its standard streams led to when it was made, as `/proc` names it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub descriptors: Vec<String>,
     /// The configuration it was made from.
     pub config: Spec,
 }
@@ -216,6 +219,17 @@ pub(crate) fn connect(path: &Path) -> std::io::Result<OwnedFd> {
             .join(name),
     )
     .map_err(Into::into)
+}
+
+/// Removes a container's folder with all that is in it; what a killed restore has mounted there is
+/// unmounted first.
+pub(crate) fn remove_folder(folder: &Path) -> Result<(), Error> {
+    crate::checkpoint::unbind_left(folder)?;
+    match fs::remove_dir_all(folder) {
+        // Somebody else has deleted it at the same time.
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other.map_err(|e| Error::os(format!("remove {folder:?}"), e)),
+    }
 }
 
 /// Writes a file so that a reader sees the old or the new one, never a part.

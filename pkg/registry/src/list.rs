@@ -72,10 +72,19 @@ fn rune(b: u8) -> String {
 }
 
 fn read_token(text: &str) -> Result<(i64, String), ApiError> {
-    let bad = |why: &str| ApiError::bad_request(format!("invalid continue token: continue key is not valid: {why}"));
-    let bytes = BASE64.decode(text.trim_end_matches('=')).map_err(|e| bad(&e.to_string()))?;
+    let bad = |why: &str| {
+        ApiError::bad_request(format!(
+            "invalid continue token: continue key is not valid: {why}"
+        ))
+    };
+    let bytes = BASE64
+        .decode(text.trim_end_matches('='))
+        .map_err(|e| bad(&e.to_string()))?;
     let v: Value = serde_json::from_slice(&bytes).map_err(|e| match bytes.first() {
-        Some(b) if e.column() == 1 => bad(&format!("invalid character {} looking for beginning of value", rune(*b))),
+        Some(b) if e.column() == 1 => bad(&format!(
+            "invalid character {} looking for beginning of value",
+            rune(*b)
+        )),
         _ => bad(&e.to_string()),
     })?;
     if v["v"] != "meta.k8s.io/v1" {
@@ -84,7 +93,9 @@ fn read_token(text: &str) -> Result<(i64, String), ApiError> {
     let rv = v["rv"].as_i64().unwrap_or(0);
     let start = v["start"].as_str().unwrap_or("").to_owned();
     if rv == 0 {
-        return Err(bad("incorrect encoded start resourceVersion (version meta.k8s.io/v1)"));
+        return Err(bad(
+            "incorrect encoded start resourceVersion (version meta.k8s.io/v1)",
+        ));
     }
     if start.is_empty() || start.split('/').any(|s| s == "..") {
         return Err(bad("encoded start key empty (version meta.k8s.io/v1)"));
@@ -95,7 +106,9 @@ fn read_token(text: &str) -> Result<(i64, String), ApiError> {
 async fn at(registry: &Registry, kind: &Kind, revision: u64) -> Result<Snapshot, ApiError> {
     // What memory still has of a time that is forgotten is not given out either.
     if revision < registry.compacted() {
-        return Err(ApiError::expired("The resourceVersion for the provided list is too old."));
+        return Err(ApiError::expired(
+            "The resourceVersion for the provided list is too old.",
+        ));
     }
     if let Some(s) = kind.cache.snapshot_at(revision) {
         return Ok(s);
@@ -103,9 +116,18 @@ async fn at(registry: &Registry, kind: &Kind, revision: u64) -> Result<Snapshot,
     let prefix = &kind.cache.prefix;
     let range = registry
         .store()
-        .range(prefix, Some(&knarr_storage::prefix_end(prefix)), 0, revision)
+        .range(
+            prefix,
+            Some(&knarr_storage::prefix_end(prefix)),
+            0,
+            revision,
+        )
         .await?;
-    let items = range.items.iter().filter_map(|kv| kind.cache.decode(kv)).collect();
+    let items = range
+        .items
+        .iter()
+        .filter_map(|kv| kind.cache.decode(kv))
+        .collect();
     let s = Snapshot::of(items);
     kind.cache.keep_page(revision, &s);
     Ok(s)
@@ -118,7 +140,11 @@ async fn at(registry: &Registry, kind: &Kind, revision: u64) -> Result<Snapshot,
 pub async fn list(registry: &Registry, kind: &Kind, o: &ListOptions) -> Result<Page, ApiError> {
     let scope = kind.scope(&o.namespace);
     // What memory has is given whole.
-    let limit = if o.resource_version == "0" && o.token.is_empty() { 0 } else { o.limit };
+    let limit = if o.resource_version == "0" && o.token.is_empty() {
+        0
+    } else {
+        o.limit
+    };
     let mut start = scope.clone();
     let (snapshot, revision) = if o.token.is_empty() {
         match (o.resource_version.as_str(), o.version_match.as_str()) {
@@ -162,7 +188,9 @@ pub async fn list(registry: &Registry, kind: &Kind, o: &ListOptions) -> Result<P
             match at(registry, kind, rv).await {
                 Ok(s) => (s, rv),
                 Err(e) if e.code == 410 => {
-                    let mut e = ApiError::expired("The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.");
+                    let mut e = ApiError::expired(
+                        "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.",
+                    );
                     e.code = 410;
                     e.continue_token = Some(token(-1, &from));
                     return Err(e);
@@ -179,9 +207,17 @@ pub async fn list(registry: &Registry, kind: &Kind, o: &ListOptions) -> Result<P
     {
         let key = kind.key(&o.namespace, name);
         items.extend(snapshot.get(&key).filter(|e| o.filter.passes(e)));
-        return Ok(Page { items, revision, token: next, remaining: None });
+        return Ok(Page {
+            items,
+            revision,
+            token: next,
+            remaining: None,
+        });
     }
-    for e in snapshot.range(&start).take_while(|e| e.key.starts_with(&scope)) {
+    for e in snapshot
+        .range(&start)
+        .take_while(|e| e.key.starts_with(&scope))
+    {
         if limit > 0 && items.len() >= limit {
             if next.is_empty() {
                 let last = items.last().map_or("", |e: &Arc<Entry>| &*e.key);
@@ -205,5 +241,10 @@ pub async fn list(registry: &Registry, kind: &Kind, o: &ListOptions) -> Result<P
         token(i64::try_from(revision).unwrap_or(i64::MAX), &next)
     };
     let remaining = (!token.is_empty() && o.filter.is_empty()).then_some(rest);
-    Ok(Page { items, revision, token, remaining })
+    Ok(Page {
+        items,
+        revision,
+        token,
+        remaining,
+    })
 }

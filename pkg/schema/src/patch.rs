@@ -42,14 +42,22 @@ pub fn merge(target: &mut Value, patch: &Value) {
 /// # Errors
 /// [`Error::Malformed`] for a bad document, [`Error::Unprocessable`] for an operation that does not fit.
 pub fn json(target: &mut Value, patch: &Value) -> Result<(), Error> {
-    let operations = patch.as_array().ok_or_else(|| Error::Malformed("json: cannot unmarshal object into Go value of type jsonpatch.Patch".into()))?;
+    let operations = patch.as_array().ok_or_else(|| {
+        Error::Malformed(
+            "json: cannot unmarshal object into Go value of type jsonpatch.Patch".into(),
+        )
+    })?;
     if operations.len() > 10_000 {
-        return Err(Error::Malformed(format!("The allowed maximum operations in a JSON patch is 10000, got {}", operations.len())));
+        return Err(Error::Malformed(format!(
+            "The allowed maximum operations in a JSON patch is 10000, got {}",
+            operations.len()
+        )));
     }
     for operation in operations {
         let text = |key: &str| operation.get(key).and_then(Value::as_str);
         let op = text("op").unwrap_or_default();
-        let path = text("path").ok_or_else(|| Error::Unprocessable("missing operation 'path'".into()))?;
+        let path =
+            text("path").ok_or_else(|| Error::Unprocessable("missing operation 'path'".into()))?;
         let value = || operation.get("value").cloned().unwrap_or(Value::Null);
         match op {
             "add" => add(target, path, value())?,
@@ -64,8 +72,18 @@ pub fn json(target: &mut Value, patch: &Value) -> Result<(), Error> {
                 }
             }
             "move" | "copy" => {
-                let from = text("from").ok_or_else(|| Error::Unprocessable(format!("jsonpatch {op} operation does not apply: missing 'from'")))?;
-                let value = if op == "move" { remove(target, from, "move")? } else { find(target, from).cloned().ok_or_else(|| missing("copy", from))? };
+                let from = text("from").ok_or_else(|| {
+                    Error::Unprocessable(format!(
+                        "jsonpatch {op} operation does not apply: missing 'from'"
+                    ))
+                })?;
+                let value = if op == "move" {
+                    remove(target, from, "move")?
+                } else {
+                    find(target, from)
+                        .cloned()
+                        .ok_or_else(|| missing("copy", from))?
+                };
                 add(target, path, value)?;
             }
             "test" => {
@@ -86,10 +104,20 @@ pub fn json(target: &mut Value, patch: &Value) -> Result<(), Error> {
 
 fn missing(op: &str, path: &str) -> Error {
     Error::Unprocessable(match op {
-        "add" => format!("add operation does not apply: doc is missing path: {}: missing value", crate::json::quote(path)),
-        "remove" => format!("remove operation does not apply: doc is missing path: {}: missing value", crate::json::quote(path)),
-        "replace" => format!("replace operation does not apply: doc is missing path: {path}: missing value"),
-        other => format!("{other} operation does not apply: doc is missing from path: {path}: missing value"),
+        "add" => format!(
+            "add operation does not apply: doc is missing path: {}: missing value",
+            crate::json::quote(path)
+        ),
+        "remove" => format!(
+            "remove operation does not apply: doc is missing path: {}: missing value",
+            crate::json::quote(path)
+        ),
+        "replace" => {
+            format!("replace operation does not apply: doc is missing path: {path}: missing value")
+        }
+        other => format!(
+            "{other} operation does not apply: doc is missing from path: {path}: missing value"
+        ),
     })
 }
 
@@ -103,8 +131,17 @@ fn split(path: &str) -> Option<(&str, String)> {
 }
 
 fn index(text: &str, length: usize, op: &str) -> Result<usize, Error> {
-    let number: i64 = text.parse().map_err(|_| Error::Unprocessable(format!("{op} operation does not apply: strconv.Atoi: parsing {}: invalid syntax", crate::json::quote(text))))?;
-    let at = if number < 0 { number + length as i64 } else { number };
+    let number: i64 = text.parse().map_err(|_| {
+        Error::Unprocessable(format!(
+            "{op} operation does not apply: strconv.Atoi: parsing {}: invalid syntax",
+            crate::json::quote(text)
+        ))
+    })?;
+    let at = if number < 0 {
+        number + length as i64
+    } else {
+        number
+    };
     usize::try_from(at).ok().filter(|i| *i <= length).ok_or_else(|| Error::Unprocessable(format!("{op} operation does not apply: Unable to access invalid index: {number}: invalid index referenced")))
 }
 
@@ -151,7 +188,9 @@ fn remove(target: &mut Value, path: &str, op: &str) -> Result<Value, Error> {
         Value::Array(items) => {
             let i = index(&last, items.len(), op)?;
             if i >= items.len() {
-                return Err(Error::Unprocessable(format!("{op} operation does not apply: Unable to access invalid index: {last}: invalid index referenced")));
+                return Err(Error::Unprocessable(format!(
+                    "{op} operation does not apply: Unable to access invalid index: {last}: invalid index referenced"
+                )));
             }
             Ok(items.remove(i))
         }

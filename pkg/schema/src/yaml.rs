@@ -12,8 +12,15 @@ use crate::{
 ///
 /// # Errors
 /// As [`crate::json::decode`].
-pub fn decode(bytes: &[u8], ty: Option<&'static Type>, validation: FieldValidation) -> Result<Decoded, Error> {
-    crate::json::with_node(ty, validation, |node| node.deserialize(serde_yaml_ng::Deserializer::from_slice(bytes)).map_err(fault))
+pub fn decode(
+    bytes: &[u8],
+    ty: Option<&'static Type>,
+    validation: FieldValidation,
+) -> Result<Decoded, Error> {
+    crate::json::with_node(ty, validation, |node| {
+        node.deserialize(serde_yaml_ng::Deserializer::from_slice(bytes))
+            .map_err(fault)
+    })
 }
 
 /// Parses one YAML document as it is.
@@ -26,7 +33,9 @@ pub fn parse(bytes: &[u8]) -> Result<Value, Error> {
 
 /// Writes one document.
 pub fn encode(value: &Value) -> Vec<u8> {
-    serde_yaml_ng::to_string(value).unwrap_or_default().into_bytes()
+    serde_yaml_ng::to_string(value)
+        .unwrap_or_default()
+        .into_bytes()
 }
 
 /// Keys that a block mapping of the text has twice, each with the line (from 1) where it comes
@@ -62,7 +71,9 @@ pub fn repeated_keys(text: &str) -> Vec<(usize, String)> {
             rest = inner;
         }
         open.retain(|(c, _)| *c <= column);
-        let Some((key, value)) = key_of(rest) else { continue };
+        let Some((key, value)) = key_of(rest) else {
+            continue;
+        };
         match open.last_mut() {
             Some((c, keys)) if *c == column => {
                 if keys.contains(&key) {
@@ -84,7 +95,10 @@ pub fn repeated_keys(text: &str) -> Vec<(usize, String)> {
 fn key_of(text: &str) -> Option<(&str, &str)> {
     if let Some(quote) = text.chars().next().filter(|c| matches!(c, '"' | '\'')) {
         let (key, rest) = text[1..].split_once(quote)?;
-        return rest.trim_start().strip_prefix(':').map(|value| (key, value));
+        return rest
+            .trim_start()
+            .strip_prefix(':')
+            .map(|value| (key, value));
     }
     if text.starts_with(['{', '[', '&', '*', '!', '|', '>', '%', '?']) {
         return None;
@@ -106,16 +120,30 @@ mod tests {
     #[test]
     fn a_key_that_comes_again_is_found_with_its_line() {
         let text = "\na: 1\nspec:\n  foo: x\n  'foo': y\n  list:\n  - n: 1\n    m: 1\n  - n: 2\n    m: 2\n    n: 3\n  text: |\n    foo: 1\n    foo: 2\nother:\n  foo: z\n---\na: 2\n";
-        assert_eq!(repeated_keys(text), [(5, "foo".to_owned()), (11, "n".to_owned())]);
+        assert_eq!(
+            repeated_keys(text),
+            [(5, "foo".to_owned()), (11, "n".to_owned())]
+        );
     }
 
     #[test]
     fn typed() {
         let ty = crate::types::types().kind("", "v1", "ConfigMap");
-        let got = decode(b"kind: ConfigMap\ndata:\n  a: x\n  a: y\nz: 1\n", ty, FieldValidation::Warn).unwrap();
+        let got = decode(
+            b"kind: ConfigMap\ndata:\n  a: x\n  a: y\nz: 1\n",
+            ty,
+            FieldValidation::Warn,
+        )
+        .unwrap();
         assert_eq!(got.object["data"]["a"], "y");
-        assert_eq!(got.warnings, ["duplicate field \"data.a\"", "unknown field \"z\""]);
+        assert_eq!(
+            got.warnings,
+            ["duplicate field \"data.a\"", "unknown field \"z\""]
+        );
         assert!(decode(b"a: [", None, FieldValidation::Warn).is_err());
-        assert_eq!(parse(&encode(&serde_json::json!({"a": [1, "1", null]}))).unwrap(), serde_json::json!({"a": [1, "1", null]}));
+        assert_eq!(
+            parse(&encode(&serde_json::json!({"a": [1, "1", null]}))).unwrap(),
+            serde_json::json!({"a": [1, "1", null]})
+        );
     }
 }

@@ -212,5 +212,7 @@ pub struct EtcdConfig {
 /// # Errors
 /// [`Error::Unavailable`] if no endpoint answers.
 pub async fn open_etcd(config: &EtcdConfig) -> Result<SharedStore, Error> {
-    etcd::Etcd::connect(config).await.map(|s| Arc::new(s) as SharedStore)
+    etcd::Etcd::connect(config)
+        .await
+        .map(|s| Arc::new(s) as SharedStore)
 }

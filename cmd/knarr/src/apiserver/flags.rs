@@ -102,7 +102,12 @@ pub struct Options {
     #[arg(long, value_name = "URL")]
     pub service_account_jwks_uri: Option<String>,
     /// Issuer of OpenID tokens
-    #[arg(long, value_name = "URL", requires = "oidc_client_id", conflicts_with = "authentication_config")]
+    #[arg(
+        long,
+        value_name = "URL",
+        requires = "oidc_client_id",
+        conflicts_with = "authentication_config"
+    )]
     pub oidc_issuer_url: Option<String>,
     /// Audience of OpenID tokens
     #[arg(long, value_name = "ID")]
@@ -146,7 +151,12 @@ pub struct Options {
 
     // What they may
     /// Who decides: Node, RBAC, Webhook, AlwaysAllow, AlwaysDeny, in this order
-    #[arg(long, value_delimiter = ',', value_name = "MODE", conflicts_with = "authorization_config")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "MODE",
+        conflicts_with = "authorization_config"
+    )]
     pub authorization_mode: Vec<String>,
     /// File with an AuthorizationConfiguration
     #[arg(long, value_name = "FILE")]
@@ -203,7 +213,11 @@ pub struct Options {
     #[arg(long, value_name = "FILE", requires = "kubelet_client_certificate")]
     pub kubelet_client_key: Option<PathBuf>,
     /// Which of a node's addresses its kubelet is reached at
-    #[arg(long, value_delimiter = ',', default_value = "Hostname,InternalDNS,InternalIP,ExternalDNS,ExternalIP")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        default_value = "Hostname,InternalDNS,InternalIP,ExternalDNS,ExternalIP"
+    )]
     pub kubelet_preferred_address_types: Vec<String>,
     /// PEM file of the certificate to show aggregated API servers
     #[arg(long, value_name = "FILE", requires = "proxy_client_key_file")]
@@ -316,7 +330,12 @@ pub struct Idle(pub Vec<&'static str>);
 
 impl FromArgMatches for Idle {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
-        Ok(Self(IDLE.iter().map(|(name, _)| *name).filter(|n| matches.contains_id(n)).collect()))
+        Ok(Self(
+            IDLE.iter()
+                .map(|(name, _)| *name)
+                .filter(|n| matches.contains_id(n))
+                .collect(),
+        ))
     }
     fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
         *self = Self::from_arg_matches(matches)?;
@@ -327,9 +346,14 @@ impl FromArgMatches for Idle {
 impl Args for Idle {
     fn augment_args(command: Command) -> Command {
         IDLE.iter().fold(command, |command, (name, switch)| {
-            let arg = Arg::new(*name).long(*name).hide(true).action(ArgAction::Append);
+            let arg = Arg::new(*name)
+                .long(*name)
+                .hide(true)
+                .action(ArgAction::Append);
             command.arg(if *switch {
-                arg.num_args(0..=1).require_equals(true).default_missing_value("true")
+                arg.num_args(0..=1)
+                    .require_equals(true)
+                    .default_missing_value("true")
             } else {
                 arg.num_args(1).allow_hyphen_values(true)
             })
@@ -346,10 +370,17 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     let mut rest = text;
     let mut sum = 0.0;
     while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(bad)?;
-        let n: f64 = rest.get(..digits).and_then(|d| d.parse().ok()).ok_or_else(bad)?;
+        let digits = rest
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .ok_or_else(bad)?;
+        let n: f64 = rest
+            .get(..digits)
+            .and_then(|d| d.parse().ok())
+            .ok_or_else(bad)?;
         rest = rest.get(digits..).unwrap_or_default();
-        let unit = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        let unit = rest
+            .find(|c: char| c.is_ascii_digit())
+            .unwrap_or(rest.len());
         let seconds = match rest.get(..unit) {
             Some("h") => 3600.0,
             Some("m") => 60.0,
@@ -362,7 +393,11 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         sum += n * seconds;
         rest = rest.get(unit..).unwrap_or_default();
     }
-    if text.is_empty() { Err(bad()) } else { Duration::try_from_secs_f64(sum).map_err(|e| e.to_string()) }
+    if text.is_empty() {
+        Err(bad())
+    } else {
+        Duration::try_from_secs_f64(sum).map_err(|e| e.to_string())
+    }
 }
 
 /// `30000-32767`: the first and the last; or `30000+2767`.
@@ -372,9 +407,16 @@ fn ports(text: &str) -> Result<(u16, u16), String> {
     let (first, last) = if let Some((a, b)) = text.split_once('-') {
         (number(a)?, number(b)?)
     } else if let Some((a, n)) = text.split_once('+') {
-        (number(a)?, number(a)?.checked_add(number(n)?).ok_or_else(bad)?)
+        (
+            number(a)?,
+            number(a)?.checked_add(number(n)?).ok_or_else(bad)?,
+        )
     } else {
         (number(text)?, number(text)?)
     };
-    if first == 0 || first > last { Err(bad()) } else { Ok((first, last)) }
+    if first == 0 || first > last {
+        Err(bad())
+    } else {
+        Ok((first, last))
+    }
 }

@@ -30,7 +30,9 @@ pub fn run(layout: &Layout, options: &Options, log: &str) -> Result<()> {
     for name in &options.idle.0 {
         tracing::info!("--{name} changes nothing");
     }
-    let workers = std::thread::available_parallelism().map_or(2, usize::from).clamp(1, 8);
+    let workers = std::thread::available_parallelism()
+        .map_or(2, usize::from)
+        .clamp(1, 8);
     let runtime = crate::runtime(workers)?;
     let result = runtime.block_on(serve(layout, options));
     runtime.shutdown_timeout(Duration::from_secs(2));
@@ -50,7 +52,10 @@ async fn serve(layout: &Layout, options: &Options) -> Result<()> {
     if let Some(path) = &options.authentication_config {
         api.follow_authentication(path.clone(), LOOK);
     }
-    say(&format!("the API server serves at https://{}", api.address()));
+    say(&format!(
+        "the API server serves at https://{}",
+        api.address()
+    ));
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

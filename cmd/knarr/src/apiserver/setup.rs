@@ -10,8 +10,8 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 use knarr_apiserver::{
-    AuditConfig, AuditPolicy, AuthorizationWebhook, AuthorizationWebhookOptions, AuthenticationConfiguration, AuthorizationMode, Config, LogFile, RequestHeaders, UserInfo,
-    admission::PLUGINS,
+    AuditConfig, AuditPolicy, AuthenticationConfiguration, AuthorizationMode, AuthorizationWebhook,
+    AuthorizationWebhookOptions, Config, LogFile, RequestHeaders, UserInfo, admission::PLUGINS,
 };
 use knarr_pki::{Leaf, Pki};
 use knarr_storage::{EtcdConfig, SharedStore};
@@ -71,14 +71,27 @@ fn serving(o: &Options, advertise: IpAddr, service: IpAddr) -> Result<(String, S
         return Ok((text(&certificate)?, text(&key)?));
     }
     let authority = knarr_pki::Authority::forgotten("knarr-apiserver-ca")?;
-    let mut dns_names: Vec<String> =
-        ["kubernetes", "kubernetes.default", "kubernetes.default.svc", "localhost"].map(str::to_owned).to_vec();
+    let mut dns_names: Vec<String> = [
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        "localhost",
+    ]
+    .map(str::to_owned)
+    .to_vec();
     dns_names.extend(o.external_hostname.clone());
     let mut addresses = vec![advertise, service, IpAddr::from([127, 0, 0, 1])];
     if !o.bind_address.is_unspecified() {
         addresses.push(o.bind_address);
     }
-    let leaf = Leaf { file: "apiserver".into(), common_name: "kube-apiserver".into(), dns_names, addresses, server: true, ..Leaf::default() };
+    let leaf = Leaf {
+        file: "apiserver".into(),
+        common_name: "kube-apiserver".into(),
+        dns_names,
+        addresses,
+        server: true,
+        ..Leaf::default()
+    };
     let made = knarr_pki::issue(&authority, &leaf)?;
     let chain = format!("{}{}", made.certificate, authority.certificate());
     knarr_pki::write(&key, &made.key, 0o600)?;
@@ -109,14 +122,25 @@ fn cells(line: &str) -> Vec<String> {
 /// Tokens of a CSV file: token, user, uid, groups.
 fn tokens(csv: &str) -> Result<HashMap<String, UserInfo>> {
     let mut out = HashMap::new();
-    for (n, line) in csv.lines().enumerate().filter(|(_, l)| !l.trim().is_empty() && !l.starts_with('#')) {
+    for (n, line) in csv
+        .lines()
+        .enumerate()
+        .filter(|(_, l)| !l.trim().is_empty() && !l.starts_with('#'))
+    {
         let cells = cells(line);
-        let [token, name, uid, rest @ ..] = cells.as_slice() else { bail!("line {}: a token, a user and a uid must be there", n + 1) };
+        let [token, name, uid, rest @ ..] = cells.as_slice() else {
+            bail!("line {}: a token, a user and a uid must be there", n + 1)
+        };
         if token.is_empty() {
             bail!("line {}: the token is empty", n + 1);
         }
         let groups = rest.first().map_or("", String::as_str);
-        let groups: Vec<String> = groups.split(',').map(str::trim).filter(|g| !g.is_empty()).map(str::to_owned).collect();
+        let groups: Vec<String> = groups
+            .split(',')
+            .map(str::trim)
+            .filter(|g| !g.is_empty())
+            .map(str::to_owned)
+            .collect();
         let mut user = UserInfo::new(name.as_str(), groups);
         user.uid.clone_from(uid);
         if out.insert(token.clone(), user).is_some() {
@@ -128,7 +152,9 @@ fn tokens(csv: &str) -> Result<HashMap<String, UserInfo>> {
 
 /// The `--oidc-*` flags as the configuration they stand for.
 fn oidc(o: &Options) -> Result<Option<AuthenticationConfiguration>> {
-    let Some(url) = &o.oidc_issuer_url else { return Ok(None) };
+    let Some(url) = &o.oidc_issuer_url else {
+        return Ok(None);
+    };
     let mut issuer = serde_json::json!({"url": url, "audiences": [o.oidc_client_id]});
     if let Some(ca) = optional(o.oidc_ca_file.as_ref())? {
         issuer["certificateAuthority"] = ca.into();
@@ -139,23 +165,29 @@ fn oidc(o: &Options) -> Result<Option<AuthenticationConfiguration>> {
         Some("-") => String::new(),
         Some(p) => p.to_owned(),
     };
-    let mut mappings = serde_json::json!({"username": {"claim": o.oidc_username_claim, "prefix": prefix}});
+    let mut mappings =
+        serde_json::json!({"username": {"claim": o.oidc_username_claim, "prefix": prefix}});
     if let Some(claim) = &o.oidc_groups_claim {
         mappings["groups"] = serde_json::json!({"claim": claim, "prefix": o.oidc_groups_prefix});
     }
     let mut rules = Vec::new();
     for claim in &o.oidc_required_claim {
-        let (claim, value) = claim.split_once('=').with_context(|| format!("--oidc-required-claim {claim:?} is not KEY=VALUE"))?;
+        let (claim, value) = claim
+            .split_once('=')
+            .with_context(|| format!("--oidc-required-claim {claim:?} is not KEY=VALUE"))?;
         rules.push(serde_json::json!({"claim": claim, "requiredValue": value}));
     }
     let document = serde_json::json!({"apiVersion": "apiserver.config.k8s.io/v1", "kind": "AuthenticationConfiguration",
         "jwt": [{"issuer": issuer, "claimMappings": mappings, "claimValidationRules": rules}]});
-    AuthenticationConfiguration::parse(&document.to_string()).map(Some).map_err(|why| anyhow!("--oidc-issuer-url: {why}"))
+    AuthenticationConfiguration::parse(&document.to_string())
+        .map(Some)
+        .map_err(|why| anyhow!("--oidc-issuer-url: {why}"))
 }
 
 fn modes(o: &Options) -> Result<Vec<AuthorizationMode>> {
     if let Some(path) = &o.authorization_config {
-        return knarr_apiserver::authorization_configuration(&text(path)?).map_err(|why| anyhow!("{}: {why}", path.display()));
+        return knarr_apiserver::authorization_configuration(&text(path)?)
+            .map_err(|why| anyhow!("{}: {why}", path.display()));
     }
     let names = &o.authorization_mode;
     if names.is_empty() {
@@ -198,8 +230,15 @@ fn disabled(o: &Options) -> Result<std::collections::HashSet<String>> {
             bail!("{name} in both --enable-admission-plugins and --disable-admission-plugins");
         }
     }
-    let unusual = UNUSUAL.iter().map(|n| (*n).to_owned()).filter(|n| !o.enable_admission_plugins.contains(n));
-    Ok(o.disable_admission_plugins.iter().cloned().chain(unusual).collect())
+    let unusual = UNUSUAL
+        .iter()
+        .map(|n| (*n).to_owned())
+        .filter(|n| !o.enable_admission_plugins.contains(n));
+    Ok(o.disable_admission_plugins
+        .iter()
+        .cloned()
+        .chain(unusual)
+        .collect())
 }
 
 fn headers(o: &Options) -> RequestHeaders {
@@ -220,20 +259,28 @@ pub async fn config(layout: &Layout, o: &Options) -> Result<Config> {
     let Some(issuer) = o.service_account_issuer.first() else {
         bail!("--service-account-issuer and --service-account-signing-key-file are required");
     };
-    let signing = o.service_account_signing_key_file.as_ref().context("--service-account-signing-key-file is required")?;
+    let signing = o
+        .service_account_signing_key_file
+        .as_ref()
+        .context("--service-account-signing-key-file is required")?;
     let advertise = match o.advertise_address {
         Some(a) => a,
         None if o.bind_address.is_unspecified() => preflight::node_address(),
         None => o.bind_address,
     };
-    let range = o.service_cluster_ip_range.split(',').next().unwrap_or_default();
+    let range = o
+        .service_cluster_ip_range
+        .split(',')
+        .next()
+        .unwrap_or_default();
     let service = node::nth(range, 1).context("--service-cluster-ip-range")?;
     let modes = modes(o)?;
     let disabled_admission = disabled(o)?;
     let (tls_certificate, tls_key) = serving(o, advertise, service)?;
     let mut kept = store(layout, o).await?;
     if let Some(path) = &o.encryption_provider_config {
-        kept = knarr_apiserver::encrypted(kept, &text(path)?).map_err(|why| anyhow!("{}: {why}", path.display()))?;
+        kept = knarr_apiserver::encrypted(kept, &text(path)?)
+            .map_err(|why| anyhow!("{}: {why}", path.display()))?;
     }
     let mut c = Config::new(kept);
     c.listen = SocketAddr::new(o.bind_address, o.secure_port);
@@ -241,7 +288,11 @@ pub async fn config(layout: &Layout, o: &Options) -> Result<Config> {
     c.tls_key = tls_key;
     c.client_ca = optional(o.client_ca_file.as_ref())?.unwrap_or_default();
     c.service_account_key = text(signing)?;
-    c.service_account_trusted = o.service_account_key_file.iter().map(|p| text(p)).collect::<Result<_>>()?;
+    c.service_account_trusted = o
+        .service_account_key_file
+        .iter()
+        .map(|p| text(p))
+        .collect::<Result<_>>()?;
     c.issuer.clone_from(issuer);
     c.other_issuers = o.service_account_issuer.iter().skip(1).cloned().collect();
     c.jwks_uri.clone_from(&o.service_account_jwks_uri);
@@ -249,12 +300,19 @@ pub async fn config(layout: &Layout, o: &Options) -> Result<Config> {
     c.service_cidr = range.to_owned();
     c.node_ports = o.service_node_port_range;
     c.advertise_address = advertise;
-    c.kubelet_client = pair(o.kubelet_client_certificate.as_ref(), o.kubelet_client_key.as_ref())?;
+    c.kubelet_client = pair(
+        o.kubelet_client_certificate.as_ref(),
+        o.kubelet_client_key.as_ref(),
+    )?;
     c.kubelet_ca = optional(o.kubelet_certificate_authority.as_ref())?;
-    c.kubelet_address_types.clone_from(&o.kubelet_preferred_address_types);
+    c.kubelet_address_types
+        .clone_from(&o.kubelet_preferred_address_types);
     c.requestheader_ca = optional(o.requestheader_client_ca_file.as_ref())?;
     c.requestheader = headers(o);
-    c.proxy_client = pair(o.proxy_client_cert_file.as_ref(), o.proxy_client_key_file.as_ref())?;
+    c.proxy_client = pair(
+        o.proxy_client_cert_file.as_ref(),
+        o.proxy_client_key_file.as_ref(),
+    )?;
     c.anonymous = o.anonymous_auth;
     c.authorization = modes;
     c.disabled_admission = disabled_admission;
@@ -265,17 +323,31 @@ pub async fn config(layout: &Layout, o: &Options) -> Result<Config> {
         c.tokens = tokens(&text(path)?).with_context(|| path.display().to_string())?;
     }
     if let Some(path) = &o.authentication_config {
-        let parsed = AuthenticationConfiguration::parse(&text(path)?).map_err(|why| anyhow!("{}: {why}", path.display()))?;
+        let parsed = AuthenticationConfiguration::parse(&text(path)?)
+            .map_err(|why| anyhow!("{}: {why}", path.display()))?;
         c.authentication = Some(parsed);
     }
     if let Some(path) = &o.authentication_token_webhook_config_file {
         c.token_webhook = Some(node::service(path)?);
     }
     if let Some(path) = &o.audit_policy_file {
-        let policy = AuditPolicy::parse(&text(path)?).map_err(|why| anyhow!("{}: {why}", path.display()))?;
-        let log = o.audit_log_path.clone().map(|path| LogFile { path, max_bytes: o.audit_log_maxsize << 20, max_backups: o.audit_log_maxbackup });
-        let webhook = o.audit_webhook_config_file.as_deref().map(node::service).transpose()?;
-        c.audit = Some(AuditConfig { policy, log, webhook });
+        let policy =
+            AuditPolicy::parse(&text(path)?).map_err(|why| anyhow!("{}: {why}", path.display()))?;
+        let log = o.audit_log_path.clone().map(|path| LogFile {
+            path,
+            max_bytes: o.audit_log_maxsize << 20,
+            max_backups: o.audit_log_maxbackup,
+        });
+        let webhook = o
+            .audit_webhook_config_file
+            .as_deref()
+            .map(node::service)
+            .transpose()?;
+        c.audit = Some(AuditConfig {
+            policy,
+            log,
+            webhook,
+        });
     }
     Ok(c)
 }
@@ -287,7 +359,10 @@ mod tests {
     #[test]
     fn tokens_come_with_their_groups() {
         let read = tokens("a,alice,1,\"admins,system:masters\"\n\nb,bob,2\n").expect("two tokens");
-        assert!(read.get("a").is_some_and(|u| u.is_in("system:masters") && u.is_in("admins") && u.uid == "1"));
+        assert!(
+            read.get("a")
+                .is_some_and(|u| u.is_in("system:masters") && u.is_in("admins") && u.uid == "1")
+        );
         assert!(read.get("b").is_some_and(|u| u.name == "bob"));
         assert_eq!(cells("x,\"y \"\"z\"\"\",w"), ["x", "y \"z\"", "w"]);
         assert!(tokens("only,two").is_err());

@@ -25,7 +25,12 @@ pub struct Options {
     #[arg(long, value_name = "DIR")]
     cni_conf_dir: Option<PathBuf>,
     /// Folder of CNI plugins; may be given several times
-    #[arg(long, value_name = "DIR", default_value = "/opt/cni/bin", requires = "cni_conf_dir")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "/opt/cni/bin",
+        requires = "cni_conf_dir"
+    )]
     cni_bin_dir: Vec<PathBuf>,
     /// Addresses of this node's pods on the built-in bridge
     #[arg(long, default_value = "10.244.0.0/24", conflicts_with = "cni_conf_dir")]
@@ -52,9 +57,14 @@ pub fn run(layout: &Layout, options: &Options, log: &str) -> Result<()> {
     preflight::privileges()?;
     preflight::kernel()?;
     if control::ask(&layout.control_socket(), &Request::Status)?.is_some() {
-        bail!("knarr runs on these folders already, with a runtime of its own: choose others with --data-dir and --run-dir");
+        bail!(
+            "knarr runs on these folders already, with a runtime of its own: choose others with --data-dir and --run-dir"
+        );
     }
-    let socket = options.listen.clone().unwrap_or_else(|| layout.cri_socket());
+    let socket = options
+        .listen
+        .clone()
+        .unwrap_or_else(|| layout.cri_socket());
     if std::os::unix::net::UnixStream::connect(&socket).is_ok() {
         bail!("{} is served already", socket.display());
     }
@@ -84,7 +94,9 @@ async fn serve(layout: &Layout, options: &Options, socket: PathBuf) -> Result<()
     let (parts, mut failures) = Parts::new();
     let cri = Runtime::services(layout, network, handlers).await?;
     let (at, stop) = (socket.clone(), shutdown.clone());
-    parts.start("CRI socket", async move { cri.serve(&at, stop.cancelled_owned()).await });
+    parts.start("CRI socket", async move {
+        cri.serve(&at, stop.cancelled_owned()).await
+    });
     say(&format!("CRI v1 at unix://{}", socket.display()));
     let result = tokio::select! {
         failure = failures.recv() => failure.map_or(Ok(()), Err),

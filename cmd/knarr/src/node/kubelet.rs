@@ -69,7 +69,10 @@ async fn serve(layout: &Layout, options: &Options) -> Result<()> {
     let shutdown = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    let name = options.node_name.clone().unwrap_or_else(preflight::node_name);
+    let name = options
+        .node_name
+        .clone()
+        .unwrap_or_else(preflight::node_name);
     let address = options.node_ip.unwrap_or_else(preflight::node_address);
     let mut network = knarr_network::Config::new(layout.data_dir.join("network"));
     network.pod_cidr.clone_from(&options.pod_cidr);
@@ -83,8 +86,14 @@ async fn serve(layout: &Layout, options: &Options) -> Result<()> {
     config.tls = None;
     config.listen = None;
     config.manifests = Some(options.manifests.clone());
-    parts.start("kubelet", knarr_kubelet::run(config, None, runtime.channel, shutdown.clone()));
-    say(&format!("the kubelet runs the pods in {}", options.manifests.display()));
+    parts.start(
+        "kubelet",
+        knarr_kubelet::run(config, None, runtime.channel, shutdown.clone()),
+    );
+    say(&format!(
+        "the kubelet runs the pods in {}",
+        options.manifests.display()
+    ));
     let result = tokio::select! {
         failure = failures.recv() => failure.map_or(Ok(()), Err),
         _ = terminate.recv() => Ok(()),

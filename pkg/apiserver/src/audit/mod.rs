@@ -64,12 +64,23 @@ impl Audit {
     /// # Errors
     /// It cannot be opened.
     pub fn open(c: AuditConfig) -> std::io::Result<Self> {
-        Ok(Self { policy: c.policy, sinks: Arc::new(Sinks::open(c.log, c.webhook)?) })
+        Ok(Self {
+            policy: c.policy,
+            sinks: Arc::new(Sinks::open(c.log, c.webhook)?),
+        })
     }
 
     /// Begins the record of a request; `None` if there is to be none.
     #[must_use]
-    pub fn begin(&self, id: &str, i: &Info, user: &UserInfo, headers: &HeaderMap, uri: &str, peer: Option<IpAddr>) -> Option<Arc<Record>> {
+    pub fn begin(
+        &self,
+        id: &str,
+        i: &Info,
+        user: &UserInfo,
+        headers: &HeaderMap,
+        uri: &str,
+        peer: Option<IpAddr>,
+    ) -> Option<Arc<Record>> {
         let v = self.policy.verdict(user, i);
         if v.level == Level::None {
             return None;
@@ -83,9 +94,21 @@ impl Audit {
         set("stage", json!("RequestReceived"));
         set("requestURI", json!(uri));
         set("verb", json!(i.verb));
-        set("user", if user.name.is_empty() { json!({}) } else { user.value() });
+        set(
+            "user",
+            if user.name.is_empty() {
+                json!({})
+            } else {
+                user.value()
+            },
+        );
         let text = |k: &str| headers.get(k).and_then(|v| v.to_str().ok()).unwrap_or("");
-        let mut sources: Vec<String> = text("x-forwarded-for").split(',').map(str::trim).filter(|s| s.parse::<IpAddr>().is_ok()).map(str::to_owned).collect();
+        let mut sources: Vec<String> = text("x-forwarded-for")
+            .split(',')
+            .map(str::trim)
+            .filter(|s| s.parse::<IpAddr>().is_ok())
+            .map(str::to_owned)
+            .collect();
         let real = text("x-real-ip").trim();
         if real.parse::<IpAddr>().is_ok() && !sources.iter().any(|s| s == real) {
             sources.push(real.to_owned());
@@ -95,13 +118,23 @@ impl Audit {
             sources.push(own);
         }
         set("sourceIPs", json!(sources));
-        let agent: String = text(header::USER_AGENT.as_str()).chars().take(1024).collect();
+        let agent: String = text(header::USER_AGENT.as_str())
+            .chars()
+            .take(1024)
+            .collect();
         if !agent.is_empty() {
             set("userAgent", json!(agent));
         }
         if i.resource_request {
             let mut r = json!({});
-            for (k, v) in [("resource", &i.resource), ("namespace", &i.namespace), ("name", &i.name), ("apiGroup", &i.group), ("apiVersion", &i.version), ("subresource", &i.subresource)] {
+            for (k, v) in [
+                ("resource", &i.resource),
+                ("namespace", &i.namespace),
+                ("name", &i.name),
+                ("apiGroup", &i.group),
+                ("apiVersion", &i.version),
+                ("subresource", &i.subresource),
+            ] {
                 if !v.is_empty() {
                     r[k] = json!(v);
                 }
@@ -111,7 +144,13 @@ impl Audit {
         let now = knarr_registry::object::now_micro();
         set("requestReceivedTimestamp", json!(now));
         set("stageTimestamp", json!(now));
-        let r = Arc::new(Record { level: v.level, omit: v.omit, bare: v.omit_managed_fields, sinks: Arc::clone(&self.sinks), event: Mutex::new(e) });
+        let r = Arc::new(Record {
+            level: v.level,
+            omit: v.omit,
+            bare: v.omit_managed_fields,
+            sinks: Arc::clone(&self.sinks),
+            event: Mutex::new(e),
+        });
         r.emit("RequestReceived");
         Some(r)
     }
@@ -121,7 +160,12 @@ fn strip(v: &mut Value) {
     if let Some(m) = v.get_mut("metadata").and_then(Value::as_object_mut) {
         m.remove("managedFields");
     }
-    for item in v.get_mut("items").and_then(Value::as_array_mut).into_iter().flatten() {
+    for item in v
+        .get_mut("items")
+        .and_then(Value::as_array_mut)
+        .into_iter()
+        .flatten()
+    {
         strip(item);
     }
 }
@@ -147,7 +191,10 @@ impl Record {
         let line = self.with(|e| {
             e.insert("stage".into(), json!(stage));
             if stage != "RequestReceived" {
-                e.insert("stageTimestamp".into(), json!(knarr_registry::object::now_micro()));
+                e.insert(
+                    "stageTimestamp".into(),
+                    json!(knarr_registry::object::now_micro()),
+                );
             }
             serde_json::to_vec(e)
         });
@@ -182,18 +229,35 @@ impl Record {
     ///
     /// # Errors
     /// The body cannot be read.
-    pub async fn sent(&self, request: Request<Body>) -> Result<Request<Body>, knarr_registry::ApiError> {
-        if self.level < Level::Request || !matches!(request.method().as_str(), "POST" | "PUT" | "PATCH" | "DELETE") {
+    pub async fn sent(
+        &self,
+        request: Request<Body>,
+    ) -> Result<Request<Body>, knarr_registry::ApiError> {
+        if self.level < Level::Request
+            || !matches!(
+                request.method().as_str(),
+                "POST" | "PUT" | "PATCH" | "DELETE"
+            )
+        {
             return Ok(request);
         }
         let (parts, body) = request.into_parts();
         let bytes = serve::read_body(body).await?;
-        let media = parts.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("application/json").to_lowercase();
+        let media = parts
+            .headers
+            .get(header::CONTENT_TYPE)
+            .and_then(|v| v.to_str().ok())
+            .unwrap_or("application/json")
+            .to_lowercase();
         if !bytes.is_empty()
             && let Some(v) = object(&media, &bytes)
         {
             self.with(|e| {
-                if let Some(r) = e.get_mut("objectRef").and_then(Value::as_object_mut).filter(|_| v.is_object()) {
+                if let Some(r) = e
+                    .get_mut("objectRef")
+                    .and_then(Value::as_object_mut)
+                    .filter(|_| v.is_object())
+                {
                     for k in ["name", "namespace", "uid", "resourceVersion"] {
                         let have = v.str_at(&["metadata", k]);
                         if !have.is_empty() && !r.contains_key(k) {
@@ -227,11 +291,20 @@ impl Record {
         if long {
             self.status(code, None);
             self.emit("ResponseStarted");
-            return reply.map(|body| Tail { body, record: Some(self) }.boxed_unsync());
+            return reply.map(|body| {
+                Tail {
+                    body,
+                    record: Some(self),
+                }
+                .boxed_unsync()
+            });
         }
         let wanted = self.level == Level::RequestResponse || code >= 400;
         let size = reply.body().size_hint().upper();
-        if !wanted || size.is_none_or(|n| n > OBJECT_LIMIT) || reply.headers().contains_key(header::CONTENT_ENCODING) {
+        if !wanted
+            || size.is_none_or(|n| n > OBJECT_LIMIT)
+            || reply.headers().contains_key(header::CONTENT_ENCODING)
+        {
             self.status(code, None);
             self.emit("ResponseComplete");
             return reply;
@@ -241,8 +314,17 @@ impl Record {
             Ok(b) => b.to_bytes(),
             Err(_) => Bytes::new(),
         };
-        let media = parts.headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("").to_lowercase();
-        let v = if media.starts_with("application/") { object(&media, &bytes) } else { None };
+        let media = parts
+            .headers
+            .get(header::CONTENT_TYPE)
+            .and_then(|v| v.to_str().ok())
+            .unwrap_or("")
+            .to_lowercase();
+        let v = if media.starts_with("application/") {
+            object(&media, &bytes)
+        } else {
+            None
+        };
         self.status(code, v.as_ref());
         if let Some(v) = v.filter(|v| self.level == Level::RequestResponse && v.is_object()) {
             let v = self.shown(v);
@@ -262,7 +344,10 @@ struct Tail {
 impl http_body::Body for Tail {
     type Data = Bytes;
     type Error = BodyError;
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         Pin::new(&mut self.body).poll_frame(cx)
     }
     fn is_end_stream(&self) -> bool {
@@ -282,7 +367,14 @@ impl Drop for Tail {
 }
 
 /// The record of a request that nobody was found to be behind.
-pub fn unauthenticated(core: &Core, id: &str, i: &Info, headers: &HeaderMap, uri: &str, peer: Option<IpAddr>) {
+pub fn unauthenticated(
+    core: &Core,
+    id: &str,
+    i: &Info,
+    headers: &HeaderMap,
+    uri: &str,
+    peer: Option<IpAddr>,
+) {
     let Some(a) = &core.audit else { return };
     let nobody = UserInfo::default();
     if let Some(r) = a.begin(id, i, &nobody, headers, uri, peer) {

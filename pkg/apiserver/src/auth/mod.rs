@@ -1,8 +1,8 @@
 //! Who asks: client certificates, tokens, anonymous; and as whom (impersonation).
 
 pub mod front_proxy;
-pub mod jwt;
 mod impersonate;
+pub mod jwt;
 pub mod oidc;
 mod tokens;
 pub mod webhook;
@@ -30,14 +30,25 @@ pub struct UserInfo {
 impl UserInfo {
     /// A user of a name and groups; `system:authenticated` is added.
     #[must_use]
-    pub fn new<S: Into<String>>(name: impl Into<String>, groups: impl IntoIterator<Item = S>) -> Self {
+    pub fn new<S: Into<String>>(
+        name: impl Into<String>,
+        groups: impl IntoIterator<Item = S>,
+    ) -> Self {
         let mut groups: Vec<String> = groups.into_iter().map(Into::into).collect();
         let name = name.into();
-        let all = if name == "system:anonymous" { "system:unauthenticated" } else { "system:authenticated" };
+        let all = if name == "system:anonymous" {
+            "system:unauthenticated"
+        } else {
+            "system:authenticated"
+        };
         if !groups.iter().any(|g| g == all) {
             groups.push(all.into());
         }
-        Self { name, groups, ..Self::default() }
+        Self {
+            name,
+            groups,
+            ..Self::default()
+        }
     }
     /// The user who may do everything.
     #[must_use]
@@ -57,7 +68,9 @@ impl UserInfo {
     /// The node's name if the user is a kubelet.
     #[must_use]
     pub fn node(&self) -> Option<&str> {
-        self.name.strip_prefix("system:node:").filter(|_| self.is_in("system:nodes"))
+        self.name
+            .strip_prefix("system:node:")
+            .filter(|_| self.is_in("system:nodes"))
     }
     /// As `userInfo` in reviews.
     #[must_use]
@@ -87,12 +100,21 @@ impl UserInfo {
         if name.is_empty() {
             return Err("the certificate has no common name".into());
         }
-        let groups: Vec<String> =
-            subject.iter_organization().filter_map(|a| a.as_str().ok()).map(str::to_owned).collect();
+        let groups: Vec<String> = subject
+            .iter_organization()
+            .filter_map(|a| a.as_str().ok())
+            .map(str::to_owned)
+            .collect();
         let mut user = Self::new(name, groups);
         use sha2::Digest;
-        let sum: String = sha2::Sha256::digest(der).iter().map(|b| format!("{b:02x}")).collect();
-        user.extra.insert("authentication.kubernetes.io/credential-id".into(), vec![format!("X509SHA256={sum}")]);
+        let sum: String = sha2::Sha256::digest(der)
+            .iter()
+            .map(|b| format!("{b:02x}"))
+            .collect();
+        user.extra.insert(
+            "authentication.kubernetes.io/credential-id".into(),
+            vec![format!("X509SHA256={sum}")],
+        );
         Ok(user)
     }
 }

@@ -87,7 +87,11 @@ impl Authorizer {
     /// Over the server's own caches.
     #[must_use]
     pub fn new(registry: Arc<Registry>, modes: Vec<Mode>) -> Self {
-        Self { modes, rbac: rbac::Rbac::new(Arc::clone(&registry)), registry }
+        Self {
+            modes,
+            rbac: rbac::Rbac::new(Arc::clone(&registry)),
+            registry,
+        }
     }
 
     /// Whether the user may; with the reason.
@@ -99,13 +103,19 @@ impl Authorizer {
         let mut reasons = Vec::new();
         for mode in &self.modes {
             let (allowed, reason) = match mode {
-                Mode::Node => (user.node().is_some_and(|n| node::allows(&self.registry, n, a)), String::new()),
+                Mode::Node => (
+                    user.node()
+                        .is_some_and(|n| node::allows(&self.registry, n, a)),
+                    String::new(),
+                ),
                 Mode::Rbac => self.rbac.allows(user, a),
                 Mode::AlwaysAllow => (true, String::new()),
                 Mode::AlwaysDeny => (false, "Everything is forbidden.".to_owned()),
                 Mode::Webhook(w) => {
                     // Expressions ask too, and they cannot wait otherwise.
-                    let answer = tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(w.decide(user, a)));
+                    let answer = tokio::task::block_in_place(|| {
+                        tokio::runtime::Handle::current().block_on(w.decide(user, a))
+                    });
                     match answer {
                         (webhook::Decision::Allow, reason) => (true, reason),
                         (webhook::Decision::Deny, reason) => {
@@ -144,9 +154,20 @@ impl Authorizer {
 #[must_use]
 pub fn denial(user: &UserInfo, a: &Attributes, reason: &str) -> ApiError {
     let who = &user.name;
-    let why = if reason.is_empty() { String::new() } else { format!(": {reason}") };
+    let why = if reason.is_empty() {
+        String::new()
+    } else {
+        format!(": {reason}")
+    };
     if !a.resource_request {
-        let mut e = ApiError::new(403, "Forbidden", format!("forbidden: User {who:?} cannot {} path {:?}{why}", a.verb, a.path));
+        let mut e = ApiError::new(
+            403,
+            "Forbidden",
+            format!(
+                "forbidden: User {who:?} cannot {} path {:?}{why}",
+                a.verb, a.path
+            ),
+        );
         e.details = Some(Box::default());
         return e;
     }
@@ -160,6 +181,9 @@ pub fn denial(user: &UserInfo, a: &Attributes, reason: &str) -> ApiError {
         &a.group,
         &a.resource,
         &a.name,
-        &format!("User {who:?} cannot {} resource {what:?} in API group {:?} {place}{why}", a.verb, a.group),
+        &format!(
+            "User {who:?} cannot {} resource {what:?} in API group {:?} {place}{why}",
+            a.verb, a.group
+        ),
     )
 }

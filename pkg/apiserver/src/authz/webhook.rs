@@ -65,7 +65,9 @@ pub struct Webhook {
 
 impl std::fmt::Debug for Webhook {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Webhook").field("service", &self.service).finish_non_exhaustive()
+        f.debug_struct("Webhook")
+            .field("service", &self.service)
+            .finish_non_exhaustive()
     }
 }
 
@@ -77,12 +79,25 @@ impl Webhook {
     pub fn new(service: RemoteService, options: Options) -> Result<Self, String> {
         let env = Env::default().with("request", Decl::ANY);
         let compile = |text: &String| match Program::compile(text.trim(), &env) {
-            Err(e) => Err(format!("matchConditions: {text:?}: compilation failed: {e}")),
-            Ok(p) if !matches!(p.result, Type::Bool | Type::Dyn) => Err(format!("matchConditions: {text:?}: must evaluate to bool")),
+            Err(e) => Err(format!(
+                "matchConditions: {text:?}: compilation failed: {e}"
+            )),
+            Ok(p) if !matches!(p.result, Type::Bool | Type::Dyn) => {
+                Err(format!("matchConditions: {text:?}: must evaluate to bool"))
+            }
             Ok(p) => Ok((text.clone(), p)),
         };
-        let conditions = options.conditions.iter().map(compile).collect::<Result<_, _>>()?;
-        Ok(Self { service, options, conditions, known: Mutex::default() })
+        let conditions = options
+            .conditions
+            .iter()
+            .map(compile)
+            .collect::<Result<_, _>>()?;
+        Ok(Self {
+            service,
+            options,
+            conditions,
+            known: Mutex::default(),
+        })
     }
 
     /// What the service says of a request, with its reason.
@@ -100,7 +115,9 @@ impl Webhook {
         {
             let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
             match known.get(&key) {
-                Some((until, decision, reason)) if *until > Instant::now() => return (*decision, reason.clone()),
+                Some((until, decision, reason)) if *until > Instant::now() => {
+                    return (*decision, reason.clone());
+                }
                 Some(_) => {
                     known.remove(&key);
                 }
@@ -123,7 +140,11 @@ impl Webhook {
             (true, true) => return (self.options.on_error, String::new()),
         };
         let reason = status.str_at(&["reason"]).to_owned();
-        let ttl = if decision == Decision::Allow { self.options.authorized_ttl } else { self.options.unauthorized_ttl };
+        let ttl = if decision == Decision::Allow {
+            self.options.authorized_ttl
+        } else {
+            self.options.unauthorized_ttl
+        };
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if known.len() >= MOST {
             let now = Instant::now();
@@ -169,7 +190,11 @@ fn spec(user: &UserInfo, a: &Attributes) -> Value {
         }
     };
     if a.resource_request {
-        let version = if a.version.is_empty() { "*" } else { &a.version };
+        let version = if a.version.is_empty() {
+            "*"
+        } else {
+            &a.version
+        };
         for (k, v) in [
             ("namespace", a.namespace.as_str()),
             ("group", &a.group),
@@ -195,7 +220,14 @@ fn spec(user: &UserInfo, a: &Attributes) -> Value {
 pub fn configuration(text: &str) -> Result<Vec<Mode>, String> {
     let v = knarr_schema::yaml::parse(text.as_bytes()).map_err(|e| e.to_string())?;
     let version = v.str_at(&["apiVersion"]);
-    if v.str_at(&["kind"]) != "AuthorizationConfiguration" || !matches!(version, "apiserver.config.k8s.io/v1" | "apiserver.config.k8s.io/v1beta1" | "apiserver.config.k8s.io/v1alpha1") {
+    if v.str_at(&["kind"]) != "AuthorizationConfiguration"
+        || !matches!(
+            version,
+            "apiserver.config.k8s.io/v1"
+                | "apiserver.config.k8s.io/v1beta1"
+                | "apiserver.config.k8s.io/v1alpha1"
+        )
+    {
         return Err("it is no AuthorizationConfiguration of apiserver.config.k8s.io".into());
     }
     let mut modes = Vec::new();
@@ -217,26 +249,38 @@ pub fn configuration(text: &str) -> Result<Vec<Mode>, String> {
             "AlwaysAllow" => Mode::AlwaysAllow,
             "AlwaysDeny" => Mode::AlwaysDeny,
             "Webhook" => {
-                let w = a.get("webhook").ok_or_else(|| format!("{at}.webhook: Required value"))?;
-                Mode::Webhook(Arc::new(service(w).map_err(|why| format!("{at}.webhook{why}"))?))
+                let w = a
+                    .get("webhook")
+                    .ok_or_else(|| format!("{at}.webhook: Required value"))?;
+                Mode::Webhook(Arc::new(
+                    service(w).map_err(|why| format!("{at}.webhook{why}"))?,
+                ))
             }
             other => return Err(format!("{at}.type: Unsupported value: {other:?}")),
         });
     }
     if modes.is_empty() {
-        return Err("authorizers: Required value: at least one authorization mode must be defined".into());
+        return Err(
+            "authorizers: Required value: at least one authorization mode must be defined".into(),
+        );
     }
     Ok(modes)
 }
 
 /// `5m`, as Go writes durations.
 fn parse(text: &str) -> Option<Duration> {
-    knarr_schema::time::parse_duration(text).and_then(|n| u64::try_from(n).ok()).map(Duration::from_nanos)
+    knarr_schema::time::parse_duration(text)
+        .and_then(|n| u64::try_from(n).ok())
+        .map(Duration::from_nanos)
 }
 
 fn service(w: &Value) -> Result<Webhook, String> {
     let mut options = Options::default();
-    for (field, slot) in [("authorizedTTL", &mut options.authorized_ttl), ("unauthorizedTTL", &mut options.unauthorized_ttl), ("timeout", &mut options.timeout)] {
+    for (field, slot) in [
+        ("authorizedTTL", &mut options.authorized_ttl),
+        ("unauthorizedTTL", &mut options.unauthorized_ttl),
+        ("timeout", &mut options.timeout),
+    ] {
         let text = w.str_at(&[field]);
         if !text.is_empty() {
             *slot = parse(text).ok_or_else(|| format!(".{field}: Invalid value: {text:?}"))?;
@@ -245,14 +289,24 @@ fn service(w: &Value) -> Result<Webhook, String> {
     options.on_error = match w.str_at(&["failurePolicy"]) {
         "NoOpinion" => Decision::NoOpinion,
         "Deny" => Decision::Deny,
-        other => return Err(format!(".failurePolicy: Unsupported value: {other:?}: supported values: \"Deny\", \"NoOpinion\"")),
+        other => {
+            return Err(format!(
+                ".failurePolicy: Unsupported value: {other:?}: supported values: \"Deny\", \"NoOpinion\""
+            ));
+        }
     };
-    options.conditions = w.list_at(&["matchConditions"]).iter().map(|c| c.str_at(&["expression"]).to_owned()).collect();
+    options.conditions = w
+        .list_at(&["matchConditions"])
+        .iter()
+        .map(|c| c.str_at(&["expression"]).to_owned())
+        .collect();
     if w.str_at(&["connectionInfo", "type"]) != "KubeConfigFile" {
         return Err(".connectionInfo.type: only KubeConfigFile is offered".into());
     }
     let path = Path::new(w.str_at(&["connectionInfo", "kubeConfigFile"]));
-    let text = std::fs::read_to_string(path).map_err(|e| format!(".connectionInfo.kubeConfigFile: {}: {e}", path.display()))?;
-    let remote = RemoteService::parse(&text, path.parent().unwrap_or(Path::new("."))).map_err(|why| format!(".connectionInfo: {why}"))?;
+    let text = std::fs::read_to_string(path)
+        .map_err(|e| format!(".connectionInfo.kubeConfigFile: {}: {e}", path.display()))?;
+    let remote = RemoteService::parse(&text, path.parent().unwrap_or(Path::new(".")))
+        .map_err(|why| format!(".connectionInfo: {why}"))?;
     Webhook::new(remote, options).map_err(|why| format!(".{why}"))
 }

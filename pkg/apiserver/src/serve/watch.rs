@@ -1,10 +1,6 @@
 //! Watch: initial state, every change once, bookmarks, an honest end.
 
-use std::{
-    collections::VecDeque,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::stream;
@@ -46,20 +42,39 @@ pub(super) async fn watch(ctx: &Arc<Ctx>) -> Result<Reply, ApiError> {
     let q = &ctx.query;
     let selection = selection(ctx)?;
     let bookmarks = q.flag("allowWatchBookmarks");
-    let initial = q.has("sendInitialEvents").then(|| q.flag("sendInitialEvents"));
+    let initial = q
+        .has("sendInitialEvents")
+        .then(|| q.flag("sendInitialEvents"));
     let version_match = q.get("resourceVersionMatch");
-    let forbidden = |f: &str, why: &str| Err(ApiError::invalid("meta.k8s.io", "ListOptions", "", &[FieldError::forbidden(f, why)]));
+    let forbidden = |f: &str, why: &str| {
+        Err(ApiError::invalid(
+            "meta.k8s.io",
+            "ListOptions",
+            "",
+            &[FieldError::forbidden(f, why)],
+        ))
+    };
     match initial {
         Some(_) if version_match != "NotOlderThan" => {
-            return forbidden("resourceVersionMatch", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
+            return forbidden(
+                "resourceVersionMatch",
+                "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+            );
         }
         None if !version_match.is_empty() => {
-            return forbidden("resourceVersionMatch", "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided");
+            return forbidden(
+                "resourceVersionMatch",
+                "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+            );
         }
         _ => {}
     }
     let seconds: u64 = q.get("timeoutSeconds").parse().unwrap_or(0);
-    let seconds = if seconds > 0 { seconds } else { 1800 + u64::from(uuid::Uuid::new_v4().as_bytes()[0]) * 7 };
+    let seconds = if seconds > 0 {
+        seconds
+    } else {
+        1800 + u64::from(uuid::Uuid::new_v4().as_bytes()[0]) * 7
+    };
     let rv = q.get("resourceVersion");
     let scope = kind.scope(&ctx.info.namespace_of(kind.namespaced));
     let now = Instant::now();
@@ -88,22 +103,34 @@ pub(super) async fn watch(ctx: &Arc<Ctx>) -> Result<Reply, ApiError> {
         match kind.cache.watch(asked) {
             Ok(w) => Some(w),
             Err(lag) => {
-                failed = Some(ApiError::expired(format!("too old resource version: {asked} ({})", lag.oldest)));
+                failed = Some(ApiError::expired(format!(
+                    "too old resource version: {asked} ({})",
+                    lag.oldest
+                )));
                 None
             }
         }
     };
     let mut w = match watcher {
         Some(watcher) => Watching {
-            ctx: Arc::clone(ctx), watcher, selection, scope, bookmarks, same,
+            ctx: Arc::clone(ctx),
+            watcher,
+            selection,
+            scope,
+            bookmarks,
+            same,
             deadline: now + Duration::from_secs(seconds),
             next_bookmark: now + BOOKMARK_EVERY,
-            queue: VecDeque::new(), first_table: true, done: false,
+            queue: VecDeque::new(),
+            first_table: true,
+            done: false,
         },
         None => {
             let e = failed.unwrap_or_else(ApiError::no_resource);
             head.push_back(frame_bytes("ERROR", e.status().to_string().as_bytes()));
-            let body = StreamBody::new(stream::iter(head.into_iter().map(|b| Ok::<_, BodyError>(Frame::data(b)))));
+            let body = StreamBody::new(stream::iter(
+                head.into_iter().map(|b| Ok::<_, BodyError>(Frame::data(b))),
+            ));
             return Ok(reply(body.boxed_unsync(), false));
         }
     };
@@ -122,16 +149,26 @@ pub(super) async fn watch(ctx: &Arc<Ctx>) -> Result<Reply, ApiError> {
     }
     let proto = w.protobuf();
     let body = StreamBody::new(stream::unfold(w, |mut w| async move {
-        w.next().await.map(|b| (Ok::<_, BodyError>(Frame::data(b)), w))
+        w.next()
+            .await
+            .map(|b| (Ok::<_, BodyError>(Frame::data(b)), w))
     }));
     Ok(reply(body.boxed_unsync(), proto))
 }
 
 fn reply(body: crate::respond::Body, proto: bool) -> Reply {
     let mut r = Response::new(body);
-    let t = if proto { "application/vnd.kubernetes.protobuf;stream=watch" } else { "application/json" };
-    r.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(t));
-    r.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache, private"));
+    let t = if proto {
+        "application/vnd.kubernetes.protobuf;stream=watch"
+    } else {
+        "application/json"
+    };
+    r.headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(t));
+    r.headers_mut().insert(
+        header::CACHE_CONTROL,
+        HeaderValue::from_static("no-cache, private"),
+    );
     r
 }
 
@@ -147,7 +184,9 @@ fn frame_bytes(kind: &str, object: &[u8]) -> Bytes {
 
 impl Watching {
     fn protobuf(&self) -> bool {
-        self.ctx.format.encoding == Encoding::Protobuf && self.ctx.format.view == View::Full && bridge::can_protobuf(&self.ctx.resource)
+        self.ctx.format.encoding == Encoding::Protobuf
+            && self.ctx.format.view == View::Full
+            && bridge::can_protobuf(&self.ctx.resource)
     }
 
     fn plain(&self) -> bool {
@@ -179,7 +218,14 @@ impl Watching {
             View::Table if kind != "BOOKMARK" => {
                 let first = std::mem::replace(&mut self.first_table, false);
                 let meta = json!({"resourceVersion": v["metadata"]["resourceVersion"]});
-                let t = bridge::table(&self.ctx.resource, &[v], self.ctx.query.get("includeObject"), meta, first).unwrap_or_default();
+                let t = bridge::table(
+                    &self.ctx.resource,
+                    &[v],
+                    self.ctx.query.get("includeObject"),
+                    meta,
+                    first,
+                )
+                .unwrap_or_default();
                 frame_bytes(kind, t.to_string().as_bytes())
             }
             View::Partial => frame_bytes(kind, partial(v).to_string().as_bytes()),
@@ -236,9 +282,19 @@ impl Watching {
             v["metadata"]["resourceVersion"] = json!(c.revision.to_string());
             return Some(self.converted(kind, v).await);
         }
-        let natural = if c.deleted { "DELETED" } else if c.previous.is_some() { "MODIFIED" } else { "ADDED" };
+        let natural = if c.deleted {
+            "DELETED"
+        } else if c.previous.is_some() {
+            "MODIFIED"
+        } else {
+            "ADDED"
+        };
         if natural == kind && self.plain() {
-            return Some(c.frame.get_or_init(|| frame_bytes(kind, c.entry.json())).clone());
+            return Some(
+                c.frame
+                    .get_or_init(|| frame_bytes(kind, c.entry.json()))
+                    .clone(),
+            );
         }
         Some(self.event(kind, &c.entry).await)
     }
@@ -253,7 +309,9 @@ impl Watching {
                 let mut out = Vec::with_capacity(64 * 1024);
                 out.extend_from_slice(&b);
                 while out.len() < 64 * 1024 {
-                    let Some(b) = self.queue.pop_front() else { break };
+                    let Some(b) = self.queue.pop_front() else {
+                        break;
+                    };
                     out.extend_from_slice(&b);
                 }
                 return Some(Bytes::from(out));
@@ -261,7 +319,11 @@ impl Watching {
             if self.done {
                 return None;
             }
-            let wake = if self.bookmarks { self.deadline.min(self.next_bookmark) } else { self.deadline };
+            let wake = if self.bookmarks {
+                self.deadline.min(self.next_bookmark)
+            } else {
+                self.deadline
+            };
             tokio::select! {
                 biased;
                 changes = self.watcher.next() => match changes {

@@ -25,19 +25,28 @@ fn oldest() -> String {
 impl Chain {
     /// The first configuration of a folder, by file name.
     pub fn first(dir: &Path) -> Result<Self, String> {
-        let none = || format!("no network config found in {}: cni plugin not initialized", dir.display());
+        let none = || {
+            format!(
+                "no network config found in {}: cni plugin not initialized",
+                dir.display()
+            )
+        };
         let mut files: Vec<_> = fs::read_dir(dir)
             .map_err(|_| none())?
             .flatten()
             .map(|e| e.path())
             .filter(|p| {
-                p.extension().is_some_and(|x| x == "conflist" || x == "conf" || x == "json")
+                p.extension()
+                    .is_some_and(|x| x == "conflist" || x == "conf" || x == "json")
             })
             .collect();
         files.sort();
         let mut wrong = None;
         for file in files {
-            match fs::read(&file).map_err(|e| e.to_string()).and_then(|bytes| Self::parse(&bytes)) {
+            match fs::read(&file)
+                .map_err(|e| e.to_string())
+                .and_then(|bytes| Self::parse(&bytes))
+            {
                 Ok(chain) => return Ok(chain),
                 Err(e) => {
                     wrong.get_or_insert(format!("{}: {e}", file.display()));
@@ -62,9 +71,14 @@ impl Chain {
             return Err("it names no plugin".into());
         }
         for (i, plugin) in chain.plugins.iter().enumerate() {
-            let kind = plugin.get("type").and_then(Value::as_str).unwrap_or_default();
+            let kind = plugin
+                .get("type")
+                .and_then(Value::as_str)
+                .unwrap_or_default();
             if kind.is_empty() || kind.contains('/') {
-                return Err(format!("plugins[{i}].type: {kind:?} is not the name of a plugin"));
+                return Err(format!(
+                    "plugins[{i}].type: {kind:?} is not the name of a plugin"
+                ));
             }
         }
         Ok(chain)
@@ -72,12 +86,19 @@ impl Chain {
 
     /// The program of a plugin.
     pub fn kind(&self, i: usize) -> &str {
-        self.plugins.get(i).and_then(|p| p.get("type")).and_then(Value::as_str).unwrap_or_default()
+        self.plugins
+            .get(i)
+            .and_then(|p| p.get("type"))
+            .and_then(Value::as_str)
+            .unwrap_or_default()
     }
 
     /// Whether the plugins know GC and STATUS.
     pub fn has_gc(&self) -> bool {
-        let mut parts = self.cni_version.split('.').map(|n| n.parse::<u32>().unwrap_or(0));
+        let mut parts = self
+            .cni_version
+            .split('.')
+            .map(|n| n.parse::<u32>().unwrap_or(0));
         let version = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
         version >= (1, 1) && !self.disable_gc
     }

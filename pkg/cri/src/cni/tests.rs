@@ -26,9 +26,11 @@ impl Bench {
         fs::write(at("conf/10-net.conflist"), conf).expect("file");
         for name in ["first", "second"] {
             fs::write(at("bin").join(name), PLUGIN).expect("file");
-            fs::set_permissions(at("bin").join(name), fs::Permissions::from_mode(0o755)).expect("mode");
+            fs::set_permissions(at("bin").join(name), fs::Permissions::from_mode(0o755))
+                .expect("mode");
         }
-        let answer = r#"{"cniVersion":"1.1.0","ips":[{"address":"10.9.0.2/24"},{"address":"fd00::2/64"}]}"#;
+        let answer =
+            r#"{"cniVersion":"1.1.0","ips":[{"address":"10.9.0.2/24"},{"address":"fd00::2/64"}]}"#;
         fs::write(at("bin/answer"), answer).expect("file");
         let network = CniNetwork::new(at("conf"), vec![at("bin")], at("cache"));
         Self { dir, network }
@@ -42,7 +44,12 @@ impl Bench {
                 namespace: "shop",
                 name: "till",
                 uid: "u-1",
-                ports: vec![HostPort { protocol: "TCP", host_port: 8080, container_port: 80, host_ip: None }],
+                ports: vec![HostPort {
+                    protocol: "TCP",
+                    host_port: 8080,
+                    container_port: 80,
+                    host_ip: None,
+                }],
                 ingress: None,
                 egress: None,
             })
@@ -72,13 +79,22 @@ const TWO: &str = r#"{"cniVersion":"1.1.0","name":"net","plugins":[
 async fn a_chain_adds_in_order_and_deletes_in_reverse() {
     let b = Bench::new(TWO);
     let ips = b.add().await.expect("an address");
-    assert_eq!(ips, ["10.9.0.2".parse::<IpAddr>().expect("ip"), "fd00::2".parse().expect("ip")]);
+    assert_eq!(
+        ips,
+        [
+            "10.9.0.2".parse::<IpAddr>().expect("ip"),
+            "fd00::2".parse().expect("ip")
+        ]
+    );
     let calls = b.calls();
     assert_eq!(
         calls[0].0,
         "ADD first box /proc/self/ns/net eth0 IgnoreUnknown=1;K8S_POD_NAMESPACE=shop;K8S_POD_NAME=till;K8S_POD_INFRA_CONTAINER_ID=box;K8S_POD_UID=u-1"
     );
-    assert_eq!(calls[0].1, json!({"type": "first", "bridge": "b0", "name": "net", "cniVersion": "1.1.0"}));
+    assert_eq!(
+        calls[0].1,
+        json!({"type": "first", "bridge": "b0", "name": "net", "cniVersion": "1.1.0"})
+    );
     assert!(calls[1].0.starts_with("ADD second "), "{calls:?}");
     assert_eq!(calls[1].1["prevResult"]["ips"][0]["address"], "10.9.0.2/24");
     let ports = json!([{"hostPort": 8080, "containerPort": 80, "protocol": "tcp", "hostIP": ""}]);
@@ -88,10 +104,17 @@ async fn a_chain_adds_in_order_and_deletes_in_reverse() {
     // The configuration may be gone by then.
     fs::remove_file(b.dir.path().join("conf/10-net.conflist")).expect("removed");
     b.network.del("box").await.expect("deleted");
-    let order: Vec<String> = b.calls().into_iter().map(|(c, _)| c.split(' ').take(2).collect::<Vec<_>>().join(" ")).collect();
+    let order: Vec<String> = b
+        .calls()
+        .into_iter()
+        .map(|(c, _)| c.split(' ').take(2).collect::<Vec<_>>().join(" "))
+        .collect();
     assert_eq!(order, ["DEL second", "DEL first"]);
     b.forget_calls();
-    b.network.del("box").await.expect("a repeated call is no error");
+    b.network
+        .del("box")
+        .await
+        .expect("a repeated call is no error");
     assert!(b.calls().is_empty());
 }
 
@@ -100,12 +123,23 @@ async fn a_failed_add_is_undone_and_tells_why() {
     let b = Bench::new(TWO);
     fs::write(b.dir.path().join("bin/second.fails"), "").expect("file");
     let error = b.add().await.expect_err("fails");
-    assert_eq!(error, "plugin type=\"second\" failed (add): try again later; no addresses");
+    assert_eq!(
+        error,
+        "plugin type=\"second\" failed (add): try again later; no addresses"
+    );
     fs::remove_file(b.dir.path().join("bin/second.fails")).expect("removed");
     b.forget_calls();
     b.network.gc(&[]).await.expect("collected");
-    let commands: Vec<String> = b.calls().into_iter().map(|(c, _)| c.split(' ').take(2).collect::<Vec<_>>().join(" ")).collect();
-    assert_eq!(commands, ["DEL second", "DEL first", "GC first", "GC second"], "what could not be undone is, later");
+    let commands: Vec<String> = b
+        .calls()
+        .into_iter()
+        .map(|(c, _)| c.split(' ').take(2).collect::<Vec<_>>().join(" "))
+        .collect();
+    assert_eq!(
+        commands,
+        ["DEL second", "DEL first", "GC first", "GC second"],
+        "what could not be undone is, later"
+    );
 }
 
 #[tokio::test]
@@ -114,7 +148,10 @@ async fn status_tells_what_is_missing() {
     b.network.status().await.expect("ready");
     fs::remove_file(b.dir.path().join("bin/second")).expect("removed");
     let error = b.network.status().await.expect_err("not ready");
-    assert!(error.starts_with("failed to find plugin \"second\" in path ["), "{error}");
+    assert!(
+        error.starts_with("failed to find plugin \"second\" in path ["),
+        "{error}"
+    );
     fs::remove_file(b.dir.path().join("conf/10-net.conflist")).expect("removed");
     let error = b.network.status().await.expect_err("not ready");
     assert!(error.ends_with("cni plugin not initialized"), "{error}");
@@ -125,12 +162,19 @@ fn bad_configurations_are_named() {
     for (text, why) in [
         ("{", "EOF"),
         (r#"{"name":"n","plugins":[]}"#, "no plugin"),
-        (r#"{"name":"n","plugins":[{"type":"../sh"}]}"#, "plugins[0].type"),
+        (
+            r#"{"name":"n","plugins":[{"type":"../sh"}]}"#,
+            "plugins[0].type",
+        ),
         (r#"{"plugins":[{"type":"x"}]}"#, "missing field `name`"),
     ] {
         let error = Chain::parse(text.as_bytes()).expect_err(text);
         assert!(error.contains(why), "{error}");
     }
-    let one = Chain::parse(br#"{"cniVersion":"0.3.1","name":"n","type":"bridge"}"#).expect("a list of one");
-    assert_eq!((one.kind(0), one.cni_version.as_str(), one.has_gc()), ("bridge", "0.3.1", false));
+    let one = Chain::parse(br#"{"cniVersion":"0.3.1","name":"n","type":"bridge"}"#)
+        .expect("a list of one");
+    assert_eq!(
+        (one.kind(0), one.cni_version.as_str(), one.has_gc()),
+        ("bridge", "0.3.1", false)
+    );
 }

@@ -118,7 +118,9 @@ impl RuntimeService for Runtime {
         &self,
         request: Request<StopPodSandboxRequest>,
     ) -> Result<Response<StopPodSandboxResponse>, Status> {
-        self.0.stop_sandbox(&request.into_inner().pod_sandbox_id).await?;
+        self.0
+            .stop_sandbox(&request.into_inner().pod_sandbox_id)
+            .await?;
         Ok(Response::new(StopPodSandboxResponse {}))
     }
 
@@ -126,7 +128,9 @@ impl RuntimeService for Runtime {
         &self,
         request: Request<RemovePodSandboxRequest>,
     ) -> Result<Response<RemovePodSandboxResponse>, Status> {
-        self.0.remove_sandbox(&request.into_inner().pod_sandbox_id).await?;
+        self.0
+            .remove_sandbox(&request.into_inner().pod_sandbox_id)
+            .await?;
         Ok(Response::new(RemovePodSandboxResponse {}))
     }
 
@@ -138,7 +142,11 @@ impl RuntimeService for Runtime {
         let sandbox = self.0.sandbox(&request.pod_sandbox_id)?;
         Ok(Response::new(PodSandboxStatusResponse {
             status: Some(sandbox.status()),
-            info: if request.verbose { sandbox.info() } else { Default::default() },
+            info: if request.verbose {
+                sandbox.info()
+            } else {
+                Default::default()
+            },
             containers_statuses: self
                 .0
                 .containers_of(&sandbox.id)
@@ -164,8 +172,8 @@ impl RuntimeService for Runtime {
         request: Request<StreamPodSandboxesRequest>,
     ) -> Result<Response<Self::StreamPodSandboxesStream>, Status> {
         let items = self.sandboxes(request.into_inner().filter);
-        Ok(Response::new(chunks(items, |pod_sandboxes| StreamPodSandboxesResponse {
-            pod_sandboxes,
+        Ok(Response::new(chunks(items, |pod_sandboxes| {
+            StreamPodSandboxesResponse { pod_sandboxes }
         })))
     }
 
@@ -177,7 +185,10 @@ impl RuntimeService for Runtime {
         let config = request
             .config
             .ok_or_else(|| Error::Invalid("container config is missing".to_owned()))?;
-        let id = self.0.create_container(&request.pod_sandbox_id, config).await?;
+        let id = self
+            .0
+            .create_container(&request.pod_sandbox_id, config)
+            .await?;
         Ok(Response::new(CreateContainerResponse { container_id: id }))
     }
 
@@ -185,7 +196,9 @@ impl RuntimeService for Runtime {
         &self,
         request: Request<StartContainerRequest>,
     ) -> Result<Response<StartContainerResponse>, Status> {
-        self.0.start_container(&request.into_inner().container_id).await?;
+        self.0
+            .start_container(&request.into_inner().container_id)
+            .await?;
         Ok(Response::new(StartContainerResponse {}))
     }
 
@@ -194,7 +207,9 @@ impl RuntimeService for Runtime {
         request: Request<StopContainerRequest>,
     ) -> Result<Response<StopContainerResponse>, Status> {
         let request = request.into_inner();
-        self.0.stop_container(&request.container_id, request.timeout).await?;
+        self.0
+            .stop_container(&request.container_id, request.timeout)
+            .await?;
         Ok(Response::new(StopContainerResponse {}))
     }
 
@@ -202,7 +217,9 @@ impl RuntimeService for Runtime {
         &self,
         request: Request<RemoveContainerRequest>,
     ) -> Result<Response<RemoveContainerResponse>, Status> {
-        self.0.remove_container(&request.into_inner().container_id).await?;
+        self.0
+            .remove_container(&request.into_inner().container_id)
+            .await?;
         Ok(Response::new(RemoveContainerResponse {}))
     }
 
@@ -221,8 +238,8 @@ impl RuntimeService for Runtime {
         request: Request<StreamContainersRequest>,
     ) -> Result<Response<Self::StreamContainersStream>, Status> {
         let containers = self.containers(request.into_inner().filter);
-        Ok(Response::new(chunks(containers, |containers| StreamContainersResponse {
-            containers,
+        Ok(Response::new(chunks(containers, |containers| {
+            StreamContainersResponse { containers }
         })))
     }
 
@@ -234,7 +251,11 @@ impl RuntimeService for Runtime {
         let container = self.0.container(&request.container_id)?;
         Ok(Response::new(ContainerStatusResponse {
             status: Some(container.status()),
-            info: if request.verbose { container.info(&self.0) } else { Default::default() },
+            info: if request.verbose {
+                container.info(&self.0)
+            } else {
+                Default::default()
+            },
         }))
     }
 
@@ -244,7 +265,9 @@ impl RuntimeService for Runtime {
     ) -> Result<Response<UpdateContainerResourcesResponse>, Status> {
         let request = request.into_inner();
         if let Some(limits) = request.linux {
-            self.0.update_resources(&request.container_id, limits).await?;
+            self.0
+                .update_resources(&request.container_id, limits)
+                .await?;
         }
         Ok(Response::new(UpdateContainerResourcesResponse {}))
     }
@@ -268,10 +291,7 @@ impl RuntimeService for Runtime {
         Ok(Response::new(done))
     }
 
-    async fn exec(
-        &self,
-        request: Request<ExecRequest>,
-    ) -> Result<Response<ExecResponse>, Status> {
+    async fn exec(&self, request: Request<ExecRequest>) -> Result<Response<ExecResponse>, Status> {
         let url = self.0.exec_url(request.into_inner()).await?;
         Ok(Response::new(ExecResponse { url }))
     }
@@ -316,8 +336,8 @@ impl RuntimeService for Runtime {
         request: Request<StreamContainerStatsRequest>,
     ) -> Result<Response<Self::StreamContainerStatsStream>, Status> {
         let stats = self.list_stats(request.into_inner().filter).await?;
-        Ok(Response::new(chunks(stats, |container_stats| StreamContainerStatsResponse {
-            container_stats,
+        Ok(Response::new(chunks(stats, |container_stats| {
+            StreamContainerStatsResponse { container_stats }
         })))
     }
 
@@ -327,7 +347,9 @@ impl RuntimeService for Runtime {
     ) -> Result<Response<PodSandboxStatsResponse>, Status> {
         let sandbox = self.0.sandbox(&request.into_inner().pod_sandbox_id)?;
         let stats = self.0.sandbox_stats(&sandbox).await?;
-        Ok(Response::new(PodSandboxStatsResponse { stats: Some(stats) }))
+        Ok(Response::new(PodSandboxStatsResponse {
+            stats: Some(stats),
+        }))
     }
 
     async fn list_pod_sandbox_stats(
@@ -345,8 +367,8 @@ impl RuntimeService for Runtime {
         request: Request<StreamPodSandboxStatsRequest>,
     ) -> Result<Response<Self::StreamPodSandboxStatsStream>, Status> {
         let stats = self.list_pod_stats(request.into_inner().filter).await?;
-        Ok(Response::new(chunks(stats, |pod_sandbox_stats| StreamPodSandboxStatsResponse {
-            pod_sandbox_stats,
+        Ok(Response::new(chunks(stats, |pod_sandbox_stats| {
+            StreamPodSandboxStatsResponse { pod_sandbox_stats }
         })))
     }
 
@@ -365,7 +387,9 @@ impl RuntimeService for Runtime {
         let condition = |kind: &str, fault: Option<(&str, String)>| RuntimeCondition {
             r#type: kind.to_owned(),
             status: fault.is_none(),
-            reason: fault.as_ref().map_or(String::new(), |(r, _)| (*r).to_owned()),
+            reason: fault
+                .as_ref()
+                .map_or(String::new(), |(r, _)| (*r).to_owned()),
             message: fault.map_or(String::new(), |(_, m)| m),
         };
         let network = self.0.config.network.status().await.err();
@@ -385,7 +409,10 @@ impl RuntimeService for Runtime {
             status: Some(RuntimeStatus {
                 conditions: vec![
                     condition("RuntimeReady", None),
-                    condition("NetworkReady", network.map(|m| ("NetworkPluginNotReady", m))),
+                    condition(
+                        "NetworkReady",
+                        network.map(|m| ("NetworkPluginNotReady", m)),
+                    ),
                 ],
             }),
             info,

@@ -17,8 +17,12 @@ pub(crate) fn all(
 ) -> Result<(Vec<Value>, Option<&'static str>), Error> {
     let privileged = context.privileged;
     let system = if privileged { "rw" } else { "ro" };
-    let asked: BTreeSet<PathBuf> =
-        c.config.mounts.iter().map(|m| clean(&m.container_path)).collect();
+    let asked: BTreeSet<PathBuf> = c
+        .config
+        .mounts
+        .iter()
+        .map(|m| clean(&m.container_path))
+        .collect();
     let mut out = vec![
         json!({ "destination": "/proc", "type": "proc", "source": "proc",
                 "options": ["nosuid", "noexec", "nodev"] }),
@@ -51,14 +55,24 @@ pub(crate) fn all(
     }
     if !asked.contains(Path::new("/dev/shm")) {
         let own = pod.dir.join("shm");
-        let source = if own.exists() { own } else { PathBuf::from("/dev/shm") };
-        out.push(json!({ "destination": "/dev/shm", "type": "bind", "source": source,
-                         "options": ["rbind", "rprivate", "rw"] }));
+        let source = if own.exists() {
+            own
+        } else {
+            PathBuf::from("/dev/shm")
+        };
+        out.push(
+            json!({ "destination": "/dev/shm", "type": "bind", "source": source,
+                         "options": ["rbind", "rprivate", "rw"] }),
+        );
     }
     let mut propagation = None;
     // A mount inside another's place must come after it.
     let mut order: Vec<usize> = (0..c.config.mounts.len()).collect();
-    order.sort_by_key(|i| clean(&c.config.mounts[*i].container_path).components().count());
+    order.sort_by_key(|i| {
+        clean(&c.config.mounts[*i].container_path)
+            .components()
+            .count()
+    });
     for i in order {
         let mount = &c.config.mounts[i];
         let image = c.image_mounts.get(i).and_then(Option::as_deref);
@@ -89,7 +103,9 @@ fn clean(path: &str) -> PathBuf {
 
 fn one(mount: &Mount, image: Option<&Path>) -> Result<(Value, &'static str), Error> {
     if mount.container_path.is_empty() {
-        return Err(Error::Invalid("a mount without a container path".to_owned()));
+        return Err(Error::Invalid(
+            "a mount without a container path".to_owned(),
+        ));
     }
     if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
         return Err(Error::Unsupported("an idmapped mount".to_owned()));
@@ -127,8 +143,8 @@ fn one(mount: &Mount, image: Option<&Path>) -> Result<(Value, &'static str), Err
     }
     for option in &mount.mount_options {
         match option.as_str() {
-            "nosuid" | "nodev" | "noexec" | "noatime" | "nodiratime" | "relatime" | "strictatime"
-            | "ro" | "nosymfollow" => options.push(option.clone()),
+            "nosuid" | "nodev" | "noexec" | "noatime" | "nodiratime" | "relatime"
+            | "strictatime" | "ro" | "nosymfollow" => options.push(option.clone()),
             other => return Err(Error::Unsupported(format!("mount option {other:?}"))),
         }
     }
@@ -180,7 +196,11 @@ fn check_propagation(source: &Path, wanted: &str) -> Result<(), Error> {
     let facts = best.map_or("", |(_, line)| line);
     let shared = facts.contains(" shared:");
     let slave = facts.contains(" master:");
-    let ok = if wanted == "rshared" { shared } else { shared || slave };
+    let ok = if wanted == "rshared" {
+        shared
+    } else {
+        shared || slave
+    };
     if ok {
         return Ok(());
     }

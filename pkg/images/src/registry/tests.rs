@@ -29,10 +29,19 @@ fn mirrors_come_before_the_registry() {
 
 #[test]
 fn loopback_is_plain_unless_configured() {
-    assert_eq!(endpoints("{}", "localhost:5000/a"), [pair("http://localhost:5000/v2", "a")]);
-    assert_eq!(endpoints("{}", "[::1]:5000/a"), [pair("http://[::1]:5000/v2", "a")]);
+    assert_eq!(
+        endpoints("{}", "localhost:5000/a"),
+        [pair("http://localhost:5000/v2", "a")]
+    );
+    assert_eq!(
+        endpoints("{}", "[::1]:5000/a"),
+        [pair("http://[::1]:5000/v2", "a")]
+    );
     let yaml = "configs: {'localhost:5000': {tls: {insecureSkipVerify: true}}}";
-    assert_eq!(endpoints(yaml, "localhost:5000/a"), [pair("https://localhost:5000/v2", "a")]);
+    assert_eq!(
+        endpoints(yaml, "localhost:5000/a"),
+        [pair("https://localhost:5000/v2", "a")]
+    );
 }
 
 #[test]
@@ -47,7 +56,10 @@ fn hosts_files_come_first() {
     std::fs::create_dir_all(&folder).unwrap();
     let ask = || {
         let registries = Registries::read(&dir.path().join("registries.yaml")).unwrap();
-        registries.endpoints(&Reference::parse("r.io:5000/a/b:v1").unwrap(), Some(&Credentials::from_encoded("dTpw").unwrap()))
+        registries.endpoints(
+            &Reference::parse("r.io:5000/a/b:v1").unwrap(),
+            Some(&Credentials::from_encoded("dTpw").unwrap()),
+        )
     };
     // Docker's way: what to trust and what to show.
     for name in ["ca.crt", "me.cert", "me.key"] {
@@ -78,23 +90,44 @@ server = "https://r.io:5000"
     );
     let all = ask().unwrap();
     let apis: Vec<_> = all.iter().map(|e| (e.api.as_str(), e.resolves)).collect();
-    assert_eq!(apis, [("http://z.example/cache/v2", true), ("https://a.example/raw", false), ("https://r.io:5000/v2", true)]);
+    assert_eq!(
+        apis,
+        [
+            ("http://z.example/cache/v2", true),
+            ("https://a.example/raw", false),
+            ("https://r.io:5000/v2", true)
+        ]
+    );
     assert_eq!(all[0].headers.get_all("x-key").iter().count(), 2);
-    assert_eq!((all[0].namespace.as_deref(), all[2].namespace.as_deref()), (Some("r.io:5000"), None));
+    assert_eq!(
+        (all[0].namespace.as_deref(), all[2].namespace.as_deref()),
+        (Some("r.io:5000"), None)
+    );
     assert_eq!(all[1].tls.ca_file, Some(folder.join("a.pem")));
     assert_eq!(all[1].tls.cert_file, Some(folder.join("c.pem")));
     // The pod's secret is for the registry it names.
-    assert_eq!(all.iter().map(|e| e.credentials.is_some()).collect::<Vec<_>>(), [false, false, true]);
+    assert_eq!(
+        all.iter()
+            .map(|e| e.credentials.is_some())
+            .collect::<Vec<_>>(),
+        [false, false, true]
+    );
     assert_eq!(all[0].repository, "a/b");
 
     for (text, why) in [
         ("server = 3", "server must be a string"),
         ("[host.\"ftp://x\"]", "only http and https are known"),
-        ("[host.\"https://x\"]\ncapabilities = [\"all\"]", "capabilities must be a list"),
+        (
+            "[host.\"https://x\"]\ncapabilities = [\"all\"]",
+            "capabilities must be a list",
+        ),
         ("server = \"", "hosts.toml"),
     ] {
         write(text);
         let error = ask().unwrap_err().to_string();
-        assert!(error.contains(why) && error.contains("hosts.toml"), "{error}");
+        assert!(
+            error.contains(why) && error.contains("hosts.toml"),
+            "{error}"
+        );
     }
 }

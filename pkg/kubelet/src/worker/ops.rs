@@ -184,10 +184,9 @@ impl Worker {
             return self.spawn_kill(id, None, 30, None);
         };
         let (message, grace) = match &reason {
-            KillReason::Pod | KillReason::SandboxLost => (
-                format!("Stopping container {name}"),
-                self.remaining_grace(),
-            ),
+            KillReason::Pod | KillReason::SandboxLost => {
+                (format!("Stopping container {name}"), self.remaining_grace())
+            }
             KillReason::Changed => (
                 format!("Container {name} definition changed, will be restarted"),
                 spec::grace_period(&self.pod),
@@ -239,7 +238,10 @@ impl Worker {
             let done = sh.cri.update_container_resources(req).await;
             cgroup::settle(&sh.cfg.cgroup_root, &pod);
             let (resources, error) = match done {
-                Ok(_) => (Some(Box::new(c.resources.clone().unwrap_or_default())), None),
+                Ok(_) => (
+                    Some(Box::new(c.resources.clone().unwrap_or_default())),
+                    None,
+                ),
                 Err(e) => (None, Some(start::rpc_text(&e))),
             };
             let _ = tx.send(Msg::Done(Done::Resized {
@@ -345,9 +347,13 @@ impl Worker {
         }
         self.update_status_only(now);
         let (sh, pod, tx) = (Arc::clone(&self.sh), Arc::clone(&self.pod), self.tx.clone());
-        let object = self
-            .api_object()
-            .map(|(o, uid)| (spec::namespace(o).to_owned(), spec::name(o).to_owned(), uid.to_owned()));
+        let object = self.api_object().map(|(o, uid)| {
+            (
+                spec::namespace(o).to_owned(),
+                spec::name(o).to_owned(),
+                uid.to_owned(),
+            )
+        });
         let status = self.status.clone();
         let old = self.written.clone().or_else(|| self.pod.status.clone());
         let sandboxes: Vec<String> = self.rt.sandboxes.keys().cloned().collect();
@@ -377,8 +383,7 @@ impl Worker {
                 let _ = tx.send(Msg::Done(Done::Finished));
                 return;
             }
-            if let (Some(client), Some((ns, name, uid)), false) =
-                (sh.client.clone(), object, gone)
+            if let (Some(client), Some((ns, name, uid)), false) = (sh.client.clone(), object, gone)
                 && !spec::is_static(&pod)
                 && let Err(error) = write::delete(client, &ns, &name, &uid).await
             {
@@ -570,8 +575,7 @@ impl Worker {
             }
             Done::Finished => {
                 self.note("finished");
-                self.ended = self.object_gone
-                    || self.local.stop.as_ref().is_some_and(|s| s.delete);
+                self.ended = self.object_gone || self.local.stop.as_ref().is_some_and(|s| s.delete);
             }
             Done::FinishFailed => {
                 self.local.finished = false;
@@ -588,7 +592,10 @@ impl Worker {
     }
 
     fn start_failed(&mut self, name: &str, id: Option<String>, e: start::StartError) {
-        self.note(format!("start of {name} failed: {}: {}", e.reason, e.message));
+        self.note(format!(
+            "start of {name} failed: {}: {}",
+            e.reason, e.message
+        ));
         if let Some(id) = &id
             && let Some(c) = self.rt.containers.get_mut(id)
             && c.state == CtrState::Created
@@ -615,7 +622,8 @@ async fn make_sandbox(
     pod: &k8s_openapi::api::core::v1::Pod,
     attempt: u32,
 ) -> Result<v1::PodSandboxStatus, String> {
-    cgroup::make(&sh.cfg.cgroup_root, pod).map_err(|e| format!("unable to ensure pod container exists: {e}"))?;
+    cgroup::make(&sh.cfg.cgroup_root, pod)
+        .map_err(|e| format!("unable to ensure pod container exists: {e}"))?;
     let config = cri_config::sandbox(sh, pod, attempt);
     tokio::fs::create_dir_all(&config.log_directory)
         .await
@@ -638,7 +646,9 @@ async fn make_sandbox(
         })
         .await
         .map_err(|e| start::rpc_text(&e))?;
-    status.status.ok_or_else(|| "the runtime gave no status".to_owned())
+    status
+        .status
+        .ok_or_else(|| "the runtime gave no status".to_owned())
 }
 
 /// What is said of a container that the runtime no longer knows.

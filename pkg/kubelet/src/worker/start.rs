@@ -17,8 +17,8 @@ use tonic::{Code, Status};
 
 use super::{Msg, Shared, Worker, ops::Done};
 use crate::{
-    cri_config::{self, ContainerInput},
     credentials,
+    cri_config::{self, ContainerInput},
     downward::Addresses,
     events::Kind,
     hook,
@@ -311,7 +311,10 @@ impl Start {
     /// The image of `c`, pulled if its policy says so.
     async fn ensure(&self, c: &Container) -> Result<v1::Image, StartError> {
         let wanted = c.image.clone().unwrap_or_default();
-        let policy = c.image_pull_policy.as_deref().unwrap_or_else(|| default_policy(&wanted));
+        let policy = c
+            .image_pull_policy
+            .as_deref()
+            .unwrap_or_else(|| default_policy(&wanted));
         let there = self.look(&wanted).await?;
         if let (Some(image), true) = (&there, policy != "Always") {
             self.event(
@@ -347,7 +350,10 @@ impl Start {
             Ok(r) => Ok(r.image),
             Err(e) if e.code() == Code::NotFound => Ok(None),
             Err(e) if e.code() == Code::InvalidArgument => {
-                let message = format!("Failed to apply default image tag \"{image}\": {}", e.message());
+                let message = format!(
+                    "Failed to apply default image tag \"{image}\": {}",
+                    e.message()
+                );
                 self.event(Kind::Warning, "InspectFailed", &message);
                 self.event(Kind::Warning, "Failed", "Error: InvalidImageName");
                 Err(StartError::new("InvalidImageName", message))
@@ -377,7 +383,11 @@ impl Start {
                 ..StartError::new("ImagePullBackOff", format!("{text}: {}", s.error))
             });
         }
-        self.event(Kind::Normal, "Pulling", format!("Pulling image \"{image}\""));
+        self.event(
+            Kind::Normal,
+            "Pulling",
+            format!("Pulling image \"{image}\""),
+        );
         let begun = Instant::now();
         let pulled = self.pull_with_credentials(image).await;
         self.sh.images_changed.notify_one();
@@ -407,14 +417,17 @@ impl Start {
                 let message = format!("Failed to pull image \"{image}\": {text}");
                 self.event(Kind::Warning, "Failed", &message);
                 self.event(Kind::Warning, "Failed", "Error: ErrImagePull");
-                self.pulls.lock().unwrap_or_else(PoisonError::into_inner).insert(
-                    image.to_owned(),
-                    PullState {
-                        delay,
-                        until: at.checked_add(delay).unwrap_or(at),
-                        error: format!("ErrImagePull: {text}"),
-                    },
-                );
+                self.pulls
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .insert(
+                        image.to_owned(),
+                        PullState {
+                            delay,
+                            until: at.checked_add(delay).unwrap_or(at),
+                            error: format!("ErrImagePull: {text}"),
+                        },
+                    );
                 // seen soon as ImagePullBackOff, tried again when that is over
                 Err(StartError {
                     pause: SignedDuration::from_secs(1),

@@ -20,6 +20,7 @@ pub fn streams(streams: &Streams, uid: u32) -> Result<(), Failure> {
             fs::dup_onto(fd.as_fd(), n as i32).during("set standard streams")?;
         }
     }
+    own_null();
     if uid == 0 {
         return Ok(());
     }
@@ -38,6 +39,30 @@ pub fn streams(streams: &Streams, uid: u32) -> Result<(), Failure> {
         let _ = fs::chownat(fd, "", uid, u32::MAX);
     }
     Ok(())
+}
+
+/// Streams that lead to the host's `/dev/null` lead to the container's own: a descriptor of a mount
+/// that the container does not have could not be checkpointed. Where it has none, they stay.
+fn own_null() {
+    let is_null = |fd: BorrowedFd<'_>| fs::fstat(fd).is_ok_and(|s| s.is_char_device(1, 3));
+    let mut own = None;
+    for n in 0..3 {
+        if !fs::borrow_open(n).is_ok_and(is_null) {
+            continue;
+        }
+        if own.is_none() {
+            let at = fs::fstatat(fs::CWD, "/dev/null");
+            if !at.is_ok_and(|s| s.is_char_device(1, 3)) {
+                return;
+            }
+            own = fs::open("/dev/null", fs::O_RDWR | fs::O_NOFOLLOW)
+                .ok()
+                .filter(|fd| is_null(fd.as_fd()));
+        }
+        if let Some(own) = &own {
+            let _ = fs::dup_onto(own.as_fd(), n);
+        }
+    }
 }
 
 /// Limits and settings that need no further privilege later.

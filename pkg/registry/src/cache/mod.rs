@@ -2,9 +2,9 @@
 //! events. Snapshots are cheap, so lists never hold a lock while they are written out.
 
 mod map;
-mod watcher;
 #[cfg(test)]
 mod tests;
+mod watcher;
 
 use std::{
     collections::VecDeque,
@@ -84,7 +84,10 @@ impl Entry {
             json: Bytes::from(json.into_boxed_slice()),
             head,
             labels,
-            fields: fields.into_iter().map(|(k, v)| (k.into(), v.into())).collect(),
+            fields: fields
+                .into_iter()
+                .map(|(k, v)| (k.into(), v.into()))
+                .collect(),
             proto: OnceLock::new(),
         }
     }
@@ -106,7 +109,10 @@ impl Entry {
     /// A label's value.
     #[must_use]
     pub fn label(&self, key: &str) -> Option<&str> {
-        self.labels.iter().find(|(k, _)| &**k == key).map(|(_, v)| &**v)
+        self.labels
+            .iter()
+            .find(|(k, _)| &**k == key)
+            .map(|(_, v)| &**v)
     }
     /// A selectable field's value.
     #[must_use]
@@ -114,7 +120,11 @@ impl Entry {
         match key {
             "metadata.name" => Some(&self.name),
             "metadata.namespace" => Some(&self.namespace),
-            _ => self.fields.iter().find(|(k, _)| &**k == key).map(|(_, v)| &**v),
+            _ => self
+                .fields
+                .iter()
+                .find(|(k, _)| &**k == key)
+                .map(|(_, v)| &**v),
         }
     }
     /// Bytes held, roughly.
@@ -173,7 +183,12 @@ impl Cache {
             codec,
             state: RwLock::new(State {
                 map: Snapshot::default(),
-                ring: Ring { events: VecDeque::new(), first: 0, complete_after: 0, bytes: 0 },
+                ring: Ring {
+                    events: VecDeque::new(),
+                    first: 0,
+                    complete_after: 0,
+                    bytes: 0,
+                },
                 pages: VecDeque::new(),
                 loaded: 0,
             }),
@@ -181,10 +196,14 @@ impl Cache {
         }
     }
     fn read(&self) -> std::sync::RwLockReadGuard<'_, State> {
-        self.state.read().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.state
+            .read()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
     fn write(&self) -> std::sync::RwLockWriteGuard<'_, State> {
-        self.state.write().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.state
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
     /// The codec.
     #[must_use]
@@ -208,7 +227,8 @@ impl Cache {
     /// Decodes a stored pair.
     #[must_use]
     pub fn decode(&self, kv: &knarr_storage::KeyValue) -> Option<Arc<Entry>> {
-        self.entry(&kv.key, &kv.value, kv.mod_revision).map(Arc::new)
+        self.entry(&kv.key, &kv.value, kv.mod_revision)
+            .map(Arc::new)
     }
 
     /// Fills the cache with what a range read returned.
@@ -234,12 +254,22 @@ impl Cache {
             return;
         }
         let change = if let Some(kv) = &e.current {
-            let Some(entry) = self.entry(&e.key, &kv.value, kv.mod_revision) else { return };
+            let Some(entry) = self.entry(&e.key, &kv.value, kv.mod_revision) else {
+                return;
+            };
             let entry = Arc::new(entry);
             let previous = s.map.insert(Arc::clone(&entry));
-            Change { revision: e.revision, entry, previous, deleted: false, frame: OnceLock::new() }
+            Change {
+                revision: e.revision,
+                entry,
+                previous,
+                deleted: false,
+                frame: OnceLock::new(),
+            }
         } else {
-            let Some(previous) = s.map.remove(&e.key) else { return };
+            let Some(previous) = s.map.remove(&e.key) else {
+                return;
+            };
             let obj = previous.value();
             let fields = self.codec.fields(&obj);
             let entry = Arc::new(Entry::new(&e.key, &obj, e.revision, fields));
@@ -253,10 +283,11 @@ impl Cache {
         };
         s.ring.bytes += change.entry.size();
         s.ring.events.push_back(Arc::new(change));
-        while s.ring.events.len() > RING
-            || (s.ring.bytes > RING_BYTES && s.ring.events.len() > 64)
+        while s.ring.events.len() > RING || (s.ring.bytes > RING_BYTES && s.ring.events.len() > 64)
         {
-            let Some(old) = s.ring.events.pop_front() else { break };
+            let Some(old) = s.ring.events.pop_front() else {
+                break;
+            };
             s.ring.bytes = s.ring.bytes.saturating_sub(old.entry.size());
             s.ring.first += 1;
             s.ring.complete_after = old.revision;
@@ -308,11 +339,18 @@ impl Cache {
     #[must_use]
     pub fn snapshot_at(&self, revision: u64) -> Option<Snapshot> {
         let s = self.read();
-        let newest = s.ring.events.back().map_or(s.ring.complete_after, |e| e.revision);
+        let newest = s
+            .ring
+            .events
+            .back()
+            .map_or(s.ring.complete_after, |e| e.revision);
         if revision >= newest {
             return Some(s.map.clone());
         }
-        s.pages.iter().find(|(r, _)| *r == revision).map(|(_, m)| m.clone())
+        s.pages
+            .iter()
+            .find(|(r, _)| *r == revision)
+            .map(|(_, m)| m.clone())
     }
 
     /// A watcher of every change after `revision`.
@@ -322,7 +360,9 @@ impl Cache {
     pub fn watch(self: &Arc<Self>, revision: u64) -> Result<Watcher, Lag> {
         let s = self.read();
         if revision < s.ring.complete_after {
-            return Err(Lag { oldest: s.ring.complete_after });
+            return Err(Lag {
+                oldest: s.ring.complete_after,
+            });
         }
         let skip = s.ring.events.partition_point(|e| e.revision <= revision);
         let next = s.ring.first + skip as u64;
@@ -334,13 +374,18 @@ impl Cache {
     pub fn snapshot_and_watch(self: &Arc<Self>) -> (Snapshot, Watcher) {
         let s = self.read();
         let next = s.ring.first + s.ring.events.len() as u64;
-        (s.map.clone(), Watcher::new(Arc::clone(self), next, self.tail.subscribe()))
+        (
+            s.map.clone(),
+            Watcher::new(Arc::clone(self), next, self.tail.subscribe()),
+        )
     }
 
     fn since(&self, next: u64, out: &mut Vec<Arc<Change>>) -> Result<u64, Lag> {
         let s = self.read();
         if next < s.ring.first {
-            return Err(Lag { oldest: s.ring.complete_after });
+            return Err(Lag {
+                oldest: s.ring.complete_after,
+            });
         }
         let skip = usize::try_from(next - s.ring.first).unwrap_or(usize::MAX);
         out.extend(s.ring.events.iter().skip(skip).take(512).cloned());

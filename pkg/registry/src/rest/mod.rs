@@ -117,7 +117,12 @@ pub async fn create(
     let generated = obj.name().is_empty() && !obj.str_at(&["metadata", "generateName"]).is_empty();
     {
         let m = obj.meta_mut();
-        for f in ["resourceVersion", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"] {
+        for f in [
+            "resourceVersion",
+            "deletionTimestamp",
+            "deletionGracePeriodSeconds",
+            "selfLink",
+        ] {
             m.remove(f);
         }
         m.insert("uid".into(), json!(uuid::Uuid::new_v4().to_string()));
@@ -146,7 +151,10 @@ pub async fn create(
             }
             return Ok(Arc::new(Entry::new(&key, &obj, 0, Vec::new())));
         }
-        match registry.put(&kind.cache, &key, &obj, 0, options.ttl).await? {
+        match registry
+            .put(&kind.cache, &key, &obj, 0, options.ttl)
+            .await?
+        {
             Write::Done(e) => return Ok(e),
             Write::Conflict(_) if generated && attempt < 7 => generate(&mut obj),
             Write::Conflict(_) => break,
@@ -168,7 +176,12 @@ fn exists(kind: &Kind, obj: &Value, generated: bool) -> ApiError {
 
 fn generate(obj: &mut Value) {
     let mut base = obj.str_at(&["metadata", "generateName"]).to_owned();
-    base.truncate((0..=58).rev().find(|i| base.is_char_boundary(*i)).unwrap_or(0));
+    base.truncate(
+        (0..=58)
+            .rev()
+            .find(|i| base.is_char_boundary(*i))
+            .unwrap_or(0),
+    );
     let name = format!("{base}{}", object::suffix());
     obj.meta_mut().insert("name".into(), json!(name));
 }
@@ -235,14 +248,22 @@ where
             let mut obj = make(None).await?;
             if !obj.resource_version().is_empty() && obj.resource_version() != "0" {
                 return Err(ApiError::conflict(
-                    &kind.group, &kind.resource, name,
-                    &format!("StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {}, UID in object meta: ", obj.uid()),
+                    &kind.group,
+                    &kind.resource,
+                    name,
+                    &format!(
+                        "StorageError: invalid object, Code: 4, Key: {key}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {}, UID in object meta: ",
+                        obj.uid()
+                    ),
                 ));
             }
             obj.meta_mut().insert("name".into(), json!(name));
             let entry = create(registry, kind, namespace, obj, options, hooks).await;
             return match entry {
-                Ok(entry) => Ok(Updated { entry, created: true }),
+                Ok(entry) => Ok(Updated {
+                    entry,
+                    created: true,
+                }),
                 Err(e) if e.code == 409 && e.reason == "AlreadyExists" => {
                     current = registry.get(&kind.cache, &key, true).await?;
                     continue;
@@ -250,16 +271,31 @@ where
                 Err(e) => Err(e),
             };
         };
-        match attempt(registry, kind, namespace, name, options, hooks, &mut make, &entry).await {
-            Ok(Attempt::Done(e)) => return Ok(Updated { entry: e, created: false }),
+        match attempt(
+            registry, kind, namespace, name, options, hooks, &mut make, &entry,
+        )
+        .await
+        {
+            Ok(Attempt::Done(e)) => {
+                return Ok(Updated {
+                    entry: e,
+                    created: false,
+                });
+            }
             // That nothing changes is an answer only if what was compared is what is stored.
             Ok(Attempt::Same(e)) => {
                 if fresh {
-                    return Ok(Updated { entry: e, created: false });
+                    return Ok(Updated {
+                        entry: e,
+                        created: false,
+                    });
                 }
                 let now = registry.get(&kind.cache, &key, true).await?;
                 if now.as_ref().is_some_and(|n| n.revision == e.revision) {
-                    return Ok(Updated { entry: e, created: false });
+                    return Ok(Updated {
+                        entry: e,
+                        created: false,
+                    });
                 }
                 current = now;
                 fresh = true;
@@ -321,7 +357,9 @@ where
             name,
             &format!(
                 "StorageError: invalid object, Code: 4, Key: {}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {}, UID in object meta: {}",
-                entry.key, obj.uid(), old.uid()
+                entry.key,
+                obj.uid(),
+                old.uid()
             ),
         ));
     }
@@ -329,11 +367,14 @@ where
     if wanted.is_empty() || wanted == "0" {
         if !kind.strategy.unconditional_update() {
             return kind
-                .invalid(name, &[crate::FieldError::invalid(
-                    "metadata.resourceVersion",
-                    json!(0),
-                    "must be specified for an update",
-                )])
+                .invalid(
+                    name,
+                    &[crate::FieldError::invalid(
+                        "metadata.resourceVersion",
+                        json!(0),
+                        "must be specified for an update",
+                    )],
+                )
                 .map(|()| Attempt::Again(None));
         }
     } else if wanted != old.resource_version() {
@@ -342,7 +383,15 @@ where
     {
         let before = old.get("metadata").cloned().unwrap_or_default();
         let m = obj.meta_mut();
-        for f in ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "resourceVersion", "selfLink"] {
+        for f in [
+            "uid",
+            "creationTimestamp",
+            "deletionTimestamp",
+            "deletionGracePeriodSeconds",
+            "generation",
+            "resourceVersion",
+            "selfLink",
+        ] {
             match before.get(f) {
                 Some(v) => m.insert(f.into(), v.clone()),
                 None => m.remove(f),
@@ -354,7 +403,8 @@ where
     if options.subresource.is_empty() {
         kind.strategy.prepare_update(&mut obj, &old);
     } else {
-        kind.strategy.prepare_subresource(&options.subresource, &mut obj, &old);
+        kind.strategy
+            .prepare_subresource(&options.subresource, &mut obj, &old);
     }
     let mut errors = names::metadata(&obj, kind.namespaced, crate::names::NameRule::PathSegment);
     errors.extend(names::metadata_update(&obj, &old));
@@ -364,14 +414,21 @@ where
             hooks.warn(w);
         }
     } else {
-        errors.extend(kind.strategy.validate_subresource(&options.subresource, &obj, &old));
+        errors.extend(
+            kind.strategy
+                .validate_subresource(&options.subresource, &obj, &old),
+        );
     }
     kind.invalid(name, &errors)?;
     hooks.validate(&obj, Some(&old)).await?;
     hooks.allocate(&mut obj, Some(&old)).await?;
     if obj.deleting()
         && obj.finalizers().is_empty()
-        && obj.at(&["metadata", "deletionGracePeriodSeconds"]).and_then(Value::as_i64).unwrap_or(0) == 0
+        && obj
+            .at(&["metadata", "deletionGracePeriodSeconds"])
+            .and_then(Value::as_i64)
+            .unwrap_or(0)
+            == 0
         && kind.strategy.removable(&obj)
     {
         let last = Arc::new(Entry::new(&entry.key, &obj, entry.revision, Vec::new()));
@@ -387,9 +444,17 @@ where
         return Ok(Attempt::Same(Arc::clone(entry)));
     }
     if options.dry_run {
-        return Ok(Attempt::Done(Arc::new(Entry::new(&entry.key, &obj, entry.revision, Vec::new()))));
+        return Ok(Attempt::Done(Arc::new(Entry::new(
+            &entry.key,
+            &obj,
+            entry.revision,
+            Vec::new(),
+        ))));
     }
-    match registry.put(&kind.cache, &entry.key, &obj, entry.revision, options.ttl).await? {
+    match registry
+        .put(&kind.cache, &entry.key, &obj, entry.revision, options.ttl)
+        .await?
+    {
         Write::Done(e) => Ok(Attempt::Done(e)),
         Write::Conflict(now) => Ok(Attempt::Again(now)),
     }
@@ -402,7 +467,10 @@ fn same(new: &Value, old: &Value) -> bool {
     }
     let strip = |v: &Value| {
         let mut v = v.clone();
-        if let Some(list) = v.pointer_mut("/metadata/managedFields").and_then(Value::as_array_mut) {
+        if let Some(list) = v
+            .pointer_mut("/metadata/managedFields")
+            .and_then(Value::as_array_mut)
+        {
             for e in list {
                 if let Some(m) = e.as_object_mut() {
                     m.remove("time");

@@ -150,7 +150,11 @@ fn walk(v: &Value, path: &str, at: String, visit: &mut dyn FnMut(Option<&Value>,
         (_, Some(n)) => (n, '{'),
         _ => (step, ' '),
     };
-    let at = if at.is_empty() { name.to_owned() } else { format!("{at}.{name}") };
+    let at = if at.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{at}.{name}")
+    };
     let inner = v.get(name);
     let mut on = |v: Option<&Value>, at: String| match (v, rest) {
         (v, "") => visit(v, &at),
@@ -158,8 +162,17 @@ fn walk(v: &Value, path: &str, at: String, visit: &mut dyn FnMut(Option<&Value>,
         _ => {}
     };
     match each {
-        '[' => inner.and_then(Value::as_array).into_iter().flatten().enumerate().for_each(|(i, v)| on(Some(v), format!("{at}[{i}]"))),
-        '{' => inner.and_then(Value::as_object).into_iter().flatten().for_each(|(k, v)| on(Some(v), format!("{at}[{k}]"))),
+        '[' => inner
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .enumerate()
+            .for_each(|(i, v)| on(Some(v), format!("{at}[{i}]"))),
+        '{' => inner
+            .and_then(Value::as_object)
+            .into_iter()
+            .flatten()
+            .for_each(|(k, v)| on(Some(v), format!("{at}[{k}]"))),
         _ => on(inner, at),
     }
 }
@@ -181,7 +194,13 @@ impl Check {
             }
             return false;
         };
-        let mut all = |messages: Vec<String>| out.extend(messages.into_iter().map(|m| FieldError::invalid(at, v.clone(), m)));
+        let mut all = |messages: Vec<String>| {
+            out.extend(
+                messages
+                    .into_iter()
+                    .map(|m| FieldError::invalid(at, v.clone(), m)),
+            )
+        };
         let text = v.as_str().unwrap_or("");
         let number = v.as_i64();
         match self {
@@ -191,16 +210,30 @@ impl Check {
             Self::Subdomain => all(names::subdomain(text)),
             Self::Segment => all(NameRule::PathSegment.check(text, false)),
             Self::Qualified => all(names::qualified(text)),
-            Self::QualifiedLower => out.extend(names::qualified(&text.to_lowercase()).into_iter().map(|m| FieldError::invalid(at, text.to_lowercase(), m))),
+            Self::QualifiedLower => out.extend(
+                names::qualified(&text.to_lowercase())
+                    .into_iter()
+                    .map(|m| FieldError::invalid(at, text.to_lowercase(), m)),
+            ),
             Self::LabelValue => all(knarr_schema::names::label_value(text)),
-            Self::OneOf(list) if !list.contains(&text) => out.push(FieldError::not_supported(at, text, list)),
-            Self::OneOfAsIs(list) if !list.contains(&text) => out.push(not_supported(at, text, list)),
-            Self::Least(least, why) if number.is_some_and(|n| n < least) => all(vec![why.to_owned()]),
+            Self::OneOf(list) if !list.contains(&text) => {
+                out.push(FieldError::not_supported(at, text, list))
+            }
+            Self::OneOfAsIs(list) if !list.contains(&text) => {
+                out.push(not_supported(at, text, list))
+            }
+            Self::Least(least, why) if number.is_some_and(|n| n < least) => {
+                all(vec![why.to_owned()])
+            }
             Self::Most(most, why) if number.is_some_and(|n| n > most) => all(vec![why.to_owned()]),
-            Self::Quantity if Quantity::parse(text).is_ok_and(|q| q.sign() < 0) => all(vec!["must be greater than or equal to 0".into()]),
+            Self::Quantity if Quantity::parse(text).is_ok_and(|q| q.sign() < 0) => {
+                all(vec!["must be greater than or equal to 0".into()])
+            }
             Self::Bytes(most) if text.len() > most => out.push(FieldError::too_long(at, most)),
             Self::Short(most, why) if text.len() > most => all(vec![why.to_owned()]),
-            Self::Port => all(number.map(knarr_schema::names::port_number).unwrap_or_default()),
+            Self::Port => all(number
+                .map(knarr_schema::names::port_number)
+                .unwrap_or_default()),
             Self::PortName => all(knarr_schema::names::port_name(text)),
             Self::Ip if text.parse::<IpAddr>().is_err() => all(vec![IP.into()]),
             Self::Cidr if !cidr(text) => all(vec![CIDR.into()]),
@@ -236,7 +269,9 @@ pub(super) const CIDR: &str = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 
 
 /// Whether a text is a network.
 pub(super) fn cidr(text: &str) -> bool {
-    let Some((ip, bits)) = text.split_once('/') else { return false };
+    let Some((ip, bits)) = text.split_once('/') else {
+        return false;
+    };
     let most = match ip.parse::<IpAddr>() {
         Ok(IpAddr::V4(_)) => 32,
         Ok(IpAddr::V6(_)) => 128,
@@ -251,20 +286,41 @@ pub(super) fn selector(s: &Value, at: &str, out: &mut Vec<FieldError>) {
         let at = format!("{at}.matchExpressions[{i}]");
         let values = e.list_at(&["values"]);
         match e.str_at(&["operator"]) {
-            "In" | "NotIn" if values.is_empty() => out.push(FieldError::required(format!("{at}.values"), "must be specified when `operator` is 'In' or 'NotIn'")),
+            "In" | "NotIn" if values.is_empty() => out.push(FieldError::required(
+                format!("{at}.values"),
+                "must be specified when `operator` is 'In' or 'NotIn'",
+            )),
             "Exists" | "DoesNotExist" if !values.is_empty() => {
-                out.push(FieldError::forbidden(format!("{at}.values"), "may not be specified when `operator` is 'Exists' or 'DoesNotExist'"));
+                out.push(FieldError::forbidden(
+                    format!("{at}.values"),
+                    "may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
+                ));
             }
             "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
-            other => out.push(FieldError::invalid(format!("{at}.operator"), other, "not a valid selector operator")),
+            other => out.push(FieldError::invalid(
+                format!("{at}.operator"),
+                other,
+                "not a valid selector operator",
+            )),
         }
         let key = e.str_at(&["key"]);
-        out.extend(names::qualified(key).into_iter().map(|m| FieldError::invalid(format!("{at}.key"), key, m)));
+        out.extend(
+            names::qualified(key)
+                .into_iter()
+                .map(|m| FieldError::invalid(format!("{at}.key"), key, m)),
+        );
         for (i, v) in values.iter().filter_map(Value::as_str).enumerate() {
-            out.extend(knarr_schema::names::label_value(v).into_iter().map(|m| FieldError::invalid(format!("{at}.values[{i}]"), v, m)));
+            out.extend(
+                knarr_schema::names::label_value(v)
+                    .into_iter()
+                    .map(|m| FieldError::invalid(format!("{at}.values[{i}]"), v, m)),
+            );
         }
     }
-    out.extend(names::labels(s.at(&["matchLabels"]), &format!("{at}.matchLabels")));
+    out.extend(names::labels(
+        s.at(&["matchLabels"]),
+        &format!("{at}.matchLabels"),
+    ));
 }
 
 /// A kind whose fields a table describes.
@@ -276,7 +332,10 @@ pub(super) struct Checked {
 impl Checked {
     /// `None` if no table is of that kind.
     pub fn of(group: &str, resource: &str) -> Option<Self> {
-        Some(Self { inner: Generic::of(group, resource), table: of(group, resource)? })
+        Some(Self {
+            inner: Generic::of(group, resource),
+            table: of(group, resource)?,
+        })
     }
 }
 
@@ -304,8 +363,16 @@ pub(super) fn fixed(obj: &Value, old: &Value, table: &Table, out: &mut Vec<Field
             continue;
         }
         out.push(match f {
-            Fixed::Always(_) => FieldError::invalid(path, new.filter(|v| !blank(v)).cloned().unwrap_or_default(), "field is immutable"),
-            Fixed::New(_, shown) => FieldError::invalid(*shown, new.cloned().unwrap_or_default(), "field is immutable"),
+            Fixed::Always(_) => FieldError::invalid(
+                path,
+                new.filter(|v| !blank(v)).cloned().unwrap_or_default(),
+                "field is immutable",
+            ),
+            Fixed::New(_, shown) => FieldError::invalid(
+                *shown,
+                new.cloned().unwrap_or_default(),
+                "field is immutable",
+            ),
             Fixed::Forbidden(_, why) => FieldError::forbidden(path, *why),
         });
     }
@@ -332,13 +399,22 @@ impl Strategy for Checked {
         let mut out = Vec::new();
         fixed(obj, old, &self.table, &mut out);
         // What may not change at all is not looked at further.
-        all.retain(|e| !out.iter().any(|f| f.kind == FieldErrorKind::Invalid && f.field == e.field));
+        all.retain(|e| {
+            !out.iter()
+                .any(|f| f.kind == FieldErrorKind::Invalid && f.field == e.field)
+        });
         out.extend(all);
         out
     }
     fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
-        let all = if old.is_some() { &[] } else { self.table.warn_unset };
-        let unset = all.iter().filter(|(path, _)| obj.at(&path.split('.').collect::<Vec<_>>()).is_none());
+        let all = if old.is_some() {
+            &[]
+        } else {
+            self.table.warn_unset
+        };
+        let unset = all
+            .iter()
+            .filter(|(path, _)| obj.at(&path.split('.').collect::<Vec<_>>()).is_none());
         unset.map(|(_, text)| (*text).to_owned()).collect()
     }
     fn unconditional_update(&self) -> bool {

@@ -7,7 +7,10 @@ use crate::object::Object;
 fn qos_classes() {
     let c = |r: serde_json::Value| json!({"containers": [{"name": "a", "resources": r}]});
     assert_eq!(qos_class(&c(json!({}))), "BestEffort");
-    assert_eq!(qos_class(&c(json!({"requests": {"cpu": "100m"}}))), "Burstable");
+    assert_eq!(
+        qos_class(&c(json!({"requests": {"cpu": "100m"}}))),
+        "Burstable"
+    );
     let full = json!({"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"cpu": "1000m", "memory": "1024Mi"}});
     assert_eq!(qos_class(&c(full)), "Guaranteed");
 }
@@ -32,16 +35,35 @@ fn a_pod_without_containers_is_refused_with_upstreams_words() {
     let s = of("", "pods");
     let e = s.validate(&json!({"spec": {"restartPolicy": "Always", "dnsPolicy": "ClusterFirst", "containers": [{"name": "A", "image": ""}]}}));
     let texts: Vec<String> = e.iter().map(ToString::to_string).collect();
-    assert!(texts.iter().any(|t| t == "spec.containers[0].image: Required value"), "{texts:?}");
-    assert!(texts.iter().any(|t| t.starts_with("spec.containers[0].name: Invalid value: \"A\": a lowercase RFC 1123 label")), "{texts:?}");
+    assert!(
+        texts
+            .iter()
+            .any(|t| t == "spec.containers[0].image: Required value"),
+        "{texts:?}"
+    );
+    assert!(
+        texts.iter().any(|t| t.starts_with(
+            "spec.containers[0].name: Invalid value: \"A\": a lowercase RFC 1123 label"
+        )),
+        "{texts:?}"
+    );
 }
 
 #[test]
 fn grace_is_zero_for_pods_that_no_node_runs() {
     let s = of("", "pods");
     assert_eq!(s.grace(&json!({"spec": {}}), None), Some(0));
-    assert_eq!(s.grace(&json!({"spec": {"nodeName": "n", "terminationGracePeriodSeconds": 7}}), None), Some(7));
-    assert_eq!(s.grace(&json!({"spec": {"nodeName": "n"}}), Some(0)), Some(0));
+    assert_eq!(
+        s.grace(
+            &json!({"spec": {"nodeName": "n", "terminationGracePeriodSeconds": 7}}),
+            None
+        ),
+        Some(7)
+    );
+    assert_eq!(
+        s.grace(&json!({"spec": {"nodeName": "n"}}), Some(0)),
+        Some(0)
+    );
 }
 
 #[test]
@@ -53,7 +75,16 @@ fn rules_of_custom_resources() {
     let object = |min: i64, fixed: &str| json!({"apiVersion": "e.com/v1", "kind": "W", "metadata": {"name": "w"}, "spec": {"min": min, "max": 5, "fixed": fixed}});
     assert!(s.validate(&object(1, "a")).is_empty());
     let say = |e: Vec<crate::FieldError>| e.iter().map(ToString::to_string).collect::<Vec<_>>();
-    assert_eq!(say(s.validate(&object(7, "a"))), [r#"spec.min: Invalid value: "object": min 7 is more than max"#]);
-    assert_eq!(say(s.validate_update(&object(1, "b"), &object(1, "a"))), [r#"spec.fixed: Invalid value: "string": fixed is immutable"#]);
-    assert!(s.validate_update(&object(7, "a"), &object(7, "a")).is_empty());
+    assert_eq!(
+        say(s.validate(&object(7, "a"))),
+        [r#"spec.min: Invalid value: "object": min 7 is more than max"#]
+    );
+    assert_eq!(
+        say(s.validate_update(&object(1, "b"), &object(1, "a"))),
+        [r#"spec.fixed: Invalid value: "string": fixed is immutable"#]
+    );
+    assert!(
+        s.validate_update(&object(7, "a"), &object(7, "a"))
+            .is_empty()
+    );
 }
