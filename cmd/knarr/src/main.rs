@@ -13,6 +13,7 @@ mod images;
 mod layout;
 mod node;
 mod preflight;
+mod quiet;
 mod reset;
 mod token;
 mod trace;
@@ -121,6 +122,19 @@ fn run(cli: Cli) -> Result<()> {
             Ok(())
         }
     }
+}
+
+/// An async runtime with `workers` threads, for a process that stays; it gives memory back when work
+/// is over.
+fn lasting_runtime(workers: usize) -> Result<tokio::runtime::Runtime> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers)
+        .thread_name("knarr")
+        .on_thread_unpark(quiet::woken)
+        .enable_all()
+        .build()?;
+    runtime.spawn(quiet::give_back());
+    Ok(runtime)
 }
 
 /// An async runtime with `workers` threads.

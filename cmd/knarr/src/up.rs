@@ -175,7 +175,7 @@ pub fn run_plan(layout: &Layout, plan: Plan, detach: bool, child: bool, log: &st
     let workers = std::thread::available_parallelism()
         .map_or(2, usize::from)
         .clamp(2, 8);
-    let runtime = crate::runtime(workers)?;
+    let runtime = crate::lasting_runtime(workers)?;
     let result = runtime.block_on(serve(layout, plan, child));
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     result

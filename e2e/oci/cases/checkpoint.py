@@ -243,7 +243,7 @@ def a_restore_runs_the_hooks_of_a_new_container(b):
         b.good("checkpoint", *images(b), b.id)
         os.remove(note)
         again(b)
-        eq(open(note).read().split(), ["createRuntime", "poststart"])
+        eq(open(note).read().split(), ["createRuntime"])
         b.good("delete", "-f", b.id)
         eq(open(note).read().split()[-1], "poststop")
 

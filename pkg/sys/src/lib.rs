@@ -12,6 +12,7 @@ mod errno;
 pub mod bpf;
 pub mod caps;
 pub mod fs;
+pub mod memory;
 pub mod mount;
 pub mod net;
 pub mod netlink;

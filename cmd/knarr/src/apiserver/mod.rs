@@ -33,7 +33,7 @@ pub fn run(layout: &Layout, options: &Options, log: &str) -> Result<()> {
     let workers = std::thread::available_parallelism()
         .map_or(2, usize::from)
         .clamp(1, 8);
-    let runtime = crate::runtime(workers)?;
+    let runtime = crate::lasting_runtime(workers)?;
     let result = runtime.block_on(serve(layout, options));
     runtime.shutdown_timeout(Duration::from_secs(2));
     result

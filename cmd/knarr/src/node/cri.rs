@@ -70,7 +70,7 @@ pub fn run(layout: &Layout, options: &Options, log: &str) -> Result<()> {
     }
     claim(layout)?;
     log_to(log, None)?;
-    crate::runtime(2)?.block_on(serve(layout, options, socket))
+    crate::lasting_runtime(2)?.block_on(serve(layout, options, socket))
 }
 
 async fn serve(layout: &Layout, options: &Options, socket: PathBuf) -> Result<()> {

@@ -62,7 +62,7 @@ pub fn run(layout: &Layout, options: &Options, log: &str) -> Result<()> {
     }
     claim(layout)?;
     log_to(log, None)?;
-    crate::runtime(2)?.block_on(serve(layout, options))
+    crate::lasting_runtime(2)?.block_on(serve(layout, options))
 }
 
 async fn serve(layout: &Layout, options: &Options) -> Result<()> {

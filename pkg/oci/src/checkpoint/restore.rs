@@ -121,8 +121,6 @@ impl Runtime {
             rollback.pid_file = Some(file.clone());
             state::write_pid(file, pid)?;
         }
-        let after = &plan.hooks.poststart;
-        hooks::run_all("poststart", after, &record.hook_state(Status::Running))?;
         drop(root);
         let created = Created {
             pid,
