@@ -1,5 +1,5 @@
 //! A pod network made by CNI plugins: the first configuration of a folder, run as a chain
-//! (CNI specification 1.1: ADD, DEL, GC, STATUS).
+//! (CNI specification 1.1: ADD, DEL, CHECK, GC, STATUS).
 
 mod call;
 mod conf;
@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 
 use crate::network::{HostPort, Network, NetworkRequest};
 use call::{Call, run};
-use conf::Chain;
+use conf::{Chain, Verb};
 
 /// The pod's interface.
 const INTERFACE: &str = "eth0";
@@ -77,6 +77,17 @@ impl CniNetwork {
         fs::rename(temp, to)
     }
 
+    fn recall(&self, id: &str) -> Result<Option<Attachment>, String> {
+        let record = self.record(id);
+        match fs::read(&record) {
+            Ok(bytes) => serde_json::from_slice(&bytes)
+                .map(Some)
+                .map_err(|e| format!("{}: {e}", record.display())),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(format!("{}: {e}", record.display())),
+        }
+    }
+
     async fn connect(&self, r: NetworkRequest<'_>) -> Result<Vec<IpAddr>, String> {
         // A repeated call undoes what an interrupted one has left.
         if self.record(r.id).exists() {
@@ -119,12 +130,8 @@ impl CniNetwork {
 
     async fn disconnect(&self, id: &str) -> Result<(), String> {
         let record = self.record(id);
-        let attachment: Attachment = match fs::read(&record) {
-            Ok(bytes) => {
-                serde_json::from_slice(&bytes).map_err(|e| format!("{}: {e}", record.display()))?
-            }
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-            Err(e) => return Err(format!("{}: {e}", record.display())),
+        let Some(attachment) = self.recall(id)? else {
+            return Ok(());
         };
         for i in (0..attachment.chain.plugins.len()).rev() {
             self.call("DEL", id, &attachment, i).await?;
@@ -155,13 +162,7 @@ impl CniNetwork {
             input: a.chain.input(i, &a.result, &a.runtime),
         })
         .await
-        .map_err(|e| {
-            format!(
-                "plugin type={:?} failed ({}): {e}",
-                a.chain.kind(i),
-                command.to_lowercase()
-            )
-        })
+        .map_err(|e| failed(a.chain.kind(i), command, &e))
     }
 
     async fn collect(&self, alive: &[String]) -> Result<(), String> {
@@ -170,20 +171,22 @@ impl CniNetwork {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             Err(e) => return Err(e.to_string()),
         };
+        // One that cannot be undone keeps none of the others.
+        let mut first = Ok(());
         for entry in entries.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
             let Some(id) = name.strip_suffix(".json") else {
                 continue;
             };
             if !alive.iter().any(|a| a == id) {
-                self.disconnect(id).await?;
+                first = first.and(self.disconnect(id).await);
             }
         }
         let Ok(chain) = Chain::first(&self.conf_dir) else {
-            return Ok(());
+            return first;
         };
-        if !chain.has_gc() {
-            return Ok(());
+        if !chain.knows(Verb::Gc) {
+            return first;
         }
         let valid: Vec<Value> = alive
             .iter()
@@ -191,35 +194,59 @@ impl CniNetwork {
             .collect();
         for i in 0..chain.plugins.len() {
             let mut input = chain.input(i, &Value::Null, &Map::new());
-            input["cni.dev/valid-attachments"] = json!(valid);
-            run(&Call::of_network(
-                "GC",
-                &self.bin_dirs,
-                chain.kind(i),
-                input,
-            ))
-            .await?;
+            // The second is what the specification first called it.
+            for key in ["cni.dev/valid-attachments", "cni.dev/attachments"] {
+                input[key] = json!(valid);
+            }
+            first = first.and(self.of_network("GC", &chain, i, input).await);
+        }
+        first
+    }
+
+    async fn of_network(
+        &self,
+        command: &str,
+        chain: &Chain,
+        i: usize,
+        input: Value,
+    ) -> Result<(), String> {
+        run(&Call::of_network(
+            command,
+            &self.bin_dirs,
+            chain.kind(i),
+            input,
+        ))
+        .await
+        .map(drop)
+        .map_err(|e| failed(chain.kind(i), command, &e))
+    }
+
+    /// Asks the plugins whether a sandbox is connected as it was; those that cannot tell are
+    /// taken to agree.
+    async fn verify(&self, id: &str) -> Result<(), String> {
+        let Some(attachment) = self.recall(id)? else {
+            return Err(format!("sandbox {id:?} is not connected"));
+        };
+        if !attachment.chain.knows(Verb::Check) {
+            return Ok(());
+        }
+        for i in 0..attachment.chain.plugins.len() {
+            self.call("CHECK", id, &attachment, i).await?;
         }
         Ok(())
     }
 
-    async fn check(&self) -> Result<(), String> {
+    async fn readiness(&self) -> Result<(), String> {
         let chain = Chain::first(&self.conf_dir)?;
         for i in 0..chain.plugins.len() {
             call::find(&self.bin_dirs, chain.kind(i))?;
         }
-        if !chain.has_gc() {
+        if !chain.knows(Verb::Status) {
             return Ok(());
         }
         for i in 0..chain.plugins.len() {
             let input = chain.input(i, &Value::Null, &Map::new());
-            run(&Call::of_network(
-                "STATUS",
-                &self.bin_dirs,
-                chain.kind(i),
-                input,
-            ))
-            .await?;
+            self.of_network("STATUS", &chain, i, input).await?;
         }
         Ok(())
     }
@@ -238,9 +265,19 @@ impl Network for CniNetwork {
     fn gc<'a>(&'a self, alive: &'a [String]) -> BoxFuture<'a, Result<(), String>> {
         Box::pin(self.collect(alive))
     }
-    fn status(&self) -> BoxFuture<'_, Result<(), String>> {
-        Box::pin(self.check())
+    fn check<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(self.verify(id))
     }
+    fn status(&self) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(self.readiness())
+    }
+}
+
+fn failed(plugin: &str, command: &str, error: &str) -> String {
+    format!(
+        "plugin type={plugin:?} failed ({}): {error}",
+        command.to_lowercase()
+    )
 }
 
 /// `CNI_ARGS`, as Kubernetes' plugins know them.
@@ -267,6 +304,21 @@ fn runtime(r: &NetworkRequest<'_>) -> Map<String, Value> {
             }
         }
         out.insert("bandwidth".into(), Value::Object(limits));
+    }
+    if let Some(dns) = r.dns {
+        let dns = json!({
+            "servers": dns.servers, "searches": dns.searches, "options": dns.options,
+        });
+        out.insert("dns".into(), dns);
+    }
+    if !r.cgroup_parent.is_empty() {
+        out.insert("cgroupPath".into(), json!(r.cgroup_parent));
+    }
+    if let Some(annotations) = r.annotations.filter(|a| !a.is_empty()) {
+        out.insert(
+            "io.kubernetes.cri.pod-annotations".into(),
+            json!(annotations),
+        );
     }
     out
 }

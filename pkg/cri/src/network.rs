@@ -1,11 +1,12 @@
 //! What the sandboxes need of a pod network.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
 use futures::future::BoxFuture;
+use knarr_cri_api::v1::DnsConfig;
 use knarr_network::Bridge;
 
 /// A port of the host that leads into the pod.
@@ -40,6 +41,12 @@ pub struct NetworkRequest<'a> {
     pub ingress: Option<u64>,
     /// Traffic limit out of the pod, in bits per second.
     pub egress: Option<u64>,
+    /// The pod's resolver.
+    pub dns: Option<&'a DnsConfig>,
+    /// The pod's cgroup.
+    pub cgroup_parent: &'a str,
+    /// The pod's annotations.
+    pub annotations: Option<&'a HashMap<String, String>>,
 }
 
 /// The pod network, as seen by this crate. Calls may be repeated.
@@ -49,6 +56,8 @@ pub trait Network: Send + Sync + 'static {
     -> BoxFuture<'a, Result<Vec<IpAddr>, String>>;
     /// Disconnects a sandbox, whether or not its namespace is still there.
     fn del<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), String>>;
+    /// Fails with the reason if a sandbox is not connected as it was.
+    fn check<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), String>>;
     /// Releases what belongs to none of the sandboxes given.
     fn gc<'a>(&'a self, alive: &'a [String]) -> BoxFuture<'a, Result<(), String>>;
     /// Fails with the reason if pods cannot be connected now.
@@ -110,6 +119,11 @@ impl Network for BridgeNetwork {
         self.aside(move |bridge| bridge.del(&id).map_err(|e| e.to_string()))
     }
 
+    fn check<'a>(&'a self, id: &'a str) -> BoxFuture<'a, Result<(), String>> {
+        let id = id.to_owned();
+        self.aside(move |bridge| bridge.check(&id).map_err(|e| e.to_string()))
+    }
+
     fn gc<'a>(&'a self, alive: &'a [String]) -> BoxFuture<'a, Result<(), String>> {
         let alive: HashSet<String> = alive.iter().cloned().collect();
         self.aside(move |bridge| bridge.gc(&alive).map_err(|e| e.to_string()))
@@ -133,6 +147,10 @@ impl Network for NoNetwork {
     }
 
     fn del<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), String>> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn check<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), String>> {
         Box::pin(async { Ok(()) })
     }
 

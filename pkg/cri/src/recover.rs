@@ -159,6 +159,14 @@ impl Cri {
         if let Err(e) = self.config.network.gc(&alive).await {
             tracing::warn!(error = %e, "could not release orphans of the pod network");
         }
+        // What happened to a connection meanwhile is told; its pod is not ended for it.
+        let sandboxes = self.all_sandboxes();
+        let checks = sandboxes.iter().map(|s| async move {
+            if let Err(e) = self.check_network(s).await {
+                tracing::warn!(sandbox = s.id, error = %e, "a pod's network is not as it was");
+            }
+        });
+        futures::future::join_all(checks).await;
         let images = self.images.clone();
         blocking(move || Ok(images.retain_snapshots(|id| containers.contains(id))?)).await
     }

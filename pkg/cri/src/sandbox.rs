@@ -210,6 +210,9 @@ impl Cri {
             ports: host_ports(config)?,
             ingress: limit("kubernetes.io/ingress-bandwidth"),
             egress: limit("kubernetes.io/egress-bandwidth"),
+            dns: config.dns_config.as_ref(),
+            cgroup_parent: config.linux.as_ref().map_or("", |l| &l.cgroup_parent),
+            annotations: Some(&config.annotations),
         };
         let ips = self
             .config
@@ -221,6 +224,14 @@ impl Cri {
                 message,
             })?;
         Ok(ips.iter().map(ToString::to_string).collect())
+    }
+
+    /// Whether a sandbox that runs is connected as it was made.
+    pub(crate) async fn check_network(&self, sandbox: &Sandbox) -> Result<(), String> {
+        if !sandbox.ready() || spec::host_network(&sandbox.config) {
+            return Ok(());
+        }
+        self.config.network.check(&sandbox.id).await
     }
 
     /// Tells of the pause process's end.

@@ -65,8 +65,8 @@ impl Sandbox {
         }
     }
 
-    /// Facts beyond the API, as JSON.
-    pub(crate) fn info(&self) -> HashMap<String, String> {
+    /// Facts beyond the API, as JSON, with what the network says of the connection.
+    pub(crate) fn info(&self, network: Result<(), String>) -> HashMap<String, String> {
         let record = self.record();
         let spec: serde_json::Value = std::fs::read(self.dir.join("config.json"))
             .ok()
@@ -78,6 +78,7 @@ impl Sandbox {
             "runtimeHandler": record.handler,
             "hostname": record.hostname,
             "cgroupParent": record.cgroup_parent,
+            "networkCheck": network.map_or_else(|e| e, |()| "ok".to_owned()),
             "bundle": self.dir,
             "runtimeSpec": spec,
         });

@@ -430,6 +430,36 @@ impl Bridge {
         }
     }
 
+    /// Looks whether a sandbox is attached as it was made: its host end is there, up, and on the
+    /// bridge.
+    ///
+    /// # Errors
+    /// What is missing.
+    pub fn check(&self, sandbox_id: &str) -> Result<(), Error> {
+        let mut state = self.lock();
+        let broken = |reason: String| Error::Invalid {
+            field: "sandbox",
+            value: sandbox_id.to_owned(),
+            reason,
+        };
+        let Some(name) = state
+            .leases
+            .get(sandbox_id)
+            .map(|l| l.host_interface.clone())
+        else {
+            return Err(broken("it is not attached".to_owned()));
+        };
+        match state.route.link(&name)? {
+            None => Err(broken(format!("its interface {name} is gone"))),
+            Some(l) if !l.up => Err(broken(format!("its interface {name} is down"))),
+            Some(l) if l.master != self.index => Err(broken(format!(
+                "its interface {name} is not on bridge {}",
+                self.cfg.bridge
+            ))),
+            Some(_) => Ok(()),
+        }
+    }
+
     /// Detaches every sandbox not named, and removes interfaces of ours that no lease names.
     ///
     /// # Errors

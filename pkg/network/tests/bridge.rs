@@ -126,6 +126,36 @@ fn picture(host: &Netns) -> String {
 }
 
 #[test]
+fn a_check_finds_what_has_changed() {
+    let (Some(host), Some(a)) = (Netns::new(), Netns::new()) else {
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let cfg = config(dir.path());
+    let bridge = Arc::new(host.run(move || Bridge::open(cfg).unwrap()));
+    let check = |bridge: &Arc<Bridge>| {
+        let bridge = bridge.clone();
+        host.run(move || bridge.check("a").map_err(|e| e.to_string()))
+    };
+    assert_eq!(
+        check(&bridge).unwrap_err(),
+        "sandbox \"a\": it is not attached"
+    );
+    let made = add(&host, &bridge, "a", &a, Vec::new());
+    check(&bridge).unwrap();
+    let name = made.host_interface.clone();
+    host.run(move || Socket::route().unwrap().delete_link(&name).unwrap());
+    let gone = format!(
+        "sandbox \"a\": its interface {} is gone",
+        made.host_interface
+    );
+    assert_eq!(check(&bridge).unwrap_err(), gone);
+    // Attaching again repairs it.
+    add(&host, &bridge, "a", &a, Vec::new());
+    check(&bridge).unwrap();
+}
+
+#[test]
 fn nothing_stays_behind() {
     let (Some(host), Some(a)) = (Netns::new(), Netns::new()) else {
         return;

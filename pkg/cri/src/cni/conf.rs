@@ -12,7 +12,12 @@ use serde_json::{Map, Value, json};
 pub(super) struct Chain {
     #[serde(default = "oldest")]
     pub cni_version: String,
+    /// All versions that the plugins know; the newest known here is spoken.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cni_versions: Vec<String>,
     pub name: String,
+    #[serde(default)]
+    pub disable_check: bool,
     #[serde(default, rename = "disableGC")]
     pub disable_gc: bool,
     pub plugins: Vec<Map<String, Value>>,
@@ -20,6 +25,22 @@ pub(super) struct Chain {
 
 fn oldest() -> String {
     "0.2.0".to_owned()
+}
+
+/// What plugins do only in newer versions, or where they are not told to leave it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verb {
+    Check,
+    Gc,
+    Status,
+}
+
+/// The newest version that is spoken here.
+const NEWEST: (u32, u32) = (1, 1);
+
+fn version(text: &str) -> (u32, u32) {
+    let mut parts = text.split('.').map(|n| n.parse::<u32>().unwrap_or(0));
+    (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
 }
 
 impl Chain {
@@ -66,7 +87,14 @@ impl Chain {
                 value["cniVersion"] = version;
             }
         }
-        let chain: Self = serde_json::from_value(value).map_err(|e| e.to_string())?;
+        let mut chain: Self = serde_json::from_value(value).map_err(|e| e.to_string())?;
+        let known = chain.cni_versions.iter().filter(|v| version(v) <= NEWEST);
+        if let Some(best) = known.max_by_key(|v| version(v)).cloned() {
+            chain.cni_version = best;
+        }
+        if version(&chain.cni_version) > NEWEST {
+            return Err(format!("unsupported cniVersion {:?}", chain.cni_version));
+        }
         if chain.plugins.is_empty() {
             return Err("it names no plugin".into());
         }
@@ -93,14 +121,14 @@ impl Chain {
             .unwrap_or_default()
     }
 
-    /// Whether the plugins know GC and STATUS.
-    pub fn has_gc(&self) -> bool {
-        let mut parts = self
-            .cni_version
-            .split('.')
-            .map(|n| n.parse::<u32>().unwrap_or(0));
-        let version = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
-        version >= (1, 1) && !self.disable_gc
+    /// Whether the plugins are to be asked for it.
+    pub fn knows(&self, verb: Verb) -> bool {
+        let version = version(&self.cni_version);
+        match verb {
+            Verb::Check => version >= (0, 4) && !self.disable_check,
+            Verb::Gc => version >= (1, 1) && !self.disable_gc,
+            Verb::Status => version >= (1, 1),
+        }
     }
 
     /// What a plugin reads: its own configuration, the network's name and version, the result so

@@ -1,4 +1,7 @@
+use std::collections::HashMap;
 use std::os::unix::fs::PermissionsExt;
+
+use knarr_cri_api::v1::DnsConfig;
 
 use super::*;
 
@@ -52,6 +55,12 @@ impl Bench {
                 }],
                 ingress: None,
                 egress: None,
+                dns: Some(&DnsConfig {
+                    servers: vec!["10.0.0.10".to_owned()],
+                    ..DnsConfig::default()
+                }),
+                cgroup_parent: "/pods/u-1",
+                annotations: Some(&HashMap::from([("a".to_owned(), "b".to_owned())])),
             })
             .await
     }
@@ -74,6 +83,93 @@ impl Bench {
 
 const TWO: &str = r#"{"cniVersion":"1.1.0","name":"net","plugins":[
     {"type":"first","bridge":"b0"},{"type":"second","capabilities":{"portMappings":true}}]}"#;
+
+fn commands(b: &Bench) -> Vec<String> {
+    b.calls()
+        .into_iter()
+        .map(|(c, _)| c.split(' ').take(2).collect::<Vec<_>>().join(" "))
+        .collect()
+}
+
+#[tokio::test]
+async fn check_asks_every_plugin_with_the_result() {
+    let b = Bench::new(TWO);
+    let error = b.network.check("box").await.expect_err("nothing to check");
+    assert_eq!(error, "sandbox \"box\" is not connected");
+    b.add().await.expect("an address");
+    b.forget_calls();
+    b.network.check("box").await.expect("as it was");
+    assert_eq!(commands(&b), ["CHECK first", "CHECK second"]);
+    for (call, input) in b.calls() {
+        assert!(call.contains(" box /proc/self/ns/net eth0 "), "{call}");
+        assert_eq!(input["prevResult"]["ips"][0]["address"], "10.9.0.2/24");
+    }
+    fs::write(b.dir.path().join("bin/first.fails"), "").expect("file");
+    let error = b.network.check("box").await.expect_err("changed");
+    assert_eq!(
+        error,
+        "plugin type=\"first\" failed (check): try again later; no addresses"
+    );
+    // Those who are told to leave it are not asked.
+    let b = Bench::new(&TWO.replacen('{', "{\"disableCheck\":true,", 1));
+    b.add().await.expect("an address");
+    b.forget_calls();
+    b.network.check("box").await.expect("not asked");
+    assert!(b.calls().is_empty());
+}
+
+#[tokio::test]
+async fn gc_tells_all_plugins_who_is_there() {
+    let b = Bench::new(TWO);
+    b.add().await.expect("an address");
+    b.forget_calls();
+    fs::write(b.dir.path().join("bin/first.fails"), "").expect("file");
+    let error = b
+        .network
+        .gc(&["box".to_owned()])
+        .await
+        .expect_err("one fails");
+    assert_eq!(
+        error,
+        "plugin type=\"first\" failed (gc): try again later; no addresses"
+    );
+    assert_eq!(
+        commands(&b),
+        ["GC first", "GC second"],
+        "the others are asked all the same"
+    );
+    let valid = json!([{ "containerID": "box", "ifname": "eth0" }]);
+    assert_eq!(b.calls()[1].1["cni.dev/valid-attachments"], valid);
+    let b = Bench::new(&TWO.replacen('{', "{\"disableGC\":true,", 1));
+    b.network.gc(&[]).await.expect("collected");
+    assert!(b.calls().is_empty());
+    b.network.status().await.expect("ready");
+    assert_eq!(commands(&b), ["STATUS first", "STATUS second"]);
+    fs::write(b.dir.path().join("bin/second.fails"), "").expect("file");
+    let error = b.network.status().await.expect_err("not ready");
+    assert_eq!(
+        error,
+        "plugin type=\"second\" failed (status): try again later; no addresses"
+    );
+}
+
+#[tokio::test]
+async fn plugins_are_told_what_they_ask_for() {
+    let all = ["dns", "cgroupPath", "io.kubernetes.cri.pod-annotations"];
+    let capabilities: Map<String, Value> =
+        all.iter().map(|c| ((*c).to_owned(), json!(true))).collect();
+    let conf = json!({"cniVersion": "1.0.0", "name": "n", "plugins": [{"type": "first", "capabilities": capabilities}]});
+    let b = Bench::new(&conf.to_string());
+    b.add().await.expect("an address");
+    let told = &b.calls()[0].1["runtimeConfig"];
+    assert_eq!(
+        told["dns"],
+        json!({"servers": ["10.0.0.10"], "searches": [], "options": []})
+    );
+    assert_eq!(told["cgroupPath"], "/pods/u-1");
+    assert_eq!(told["io.kubernetes.cri.pod-annotations"], json!({"a": "b"}));
+    assert_eq!(told["portMappings"], Value::Null);
+}
 
 #[tokio::test]
 async fn a_chain_adds_in_order_and_deletes_in_reverse() {
@@ -104,11 +200,7 @@ async fn a_chain_adds_in_order_and_deletes_in_reverse() {
     // The configuration may be gone by then.
     fs::remove_file(b.dir.path().join("conf/10-net.conflist")).expect("removed");
     b.network.del("box").await.expect("deleted");
-    let order: Vec<String> = b
-        .calls()
-        .into_iter()
-        .map(|(c, _)| c.split(' ').take(2).collect::<Vec<_>>().join(" "))
-        .collect();
+    let order = commands(&b);
     assert_eq!(order, ["DEL second", "DEL first"]);
     b.forget_calls();
     b.network
@@ -130,11 +222,7 @@ async fn a_failed_add_is_undone_and_tells_why() {
     fs::remove_file(b.dir.path().join("bin/second.fails")).expect("removed");
     b.forget_calls();
     b.network.gc(&[]).await.expect("collected");
-    let commands: Vec<String> = b
-        .calls()
-        .into_iter()
-        .map(|(c, _)| c.split(' ').take(2).collect::<Vec<_>>().join(" "))
-        .collect();
+    let commands = commands(&b);
     assert_eq!(
         commands,
         ["DEL second", "DEL first", "GC first", "GC second"],
@@ -173,8 +261,19 @@ fn bad_configurations_are_named() {
     }
     let one = Chain::parse(br#"{"cniVersion":"0.3.1","name":"n","type":"bridge"}"#)
         .expect("a list of one");
+    assert_eq!((one.kind(0), one.cni_version.as_str()), ("bridge", "0.3.1"));
+    assert!(
+        ![Verb::Check, Verb::Gc, Verb::Status]
+            .iter()
+            .any(|v| one.knows(*v))
+    );
+    let error =
+        Chain::parse(br#"{"cniVersion":"2.0.0","name":"n","type":"bridge"}"#).expect_err("newer");
+    assert_eq!(error, "unsupported cniVersion \"2.0.0\"");
+    let text = br#"{"cniVersion":"0.4.0","cniVersions":["0.4.0","1.1.0","2.0.0"],"name":"n","plugins":[{"type":"x"}]}"#;
     assert_eq!(
-        (one.kind(0), one.cni_version.as_str(), one.has_gc()),
-        ("bridge", "0.3.1", false)
+        Chain::parse(text).expect("a chain").cni_version,
+        "1.1.0",
+        "the newest that both know"
     );
 }

@@ -140,13 +140,13 @@ impl RuntimeService for Runtime {
     ) -> Result<Response<PodSandboxStatusResponse>, Status> {
         let request = request.into_inner();
         let sandbox = self.0.sandbox(&request.pod_sandbox_id)?;
+        let info = match request.verbose {
+            true => sandbox.info(self.0.check_network(&sandbox).await),
+            false => Default::default(),
+        };
         Ok(Response::new(PodSandboxStatusResponse {
             status: Some(sandbox.status()),
-            info: if request.verbose {
-                sandbox.info()
-            } else {
-                Default::default()
-            },
+            info,
             containers_statuses: self
                 .0
                 .containers_of(&sandbox.id)
@@ -411,7 +411,10 @@ impl RuntimeService for Runtime {
                     condition("RuntimeReady", None),
                     condition(
                         "NetworkReady",
-                        network.map(|m| ("NetworkPluginNotReady", m)),
+                        network.map(|m| {
+                            let message = format!("Network plugin returns error: {m}");
+                            ("NetworkPluginNotReady", message)
+                        }),
                     ),
                 ],
             }),
