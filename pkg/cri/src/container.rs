@@ -8,7 +8,7 @@ use std::time::Duration;
 use knarr_cri_api::v1::{
     ContainerConfig, ContainerEventType, LinuxContainerResources, NamespaceMode, Signal,
 };
-use knarr_images::Image;
+use knarr_images::{Image, Remap};
 use knarr_shim::{ExitRecord, Launch, Shim};
 use prost::Message;
 use tokio::sync::watch;
@@ -17,7 +17,7 @@ use crate::flight::{blocking, detached};
 use crate::record::{ContainerRecord, Record, new_id, now, version};
 use crate::sandbox::Sandbox;
 use crate::spec::{self, user};
-use crate::{Cri, Error};
+use crate::{Cri, Error, cdi};
 
 /// Where a container is in its life.
 #[derive(Debug, Clone)]
@@ -229,15 +229,27 @@ impl Cri {
     ) -> Result<ContainerRecord, Error> {
         let rootfs = dir.join("rootfs");
         let image_config = self.images.config(image)?.config;
-        self.images.mount(id, image, &rootfs)?;
+        let record = sandbox.record();
+        let userns = spec::userns::wanted(spec::sandbox_options(&sandbox.config))?;
+        let namespace = match userns {
+            Some(_) => {
+                let path = format!("/proc/{}/ns/user", record.pause_pid);
+                Some(fs::File::open(&path).map_err(Error::io("open", &path))?)
+            }
+            None => None,
+        };
+        let remap = match (userns, &namespace) {
+            (Some(userns), Some(namespace)) => Some(userns.remap(namespace)?),
+            _ => None,
+        };
+        self.images.mount(id, image, &rootfs, remap)?;
         let context = config
             .linux
             .as_ref()
             .and_then(|l| l.security_context.as_ref());
         let identity = user::resolve(&rootfs, &image_config.user, context)?;
-        let image_mounts = self.mount_images(dir, config)?;
-        let record = sandbox.record();
-        let spec = spec::container(
+        let image_mounts = self.mount_images(dir, config, remap)?;
+        let mut spec = spec::container(
             &spec::Pod {
                 config: &sandbox.config,
                 id: &sandbox.id,
@@ -256,6 +268,7 @@ impl Cri {
                 image_mounts: &image_mounts,
             },
         )?;
+        cdi::inject(&self.config.cdi_dirs, config, &mut spec)?;
         let path = dir.join("config.json");
         fs::write(&path, spec.to_string()).map_err(Error::io("write", &path))?;
         let log_path = match (
@@ -302,6 +315,7 @@ impl Cri {
         &self,
         dir: &Path,
         config: &ContainerConfig,
+        remap: Option<Remap<'_>>,
     ) -> Result<Vec<Option<PathBuf>>, Error> {
         let mut out = vec![None; config.mounts.len()];
         for (i, mount) in config.mounts.iter().enumerate() {
@@ -310,7 +324,7 @@ impl Cri {
             };
             let image = self.image_of(Some(spec))?;
             let target = dir.join(format!("image{i}"));
-            self.images.mount_read_only(&image, &target)?;
+            self.images.mount_read_only(&image, &target, remap)?;
             let path = match mount.image_sub_path.trim_matches('/') {
                 "" => target,
                 sub => {

@@ -20,6 +20,7 @@ use knarr_cri_api::v1::runtime_service_server::RuntimeServiceServer;
 use knarr_images::Images;
 use tokio::sync::broadcast;
 
+mod cdi;
 mod cni;
 mod container;
 mod error;
@@ -65,6 +66,8 @@ pub struct Config {
     pub cgroup_root: String,
     /// The OCI runtimes that RuntimeClasses may name. An empty name replaces the built-in one.
     pub handlers: BTreeMap<String, PathBuf>,
+    /// Where vendors describe devices (CDI); what a later folder has counts more.
+    pub cdi_dirs: Vec<PathBuf>,
     /// The pod network.
     pub network: Arc<dyn Network>,
 }
@@ -86,6 +89,7 @@ impl Config {
             run_dir,
             cgroup_root: "/knarr".to_owned(),
             handlers: BTreeMap::new(),
+            cdi_dirs: cdi::DIRS.map(PathBuf::from).to_vec(),
             network,
         }
     }

@@ -18,6 +18,7 @@ pub(crate) mod mounts;
 pub(crate) mod resources;
 pub(crate) mod seccomp;
 pub(crate) mod user;
+pub(crate) mod userns;
 
 use user::Identity;
 
@@ -86,12 +87,7 @@ pub(crate) fn pause(
     cgroup_parent: &str,
 ) -> Result<Value, Error> {
     let options = sandbox_options(config);
-    if options
-        .and_then(|o| o.userns_options.as_ref())
-        .is_some_and(|u| u.mode == NamespaceMode::Pod as i32 && !u.uids.is_empty())
-    {
-        return Err(Error::Unsupported("a user namespace for pods".to_owned()));
-    }
+    let userns = userns::wanted(options)?;
     let mode =
         |pick: fn(&knarr_cri_api::v1::NamespaceOption) -> i32| namespace_mode(options.map(pick));
     let mut namespaces = vec![json!({ "type": "mount" })];
@@ -102,6 +98,14 @@ pub(crate) fn pause(
         namespaces.push(json!({ "type": "ipc" }));
     }
     let own_network = mode(|o| o.network)? != NamespaceMode::Node;
+    if userns.is_some() {
+        if !own_network {
+            return Err(Error::Unsupported(
+                "a user namespace of pods on the node's network".to_owned(),
+            ));
+        }
+        namespaces.push(json!({ "type": "user" }));
+    }
     if own_network {
         namespaces.push(json!({ "type": "network" }));
         namespaces.push(json!({ "type": "uts" }));
@@ -119,7 +123,9 @@ pub(crate) fn pause(
                 .or_insert_with(|| value.to_owned());
         };
         usual("net.ipv4.ip_unprivileged_port_start", "0");
-        usual("net.ipv4.ping_group_range", "0 2147483647");
+        // All groups that there are.
+        let last = userns.map_or(i32::MAX as u32, |u| u.gids.length - 1);
+        usual("net.ipv4.ping_group_range", &format!("0 {last}"));
     }
     let mut out = json!({
         "ociVersion": "1.2.0",
@@ -151,6 +157,9 @@ pub(crate) fn pause(
     if own_network {
         out["hostname"] = json!(hostname);
     }
+    if let Some(userns) = userns {
+        userns.apply(&mut out["linux"]);
+    }
     let profile = context.seccomp.as_ref();
     if let Some(profile) = seccomp_of(profile, &[], context.privileged)? {
         out["linux"]["seccomp"] = profile;
@@ -163,15 +172,17 @@ pub(crate) fn container(pod: &Pod<'_>, c: &Container<'_>) -> Result<Value, Error
     let linux = c.config.linux.clone().unwrap_or_default();
     let context = linux.security_context.unwrap_or_default();
     let limits = linux.resources.unwrap_or_default();
-    if let Some(device) = c.config.cdi_devices.first() {
-        return Err(Error::Unsupported(format!("CDI device {:?}", device.name)));
-    }
     if apparmor_wanted(&context) && !Path::new("/sys/module/apparmor/parameters/enabled").exists() {
         return Err(Error::Invalid(
             "apparmor is not supported on this host, but the profile is specified".to_owned(),
         ));
     }
     let privileged = context.privileged;
+    let userns = userns::wanted(sandbox_options(pod.config))?;
+    userns::check_same(
+        sandbox_options(pod.config),
+        context.namespace_options.as_ref(),
+    )?;
     let caps = caps::resolve(context.capabilities.as_ref(), privileged)?;
     let (mounts, propagation) = mounts::all(pod, c, &context)?;
     let (devices, rules) = devices::all(&c.config.devices, privileged)?;
@@ -206,6 +217,9 @@ pub(crate) fn container(pod: &Pod<'_>, c: &Container<'_>) -> Result<Value, Error
     });
     if let Some(propagation) = propagation {
         out["linux"]["rootfsPropagation"] = json!(propagation);
+    }
+    if let Some(userns) = userns {
+        userns.apply(&mut out["linux"]);
     }
     if !privileged {
         out["linux"]["maskedPaths"] = json!(context.masked_paths);
@@ -283,6 +297,9 @@ fn namespaces(
     let options = context.namespace_options.as_ref();
     let of_pause = |kind: &str, file: &str| json!({ "type": kind, "path": format!("/proc/{}/ns/{file}", pod.pause_pid) });
     let mut out = vec![json!({ "type": "mount" })];
+    if userns::wanted(sandbox_options(pod.config))?.is_some() {
+        out.push(of_pause("user", "user"));
+    }
     if !host_network(pod.config) {
         out.push(of_pause("network", "net"));
         out.push(of_pause("uts", "uts"));

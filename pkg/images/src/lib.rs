@@ -30,5 +30,5 @@ pub use model::{Config, Descriptor, ImageConfig, Platform, architecture};
 pub use reference::Reference;
 pub use registry::Credentials;
 pub use rootfs::RootFile;
-pub use snapshot::{Usage, is_mounted, unmount};
+pub use snapshot::{Remap, Usage, is_mounted, unmount};
 pub use store::Images;

@@ -1,8 +1,11 @@
 //! A container's root: an overlay of its image's layers and one thin writable layer.
 
 use std::fs;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use knarr_sys::mount::{self as sys, SetAttr, attr};
 
 use rustix::fs::CWD;
 use rustix::io::Errno;
@@ -12,6 +15,11 @@ use rustix::mount::{
 
 use crate::{Error, Image, Images};
 
+/// Below the image folder: one folder for each unpacked layer.
+const LAYERS: &str = "s";
+/// Where all layers are seen with other ids while an overlay is mounted.
+const VIEW: &str = "view";
+
 /// Inspecting a container's writable layer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
@@ -19,6 +27,44 @@ pub struct Usage {
     pub bytes: u64,
     /// Files, folders and so on.
     pub inodes: u64,
+}
+
+/// The user namespace that a root is for: the layers' files appear in it as they are in the
+/// image, and what it writes is owned by its ids on the host.
+#[derive(Debug, Clone, Copy)]
+pub struct Remap<'a> {
+    /// The namespace.
+    pub userns: BorrowedFd<'a>,
+    /// The host's user and group ids for its 0.
+    pub first: (u32, u32),
+    /// How many ids of both it has.
+    pub size: u32,
+}
+
+impl Remap<'_> {
+    /// Attaches a read-only view of a folder to another, with the namespace's ids.
+    fn view(&self, from: &Path, at: &Path) -> Result<(), Error> {
+        let attach = || {
+            let tree = sys::clone_tree(knarr_sys::fs::CWD, from, false)?;
+            let change = SetAttr {
+                set: attr::IDMAP | attr::RDONLY,
+                userns: Some(self.userns),
+                ..SetAttr::default()
+            };
+            sys::setattr(tree.as_fd(), change)?;
+            let place = knarr_sys::fs::open(at, knarr_sys::fs::O_PATH)?;
+            sys::attach(tree.as_fd(), place.as_fd())
+        };
+        attach().map_err(|e: knarr_sys::Errno| Error::io("map ids at", at, e))
+    }
+
+    fn shift(&self, uid: u32, gid: u32) -> (u32, u32) {
+        let one = |first: u32, id: u32| match id < self.size {
+            true => first.saturating_add(id),
+            false => id,
+        };
+        (one(self.first.0, uid), one(self.first.1, gid))
+    }
 }
 
 impl Images {
@@ -33,7 +79,13 @@ impl Images {
     ///
     /// # Errors
     /// When a layer is missing or the kernel refuses.
-    pub fn mount(&self, id: &str, image: &Image, target: &Path) -> Result<(), Error> {
+    pub fn mount(
+        &self,
+        id: &str,
+        image: &Image,
+        target: &Path,
+        remap: Option<Remap<'_>>,
+    ) -> Result<(), Error> {
         let lowers = self.layer_dirs(image)?;
         let dir = self.snapshot_dir(id);
         fs::create_dir_all(target).map_err(|e| Error::io("create", target, e))?;
@@ -51,9 +103,11 @@ impl Images {
         let chain = dir.join("chain");
         fs::write(&chain, image.chain.join("\n")).map_err(|e| Error::io("write", &chain, e))?;
         if let Some(top) = lowers.first() {
-            copy_root_meta(top, &upper)?;
+            copy_root_meta(top, &upper, remap)?;
         }
-        let done = mount_overlay(&lowers, Some((&upper, &work)), target);
+        let done = self.with_view(lowers, &dir.join(VIEW), remap, |lowers| {
+            mount_overlay(lowers, Some((&upper, &work)), target)
+        });
         if done.is_err() {
             let _ = self.discard(id); // the mount's error is the one that matters
         }
@@ -64,17 +118,51 @@ impl Images {
     ///
     /// # Errors
     /// When a layer is missing or the kernel refuses.
-    pub fn mount_read_only(&self, image: &Image, target: &Path) -> Result<(), Error> {
+    pub fn mount_read_only(
+        &self,
+        image: &Image,
+        target: &Path,
+        remap: Option<Remap<'_>>,
+    ) -> Result<(), Error> {
         fs::create_dir_all(target).map_err(|e| Error::io("create", target, e))?;
         if is_mounted(target) {
             return Ok(());
         }
         let lowers = self.layer_dirs(image)?;
-        match lowers.as_slice() {
+        match (lowers.as_slice(), remap) {
             // An overlay without an upper layer needs two lower ones.
-            [one] => mount_bind_read_only(one, target),
-            _ => mount_overlay(&lowers, None, target),
+            ([one], None) => mount_bind_read_only(one, target),
+            ([one], Some(remap)) => remap.view(one, target),
+            _ => {
+                let view = target.with_extension(VIEW);
+                let done = self.with_view(lowers, &view, remap, |lowers| {
+                    mount_overlay(lowers, None, target)
+                });
+                let _ = fs::remove_dir(&view); // there only with mapped ids
+                done
+            }
         }
+    }
+
+    /// Gives the layers' folders to a mount: as they are, or through a view of all layers with
+    /// other ids, which the mount does not need for longer than it takes to make it.
+    fn with_view(
+        &self,
+        lowers: Vec<PathBuf>,
+        view: &Path,
+        remap: Option<Remap<'_>>,
+        mount: impl FnOnce(&[PathBuf]) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let Some(remap) = remap else {
+            return mount(&lowers);
+        };
+        fs::create_dir_all(view).map_err(|e| Error::io("create", view, e))?;
+        remap.view(&self.root.join(LAYERS), view)?;
+        let seen = |dir: PathBuf| dir.file_name().map(|name| view.join(name));
+        let lowers: Vec<PathBuf> = lowers.into_iter().filter_map(seen).collect();
+        let done = mount(&lowers);
+        let gone = unmount(view);
+        done.and(gone)
     }
 
     /// Unmounts and removes a container's root. No error if it is gone. Blocking.
@@ -89,6 +177,8 @@ impl Images {
     /// Removes a writable layer that is not mounted.
     fn discard(&self, id: &str) -> Result<(), Error> {
         let dir = self.snapshot_dir(id);
+        // Of a mount that was interrupted; what it shows is not this container's.
+        unmount(&dir.join(VIEW))?;
         match fs::remove_dir_all(&dir) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(Error::io("remove", &dir, e)),
             _ => Ok(()),
@@ -135,9 +225,11 @@ fn walk(path: &Path, usage: &mut Usage) {
     }
 }
 
-fn copy_root_meta(from: &Path, to: &Path) -> Result<(), Error> {
+fn copy_root_meta(from: &Path, to: &Path, remap: Option<Remap<'_>>) -> Result<(), Error> {
     let meta = fs::metadata(from).map_err(|e| Error::io("stat", from, e))?;
-    std::os::unix::fs::chown(to, Some(meta.uid()), Some(meta.gid()))
+    let own = (meta.uid(), meta.gid());
+    let (uid, gid) = remap.map_or(own, |r| r.shift(own.0, own.1));
+    std::os::unix::fs::chown(to, Some(uid), Some(gid))
         .and_then(|()| fs::set_permissions(to, meta.permissions()))
         .map_err(|e| Error::io("protect", to, e))
 }

@@ -206,8 +206,8 @@ async fn pull() {
     assert!(mirrored.tags.contains("mirrored.invalid/a/tool:1"));
 
     let root = dir.path().join("mount");
-    images.mount("c1", &one, &root).unwrap();
-    images.mount("c1", &one, &root).unwrap();
+    images.mount("c1", &one, &root, None).unwrap();
+    images.mount("c1", &one, &root, None).unwrap();
     std::fs::write(root.join("new"), "x").unwrap();
     // An image in use may go; its layers stay as long as the container.
     for image in images.list().unwrap() {

@@ -29,6 +29,9 @@ pub enum ConfigError {
     /// A volume mount.
     #[error("{0}")]
     Mount(String),
+    /// The pod's user namespace.
+    #[error("{0}")]
+    Users(String),
     /// It must not run as root and would.
     #[error("{0}")]
     NonRoot(String),
@@ -51,11 +54,11 @@ fn pod_labels(pod: &Pod) -> HashMap<String, String> {
     ])
 }
 
-fn namespaces(pod: &Pod) -> v1::NamespaceOption {
+fn namespaces(sh: &Shared, pod: &Pod) -> Result<v1::NamespaceOption, String> {
     use v1::NamespaceMode::{Container, Node, Pod as PodMode};
     let s = spec::spec(pod);
     let on = |b: Option<bool>| b.unwrap_or(false);
-    v1::NamespaceOption {
+    Ok(v1::NamespaceOption {
         network: if on(s.host_network) { Node } else { PodMode } as i32,
         pid: if on(s.host_pid) {
             Node
@@ -66,8 +69,8 @@ fn namespaces(pod: &Pod) -> v1::NamespaceOption {
         } as i32,
         ipc: if on(s.host_ipc) { Node } else { PodMode } as i32,
         target_id: String::new(),
-        userns_options: None,
-    }
+        userns_options: Some(sh.userns.of(pod)?),
+    })
 }
 
 fn seccomp(profile: Option<&SeccompProfile>) -> v1::SecurityProfile {
@@ -124,7 +127,10 @@ fn int(v: i64) -> v1::Int64Value {
 }
 
 /// The sandbox of `pod`, made for the `attempt`th time.
-pub fn sandbox(sh: &Shared, pod: &Pod, attempt: u32) -> v1::PodSandboxConfig {
+///
+/// # Errors
+/// When it has no user namespace and needs one.
+pub fn sandbox(sh: &Shared, pod: &Pod, attempt: u32) -> Result<v1::PodSandboxConfig, String> {
     let cfg = &sh.cfg;
     let s = spec::spec(pod);
     let sc = s.security_context.as_ref();
@@ -151,7 +157,7 @@ pub fn sandbox(sh: &Shared, pod: &Pod, attempt: u32) -> v1::PodSandboxConfig {
     let mut labels = pod_labels(pod);
     labels.extend(pod.metadata.labels.clone().unwrap_or_default());
     let limits = resources::pod(pod);
-    v1::PodSandboxConfig {
+    Ok(v1::PodSandboxConfig {
         metadata: Some(v1::PodSandboxMetadata {
             name: spec::name(pod).into(),
             uid: spec::uid(pod).into(),
@@ -181,7 +187,7 @@ pub fn sandbox(sh: &Shared, pod: &Pod, attempt: u32) -> v1::PodSandboxConfig {
         linux: Some(v1::LinuxPodSandboxConfig {
             cgroup_parent: resources::cgroup_path(&cfg.cgroup_root, pod),
             security_context: Some(v1::LinuxSandboxSecurityContext {
-                namespace_options: Some(namespaces(pod)),
+                namespace_options: Some(namespaces(sh, pod)?),
                 selinux_options: selinux(sc.and_then(|s| s.se_linux_options.as_ref())),
                 run_as_user: sc.and_then(|s| s.run_as_user).map(int),
                 run_as_group: sc
@@ -214,7 +220,7 @@ pub fn sandbox(sh: &Shared, pod: &Pod, attempt: u32) -> v1::PodSandboxConfig {
             }),
         }),
         windows: None,
-    }
+    })
 }
 
 /// What is known when a container is made.
@@ -252,7 +258,7 @@ pub async fn container(
     let words = |w: &Option<Vec<String>>| -> Vec<String> {
         w.iter().flatten().map(|s| expand(s, lookup)).collect()
     };
-    let security = security(&input)?;
+    let security = security(sh, &input)?;
     let mut mounts = Vec::new();
     for (i, m) in c.volume_mounts.iter().flatten().enumerate() {
         mounts.push(mount(sh, &input, i, m, &lookup)?);
@@ -268,6 +274,15 @@ pub async fn container(
         && let Some(m) = hosts_file(sh, pod, input.addresses)?
     {
         mounts.push(m);
+    }
+    // What is the host's root's is the pod's root's.
+    let users = security
+        .namespace_options
+        .as_ref()
+        .and_then(|o| o.userns_options.as_ref());
+    for m in &mut mounts {
+        m.uid_mappings = users.map(|u| u.uids.clone()).unwrap_or_default();
+        m.gid_mappings = users.map(|u| u.gids.clone()).unwrap_or_default();
     }
     let mut labels = pod_labels(pod);
     labels.insert(label::CONTAINER.into(), c.name.clone());
@@ -346,7 +361,10 @@ const READ_ONLY: &[&str] = &[
     "/proc/sysrq-trigger",
 ];
 
-fn security(input: &ContainerInput<'_>) -> Result<v1::LinuxContainerSecurityContext, ConfigError> {
+fn security(
+    sh: &Shared,
+    input: &ContainerInput<'_>,
+) -> Result<v1::LinuxContainerSecurityContext, ConfigError> {
     let (pod, c) = (input.pod, input.container);
     let empty = SecurityContext::default();
     let own = c.security_context.as_ref().unwrap_or(&empty);
@@ -386,7 +404,7 @@ fn security(input: &ContainerInput<'_>) -> Result<v1::LinuxContainerSecurityCont
             return Err(ConfigError::NonRoot(text));
         }
     }
-    let mut ns = namespaces(pod);
+    let mut ns = namespaces(sh, pod).map_err(ConfigError::Users)?;
     if let Some(target) = &input.target {
         ns.pid = v1::NamespaceMode::Target as i32;
         ns.target_id = target.clone();

@@ -35,6 +35,7 @@ mod sources;
 pub mod spec;
 pub mod status;
 mod upkeep;
+mod userns;
 mod volumes;
 mod worker;
 

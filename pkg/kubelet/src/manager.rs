@@ -30,6 +30,7 @@ use crate::{
     sources::Sources,
     spec,
     status::Host,
+    userns::UserNamespaces,
     volumes,
     worker::{self, Handle, Msg, Shared},
 };
@@ -89,6 +90,7 @@ pub async fn run(
         node_dns: net::node_dns(&cfg.resolv_conf),
         allocatable: Mutex::new(node::capacity(&cfg)),
         images_changed: tokio::sync::Notify::new(),
+        userns: UserNamespaces::new(&cfg),
         client: client.clone(),
         cri,
         cfg,

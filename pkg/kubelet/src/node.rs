@@ -13,7 +13,8 @@ use k8s_openapi::{
         coordination::v1::{Lease, LeaseSpec},
         core::v1::{
             ContainerImage, DaemonEndpoint, Node, NodeAddress, NodeCondition, NodeDaemonEndpoints,
-            NodeSpec, NodeStatus, NodeSystemInfo, Taint,
+            NodeFeatures, NodeRuntimeHandler, NodeRuntimeHandlerFeatures, NodeSpec, NodeStatus,
+            NodeSystemInfo, Taint,
         },
     },
     apimachinery::pkg::{
@@ -147,12 +148,38 @@ fn taints(cfg: &Config) -> Vec<Taint> {
         .collect()
 }
 
-/// The runtime's health: ready, and if not, why.
-async fn runtime_ready(cri: &Cri) -> Result<(), String> {
+/// What the runtime can do.
+#[derive(Default)]
+struct Abilities {
+    handlers: Vec<NodeRuntimeHandler>,
+    features: Option<NodeFeatures>,
+}
+
+impl Abilities {
+    fn of(status: &v1::StatusResponse) -> Self {
+        let handler = |h: &v1::RuntimeHandler| NodeRuntimeHandler {
+            name: Some(h.name.clone()),
+            features: h.features.as_ref().map(|f| NodeRuntimeHandlerFeatures {
+                recursive_read_only_mounts: Some(f.recursive_read_only_mounts),
+                user_namespaces: Some(f.user_namespaces),
+            }),
+        };
+        Abilities {
+            handlers: status.runtime_handlers.iter().map(handler).collect(),
+            features: status.features.as_ref().map(|f| NodeFeatures {
+                supplemental_groups_policy: Some(f.supplemental_groups_policy),
+            }),
+        }
+    }
+}
+
+/// The runtime's health: ready, and if not, why. What it can do is noted on the way.
+async fn runtime_ready(cri: &Cri, abilities: &mut Abilities) -> Result<(), String> {
     let status = cri
         .status(v1::StatusRequest { verbose: false })
         .await
         .map_err(|e| format!("container runtime is down: {}", e.message()))?;
+    *abilities = Abilities::of(&status);
     let conditions = status.status.map(|s| s.conditions).unwrap_or_default();
     for (name, text) in [
         (
@@ -281,8 +308,9 @@ pub async fn keep(sh: Arc<Shared>, client: Client, stop: CancellationToken) {
     ));
     let watching = tokio::spawn(notice(api.clone(), name.clone(), doubted.clone()));
     let mut ready_before = false;
+    let mut abilities = Abilities::default();
     loop {
-        let ready = runtime_ready(&sh.cri).await;
+        let ready = runtime_ready(&sh.cri, &mut abilities).await;
         if ready.is_ok() != ready_before {
             ready_before = ready.is_ok();
             let reason = if ready_before {
@@ -293,7 +321,7 @@ pub async fn keep(sh: Arc<Shared>, client: Client, stop: CancellationToken) {
             let text = format!("Node {name} status is now: {reason}");
             sh.recorder.node(Kind::Normal, reason, text);
         }
-        let written = soon(write_status(&sh, &api, &node, &ready)).await;
+        let written = soon(write_status(&sh, &api, &node, &ready, &abilities)).await;
         let next = match (&written, &ready) {
             (Ok(_), Ok(())) => sh.cfg.status_period,
             // not ready: look again soon, for it is about to be
@@ -407,6 +435,7 @@ async fn write_status(
     api: &Api<Node>,
     node: &Node,
     ready: &Result<(), String>,
+    abilities: &Abilities,
 ) -> Result<Node, kube::Error> {
     let cfg = &sh.cfg;
     let now = Timestamp::now();
@@ -445,6 +474,8 @@ async fn write_status(
         }),
         node_info: Some(system_info(cfg, &runtime)),
         images: Some(images(&sh.cri).await),
+        runtime_handlers: Some(abilities.handlers.clone()).filter(|h| !h.is_empty()),
+        features: abilities.features.clone(),
         ..NodeStatus::default()
     };
     let patch = Patch::Strategic(json!({"status": status}));

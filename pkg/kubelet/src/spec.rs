@@ -104,6 +104,11 @@ pub fn spec(pod: &Pod) -> &PodSpec {
     }
 }
 
+/// Whether the pod's users are the host's.
+pub fn host_users(pod: &Pod) -> bool {
+    spec(pod).host_users.unwrap_or(true)
+}
+
 /// Whether the pod uses the node's network.
 pub fn host_network(pod: &Pod) -> bool {
     spec(pod).host_network.unwrap_or(false)

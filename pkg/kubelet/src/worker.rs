@@ -29,6 +29,7 @@ use crate::{
     sources::Sources,
     spec,
     status::{self, Host},
+    userns::UserNamespaces,
     volumes::Prepared,
 };
 
@@ -60,6 +61,8 @@ pub struct Shared {
     pub node_dns: v1::DnsConfig,
     /// What the node has to give.
     pub allocatable: Mutex<BTreeMap<String, Quantity>>,
+    /// The user namespaces of pods.
+    pub userns: UserNamespaces,
     /// Told when the set of images may have changed.
     pub images_changed: tokio::sync::Notify,
 }

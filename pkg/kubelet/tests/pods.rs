@@ -617,3 +617,93 @@ async fn many_pods_at_once() {
     }
     println!("50 pods ready in {:?}", begun.elapsed());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pods_have_users_of_their_own() {
+    let b = Bench::new().await;
+    b.cri.state.lock().unwrap().users = true;
+    let _k = b.start();
+    b.api.wait("/api/v1/nodes/node1", "the runtime's features", |n| {
+        n["status"]["runtimeHandlers"] == json!([{"name": "", "features": {"recursiveReadOnlyMounts": true, "userNamespaces": true}}])
+    }).await;
+    let mut spec = one();
+    spec["hostUsers"] = json!(false);
+    spec["volumes"] = json!([{"name": "v", "emptyDir": {}}]);
+    spec["containers"][0]["volumeMounts"] = json!([{"name": "v", "mountPath": "/v"}]);
+    let mut firsts = Vec::new();
+    for name in ["a", "b"] {
+        let path = b.pod(name, spec.clone());
+        b.api.wait(&path, "ready", ready).await;
+        let s = b.cri.state.lock().unwrap();
+        let (id, config) = s
+            .sandboxes
+            .iter()
+            .find_map(|(id, (c, _))| {
+                (c.metadata.as_ref()?.name == name).then(|| (id.clone(), c.clone()))
+            })
+            .unwrap();
+        let users = config
+            .linux
+            .unwrap()
+            .security_context
+            .unwrap()
+            .namespace_options
+            .unwrap()
+            .userns_options
+            .unwrap();
+        assert_eq!(users.mode, knarr_cri_api::v1::NamespaceMode::Pod as i32);
+        assert_eq!(
+            (users.uids[0].container_id, users.uids[0].length),
+            (0, 65536)
+        );
+        assert_eq!(users.uids, users.gids);
+        let c = s.containers.values().find(|c| c.sandbox == id).unwrap();
+        let own = c
+            .config
+            .linux
+            .as_ref()
+            .unwrap()
+            .security_context
+            .as_ref()
+            .unwrap();
+        assert_eq!(
+            own.namespace_options
+                .as_ref()
+                .unwrap()
+                .userns_options
+                .as_ref(),
+            Some(&users)
+        );
+        // Also the files that the kubelet itself adds.
+        assert!(c.config.mounts.len() >= 3, "{:?}", c.config.mounts);
+        assert!(
+            c.config
+                .mounts
+                .iter()
+                .all(|m| m.uid_mappings == users.uids && m.gid_mappings == users.gids)
+        );
+        firsts.push(users.uids[0].host_id);
+    }
+    assert_eq!(firsts, [65536, 131_072]);
+    let path = b.pod("host", one());
+    b.api.wait(&path, "ready", ready).await;
+    {
+        let s = b.cri.state.lock().unwrap();
+        let c = s
+            .containers
+            .values()
+            .find(|c| c.config.labels["io.kubernetes.pod.name"] == "host")
+            .unwrap();
+        assert!(c.config.mounts.iter().all(|m| m.uid_mappings.is_empty()));
+    }
+    // A runtime that cannot is not asked to.
+    b.cri.state.lock().unwrap().users = false;
+    b.pod("c", spec);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let s = b.cri.state.lock().unwrap();
+    assert!(
+        !s.sandboxes
+            .values()
+            .any(|(c, _)| c.metadata.as_ref().unwrap().name == "c")
+    );
+}

@@ -9,7 +9,7 @@ use knarr_sys::process::{self, CloneArgs, Cloned, ns};
 use knarr_sys::{fs as sysfs, socket};
 
 use crate::api::{CreateRequest, Created, Runtime, Status, Stdio};
-use crate::config::Spec;
+use crate::config::{IdMapping, Linux, Spec};
 use crate::error::Error;
 use crate::init::{self, Context, Streams};
 use crate::plan::{self, Options, Plan};
@@ -139,6 +139,23 @@ pub(crate) fn streams(stdio: Stdio) -> Result<Streams, Error> {
             ])
         }
     })
+}
+
+/// Pipes that the caller gives become those of the user namespace's root: only so can the init
+/// give them to the program's user, who may want to open `/dev/stdout` anew.
+pub(crate) fn hand_to_user_namespace(streams: &Streams, linux: &Linux) {
+    const FIFO: u32 = 0o010_000;
+    let Streams::Fds(fds) = streams else { return };
+    let host = |maps: &[IdMapping]| maps.iter().find(|m| m.container == 0).map(|m| m.host);
+    let (Some(uid), Some(gid)) = (host(&linux.uid_mappings), host(&linux.gid_mappings)) else {
+        return;
+    };
+    for fd in fds {
+        if sysfs::fstat(fd.as_fd()).is_ok_and(|st| st.mode & 0o170_000 == FIFO) {
+            // Without it the program has its streams all the same.
+            let _ = sysfs::chownat(fd.as_fd(), "", uid, gid);
+        }
+    }
 }
 
 impl Runtime {
@@ -278,6 +295,7 @@ impl Runtime {
             cgroup: unified.as_ref().map(AsFd::as_fd),
         };
         let streams = streams(req.stdio)?;
+        hand_to_user_namespace(&streams, &record.config.linux);
         let devices = netdev::look_up(&plan.net_devices)
             .map_err(|(name, e)| Error::os(format!("network device {name:?}"), e))?;
         let premade = init::attach::id_mapped_sources(plan, &record.bundle)

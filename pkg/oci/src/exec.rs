@@ -9,7 +9,7 @@ use knarr_sys::{fs, sched, socket};
 
 use crate::api::{Runtime, Started, Status, Stdio};
 use crate::config::Process;
-use crate::create::{next, one_thread, set_oom_score, streams, unexpected};
+use crate::create::{hand_to_user_namespace, next, one_thread, set_oom_score, streams, unexpected};
 use crate::error::Error;
 use crate::init::root::Root;
 use crate::init::{During, Failure, Never, Streams, finish, terminal};
@@ -110,6 +110,7 @@ fn spawn(
     let mut join = cgroup.join_fds()?;
     let unified = join.unified.take();
     let streams = streams(std::mem::take(&mut options.stdio))?;
+    hand_to_user_namespace(&streams, &record.config.linux);
     let preserve = std::mem::take(&mut options.preserve_fds);
     let args = CloneArgs {
         cgroup: unified.as_ref().map(AsFd::as_fd),

@@ -189,19 +189,13 @@ fn usher(mut c: Context<'_>) -> Result<Never, Failure> {
         process::setns(fd.as_fd(), *kind).during(format!("join namespace {path:?}"))?;
     }
     drop(open);
-    let joined_user = spaces.joins(ns::USER);
     let args = CloneArgs {
         namespaces: spaces.new & !(ns::CGROUP | ns::TIME),
         sibling: true,
         cgroup: None,
     };
     match process::clone_process(&args).during("clone")? {
-        Cloned::Child => {
-            if joined_user {
-                become_root()?;
-            }
-            set_up(&mut c)
-        }
+        Cloned::Child => set_up(&mut c),
         Cloned::Parent { pid, .. } => {
             let _ = protocol::send(c.channel.as_fd(), &Message::Usher(pid), None);
             process::exit_now(0)
@@ -239,7 +233,7 @@ fn set_up(c: &mut Context<'_>) -> Result<Never, Failure> {
         let _ = process::join_session_keyring(&format!("_ses.{}", c.id));
     }
     process::setsid().during("start session")?;
-    let new_user = spaces.new & ns::USER != 0;
+    let other_user = spaces.has(ns::USER);
     let own_mounts = spaces.new & ns::MOUNT != 0;
     // The host's procfs, which no container can have tampered with.
     let proc = fs::open("/proc", fs::O_PATH | fs::O_DIRECTORY).during("open /proc")?;
@@ -254,7 +248,7 @@ fn set_up(c: &mut Context<'_>) -> Result<Never, Failure> {
         // Sources are opened while we still have the caller's user id.
         tree.prepare()?;
     }
-    if new_user {
+    if other_user {
         become_root()?;
     }
     for step in &plan.outside {

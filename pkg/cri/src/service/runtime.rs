@@ -425,7 +425,7 @@ impl RuntimeService for Runtime {
                     name: name.to_owned(),
                     features: Some(RuntimeHandlerFeatures {
                         recursive_read_only_mounts: true,
-                        user_namespaces: false,
+                        user_namespaces: crate::spec::userns::supported(),
                     }),
                 })
                 .collect(),

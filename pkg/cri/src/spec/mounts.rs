@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use knarr_cri_api::v1::{LinuxContainerSecurityContext, Mount, MountPropagation};
 use serde_json::{Value, json};
 
+use super::userns::mappings;
 use super::{Container, Pod};
 use crate::Error;
 
@@ -42,6 +43,14 @@ pub(crate) fn all(
         !asked.contains(Path::new(at))
     });
     let files = if context.readonly_rootfs { "ro" } else { "rw" };
+    let userns = super::userns::wanted(super::sandbox_options(pod.config))?;
+    // The sandbox's own files, with the pod's ids.
+    let own = |mut mount: Value| {
+        if let Some(userns) = userns {
+            userns.apply(&mut mount);
+        }
+        mount
+    };
     for (at, name) in [
         ("/etc/hostname", "hostname"),
         ("/etc/hosts", "hosts"),
@@ -49,21 +58,23 @@ pub(crate) fn all(
     ] {
         let source = pod.dir.join(name);
         if !asked.contains(Path::new(at)) && source.exists() {
-            out.push(json!({ "destination": at, "type": "bind", "source": source,
-                             "options": ["rbind", "rprivate", files] }));
+            out.push(own(
+                json!({ "destination": at, "type": "bind", "source": source,
+                                 "options": ["rbind", "rprivate", files] }),
+            ));
         }
     }
     if !asked.contains(Path::new("/dev/shm")) {
-        let own = pod.dir.join("shm");
-        let source = if own.exists() {
-            own
-        } else {
-            PathBuf::from("/dev/shm")
-        };
-        out.push(
+        let pods = pod.dir.join("shm");
+        let bind = |source: &Path| {
             json!({ "destination": "/dev/shm", "type": "bind", "source": source,
-                         "options": ["rbind", "rprivate", "rw"] }),
-        );
+                    "options": ["rbind", "rprivate", "rw"] })
+        };
+        out.push(if pods.exists() {
+            own(bind(&pods))
+        } else {
+            bind(Path::new("/dev/shm"))
+        });
     }
     let mut propagation = None;
     // A mount inside another's place must come after it.
@@ -107,9 +118,6 @@ fn one(mount: &Mount, image: Option<&Path>) -> Result<(Value, &'static str), Err
             "a mount without a container path".to_owned(),
         ));
     }
-    if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
-        return Err(Error::Unsupported("an idmapped mount".to_owned()));
-    }
     let source = match image {
         Some(path) => path.to_path_buf(),
         None => host_path(mount)?,
@@ -148,12 +156,18 @@ fn one(mount: &Mount, image: Option<&Path>) -> Result<(Value, &'static str), Err
             other => return Err(Error::Unsupported(format!("mount option {other:?}"))),
         }
     }
-    let value = json!({
+    let mut value = json!({
         "destination": clean(&mount.container_path),
         "type": "bind",
         "source": source,
         "options": options,
     });
+    // An image is mounted with its ids mapped already.
+    let mapped = !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty();
+    if mapped && image.is_none() {
+        value["uidMappings"] = mappings(&mount.uid_mappings);
+        value["gidMappings"] = mappings(&mount.gid_mappings);
+    }
     Ok((value, propagation))
 }
 

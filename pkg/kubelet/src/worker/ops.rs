@@ -13,7 +13,7 @@ use crate::{
     hook,
     model::CtrState,
     plan::{Action, KillReason, SANDBOX, VOLUMES, Volumes},
-    spec,
+    spec, userns,
     volumes::{self, Failed, Prepared, Tokens},
 };
 
@@ -624,11 +624,12 @@ async fn make_sandbox(
 ) -> Result<v1::PodSandboxStatus, String> {
     cgroup::make(&sh.cfg.cgroup_root, pod)
         .map_err(|e| format!("unable to ensure pod container exists: {e}"))?;
-    let config = cri_config::sandbox(sh, pod, attempt);
+    let handler = start::runtime_handler(sh, pod).await?;
+    userns::check_support(&sh.cri, pod, &handler).await?;
+    let config = cri_config::sandbox(sh, pod, attempt)?;
     tokio::fs::create_dir_all(&config.log_directory)
         .await
         .map_err(|e| format!("{}: {e}", config.log_directory))?;
-    let handler = start::runtime_handler(sh, pod).await?;
     let id = sh
         .cri
         .run_pod_sandbox(v1::RunPodSandboxRequest {

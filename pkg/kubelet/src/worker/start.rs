@@ -67,6 +67,11 @@ impl StartError {
     }
 }
 
+/// The pod's sandbox cannot be described.
+fn unusable(why: String) -> StartError {
+    StartError::new("CreateContainerConfigError", why)
+}
+
 /// What is remembered about pulling an image for a pod.
 #[derive(Clone, Debug)]
 pub struct PullState {
@@ -225,7 +230,9 @@ impl Start {
             .create_container(v1::CreateContainerRequest {
                 pod_sandbox_id: self.sandbox.clone(),
                 config: Some(config),
-                sandbox_config: Some(cri_config::sandbox(sh, pod, self.sandbox_attempt)),
+                sandbox_config: Some(
+                    cri_config::sandbox(sh, pod, self.sandbox_attempt).map_err(unusable)?,
+                ),
             })
             .await
             .map_err(|e| {
@@ -457,7 +464,10 @@ impl Start {
                     ..Default::default()
                 }),
                 auth,
-                sandbox_config: Some(cri_config::sandbox(&self.sh, &self.pod, 0)),
+                sandbox_config: Some(
+                    cri_config::sandbox(&self.sh, &self.pod, 0)
+                        .map_err(Status::failed_precondition)?,
+                ),
             };
             match self.sh.cri.pull_image(req).await {
                 Ok(_) => return Ok(()),

@@ -39,6 +39,8 @@ pub struct State {
     pub calls: Vec<String>,
     /// Where exec is served.
     pub streaming: String,
+    /// Whether pods may have user namespaces.
+    pub users: bool,
 }
 
 #[derive(Clone)]
@@ -158,6 +160,13 @@ impl RuntimeService for Fake {
             status: Some(v1::RuntimeStatus {
                 conditions: vec![ok("RuntimeReady"), ok("NetworkReady")],
             }),
+            runtime_handlers: vec![v1::RuntimeHandler {
+                name: String::new(),
+                features: Some(v1::RuntimeHandlerFeatures {
+                    recursive_read_only_mounts: true,
+                    user_namespaces: self.state.lock().unwrap().users,
+                }),
+            }],
             ..Default::default()
         }))
     }

@@ -1,5 +1,6 @@
 //! Sources of bind mounts, id mappings of mounts, and filling a tmpfs.
 
+use std::collections::btree_map::Entry;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
@@ -36,17 +37,21 @@ pub fn id_mapped_sources(
         Step::Mount(m) => Some(m),
         _ => None,
     });
+    let mut made = Made::new();
     mounts
         .map(|m| match (&m.source, &m.id_map) {
             (MountSource::Bind { path, recursive }, Some(map)) => {
                 open_source(&bundle.join(path), *recursive, m.source_nofollow)
-                    .and_then(|tree| id_map(&tree, map, plan).map(|()| Some(tree)))
+                    .and_then(|tree| id_map(&tree, map, plan, &mut made).map(|()| Some(tree)))
                     .map_err(|e| (m.target.clone(), e))
             }
             _ => Ok(None),
         })
         .collect()
 }
+
+/// User namespaces by their maps: most mounts of a container have the same.
+type Made = std::collections::BTreeMap<(String, String), OwnedFd>;
 
 /// Makes a detached mount map ids; with empty lists, as the container's user namespace does.
 ///
@@ -56,6 +61,7 @@ fn id_map(
     tree: &OwnedFd,
     map: &(Vec<IdMapping>, Vec<IdMapping>, bool),
     plan: &Plan,
+    made: &mut Made,
 ) -> Result<(), Errno> {
     let lines = |maps: &[IdMapping]| {
         maps.iter()
@@ -67,7 +73,14 @@ fn id_map(
         (None, true) => return Err(Errno::INVAL),
         (_, false) => (lines(&map.0), lines(&map.1)),
     };
-    let userns = user_namespace(&uid, &gid)?;
+    let userns = match made.entry((uid, gid)) {
+        Entry::Occupied(known) => known.into_mut(),
+        Entry::Vacant(new) => {
+            let (uid, gid) = new.key();
+            let fd = user_namespace(uid, gid)?;
+            new.insert(fd)
+        }
+    };
     let change = SetAttr {
         set: attr::IDMAP,
         userns: Some(userns.as_fd()),

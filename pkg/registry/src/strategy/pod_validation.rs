@@ -158,7 +158,46 @@ pub(super) fn spec(s: &Value, path: &str, template: bool) -> Vec<FieldError> {
         }
     }
     super::fields::pod::check(s, path, &mut out);
+    users(s, path, &mut out);
     out
+}
+
+/// Where the pod's users are not the host's, it shares nothing else with the host; where they
+/// are, its containers see no more of procfs than is good for the host.
+fn users(s: &Value, path: &str, out: &mut Vec<FieldError>) {
+    let on = |f: &str| s.at(&[f]).and_then(Value::as_bool);
+    let own_users = on("hostUsers") == Some(false);
+    for list in ["containers", "initContainers", "ephemeralContainers"] {
+        for (i, c) in s.list_at(&[list]).iter().enumerate() {
+            let at = format!("{path}.{list}[{i}]");
+            if own_users && !c.list_at(&["volumeDevices"]).is_empty() {
+                out.push(FieldError::forbidden(
+                    format!("{at}.volumeDevices"),
+                    "when `hostUsers` is false",
+                ));
+            }
+            let mount = c.str_at(&["securityContext", "procMount"]);
+            if !own_users && mount == "Unmasked" {
+                out.push(FieldError::invalid(
+                    format!("{at}.securityContext.procMount"),
+                    mount,
+                    "`hostUsers` must be false to use `Unmasked`",
+                ));
+            }
+        }
+    }
+    for (field, name) in [
+        ("hostNetwork", "hostNetwork"),
+        ("hostPID", "HostPID"),
+        ("hostIPC", "HostIPC"),
+    ] {
+        if own_users && on(field) == Some(true) {
+            out.push(FieldError::forbidden(
+                format!("{path}.{name}"),
+                "when `hostUsers` is false",
+            ));
+        }
+    }
 }
 
 fn volumes(s: &Value, path: &str, out: &mut Vec<FieldError>) -> HashSet<String> {

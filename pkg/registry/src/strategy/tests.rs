@@ -50,6 +50,50 @@ fn a_pod_without_containers_is_refused_with_upstreams_words() {
 }
 
 #[test]
+fn a_pod_with_users_of_its_own_shares_nothing_else_with_the_host() {
+    let s = of("", "pods");
+    let said = |mut spec: serde_json::Value| {
+        for (key, value) in [("restartPolicy", "Always"), ("dnsPolicy", "ClusterFirst")] {
+            spec[key] = json!(value);
+        }
+        s.validate(&json!({"metadata": {"name": "p", "namespace": "n"}, "spec": spec}))
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>()
+    };
+    let c = |more: serde_json::Value| {
+        let mut c = json!({"name": "a", "image": "i", "imagePullPolicy": "Always", "terminationMessagePolicy": "File"});
+        for (k, v) in more.as_object().into_iter().flatten() {
+            c[k] = v.clone();
+        }
+        json!([c])
+    };
+    let unmasked = json!({"securityContext": {"procMount": "Unmasked"}});
+    assert_eq!(
+        said(json!({"hostUsers": false, "containers": c(unmasked.clone())})),
+        [""; 0]
+    );
+    assert_eq!(
+        said(json!({"containers": c(unmasked)})),
+        [
+            "spec.containers[0].securityContext.procMount: Invalid value: \"Unmasked\": `hostUsers` must be false to use `Unmasked`"
+        ]
+    );
+    let devices = json!({"volumeDevices": [{"name": "v", "devicePath": "/dev/v"}]});
+    let all = json!({"hostUsers": false, "hostNetwork": true, "hostPID": true, "hostIPC": true, "containers": c(devices)});
+    let told = said(all);
+    for field in [
+        "hostNetwork",
+        "HostPID",
+        "HostIPC",
+        "containers[0].volumeDevices",
+    ] {
+        let text = format!("spec.{field}: Forbidden: when `hostUsers` is false");
+        assert!(told.contains(&text), "{text} is missing in {told:?}");
+    }
+}
+
+#[test]
 fn grace_is_zero_for_pods_that_no_node_runs() {
     let s = of("", "pods");
     assert_eq!(s.grace(&json!({"spec": {}}), None), Some(0));
