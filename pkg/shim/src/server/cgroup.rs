@@ -271,6 +271,10 @@ impl Mounts {
             let (Some(root), Some(point)) = (left.next(), left.next()) else {
                 continue;
             };
+            // It shows what lies above the cgroup namespace: paths of this one are not in it.
+            if root.starts_with("/..") {
+                continue;
+            }
             let mut right = right.split(' ');
             let (Some(kind), options) = (right.next(), right.nth(1).unwrap_or_default()) else {
                 continue;
