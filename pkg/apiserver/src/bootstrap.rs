@@ -14,7 +14,6 @@ use crate::{bridge, core::Core};
 
 static RBAC: &str = include_str!("../../../api/rbac/bootstrap.json");
 static PRIORITIES: &str = include_str!("../../../api/bootstrap/priorityclasses.json");
-static FLOW: &str = include_str!("../../../api/bootstrap/flowcontrol.json");
 
 /// Writes without admission: the server's own.
 struct Own;
@@ -48,7 +47,7 @@ fn list(v: &Value) -> Vec<Value> {
 
 fn wanted(core: &Core) -> Result<Vec<Wanted>, ApiError> {
     let read = |t: &str| serde_json::from_str::<Value>(t).map_err(ApiError::internal);
-    let (rbac, priorities, flow) = (read(RBAC)?, read(PRIORITIES)?, read(FLOW)?);
+    let (rbac, priorities) = (read(RBAC)?, read(PRIORITIES)?);
     let mut out = Vec::new();
     let g = "rbac.authorization.k8s.io";
     for (member, plural) in [
@@ -81,17 +80,6 @@ fn wanted(core: &Core) -> Result<Vec<Wanted>, ApiError> {
         plural: "priorityclasses",
         object,
     }));
-    for (member, plural) in [
-        ("flowSchemas", "flowschemas"),
-        ("priorityLevels", "prioritylevelconfigurations"),
-    ] {
-        out.extend(list(&flow[member]).into_iter().map(|object| Wanted {
-            group: "flowcontrol.apiserver.k8s.io",
-            version: "v1",
-            plural,
-            object,
-        }));
-    }
     let mut data = json!({"client-ca-file": core.settings.client_ca});
     if let Some(ca) = &core.settings.requestheader_ca {
         data["requestheader-client-ca-file"] = json!(ca);
@@ -227,7 +215,7 @@ fn reconcile(have: &mut Value, want: &Value) {
 ///
 /// # Errors
 /// If the store refuses.
-pub async fn run(core: &Core) -> Result<(), ApiError> {
+pub async fn run(core: &Arc<Core>) -> Result<(), ApiError> {
     for name in ["kube-system", "default", "kube-public", "kube-node-lease"] {
         let w = Wanted {
             group: "",
@@ -258,6 +246,7 @@ pub async fn run(core: &Core) -> Result<(), ApiError> {
         r?;
     }
     crate::aggregator::builtin(core).await?;
+    crate::flowcontrol::maintain::ensure(core).await?;
     endpoints(core).await?;
     core.registry.current().await?;
     Ok(())

@@ -76,8 +76,13 @@ pub struct Config {
     pub event_ttl: Duration,
     /// Fixed bearer tokens.
     pub tokens: HashMap<String, UserInfo>,
-    /// Most requests at a time that read, and that write; `0` is no limit.
+    /// Most requests at a time that read, and that write; `0` is no limit. With priority and
+    /// fairness their sum is what is divided.
     pub max_in_flight: (u32, u32),
+    /// Whether requests are limited by priority and fairness; else each kind of them by its most.
+    pub priority_and_fairness: bool,
+    /// How long a request may take that is no watch and no stream.
+    pub request_timeout: Duration,
 }
 
 impl Config {
@@ -117,6 +122,8 @@ impl Config {
             event_ttl: Duration::from_secs(3600),
             tokens: HashMap::new(),
             max_in_flight: (400, 200),
+            priority_and_fairness: true,
+            request_timeout: Duration::from_secs(60),
         }
     }
 }
@@ -133,8 +140,8 @@ pub struct Settings {
     pub anonymous: bool,
     /// Seconds that events are kept.
     pub event_ttl: i64,
-    /// Limits of requests that read and write.
-    pub max_in_flight: (u32, u32),
+    /// How long a request may take that is no watch and no stream.
+    pub request_timeout: Duration,
     /// Which of a node's addresses its kubelet is reached at, by type, in this order.
     pub kubelet_address_types: Vec<String>,
     /// `iss` of tokens.

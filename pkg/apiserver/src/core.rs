@@ -18,6 +18,7 @@ use crate::{
     authz::Authorizer,
     bridge,
     config::Settings,
+    flowcontrol::Limiter,
     request::{Info, Query},
     respond::Format,
 };
@@ -67,8 +68,8 @@ pub struct Core {
     pub ready: AtomicBool,
     /// Requests answered, for `/metrics`.
     pub requests: Mutex<HashMap<(String, String, u16), u64>>,
-    /// Running requests that read, and that write.
-    pub inflight: [AtomicU64; 2],
+    /// How many requests run at a time, and whose.
+    pub limiter: Limiter,
     /// Cancelled when the server ends.
     pub stop: CancellationToken,
     /// Numbers of the tables, as they come.
@@ -241,11 +242,11 @@ pub struct Ctx {
     /// Rows at the time of the request.
     pub table: Arc<Table>,
     /// What is asked.
-    pub info: Info,
+    pub info: Arc<Info>,
     /// Parameters.
     pub query: Query,
     /// Who asks.
-    pub user: UserInfo,
+    pub user: Arc<UserInfo>,
     /// Headers.
     pub headers: http::HeaderMap,
     /// The row asked for.

@@ -1,8 +1,8 @@
 //! The API server: one pipeline for every request.
 //!
 //! # Flow
-//! [`pipeline`] takes a request through authentication, impersonation, authorization and the limit
-//! of requests in flight; `serve` turns a row of the table and a verb into an answer; writes go
+//! [`pipeline`] takes a request through authentication, impersonation, priority and fairness, and
+//! authorization; `serve` turns a row of the table and a verb into an answer; writes go
 //! through `knarr_registry::rest`, which calls admission and the kind's strategy in their order.
 //! There is no handler for any kind.
 
@@ -19,6 +19,7 @@ mod core;
 mod custom;
 mod discovery;
 mod encryption;
+mod flowcontrol;
 mod openapi;
 mod pipeline;
 mod request;

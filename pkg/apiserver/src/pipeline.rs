@@ -1,8 +1,10 @@
-//! The one way of every request: authenticate, impersonate, authorize, limit, serve.
+//! The one way of every request: authenticate, impersonate, wait for a turn, authorize, serve.
 
 use std::sync::{Arc, Mutex, atomic::Ordering};
 
 use http::{HeaderValue, Request, header};
+use http_body::Body as _;
+use http_body_util::BodyExt;
 use knarr_registry::ApiError;
 use serde_json::json;
 
@@ -12,7 +14,9 @@ use crate::{
     auth::{self, Authenticated, UserInfo, front_proxy::Presented},
     authz::{self, Attributes},
     core::{Core, Ctx},
-    discovery, openapi,
+    discovery,
+    flowcontrol::{Marks, Pass},
+    openapi,
     request::{Info, Query},
     respond::{self, Body, Format, Reply},
     serve,
@@ -32,18 +36,18 @@ async fn authenticate(
     headers: &http::HeaderMap,
     path: &str,
     id: &Identity,
-) -> Result<UserInfo, ApiError> {
+) -> Result<Arc<UserInfo>, ApiError> {
     let certified = match id {
-        Identity::Fixed(u) => return Ok(u.as_ref().clone()),
+        Identity::Fixed(u) => return Ok(Arc::clone(u)),
         Identity::Network(p) => p,
     };
     if certified.front
         && let Some(u) = core.settings.requestheader.user(headers)
     {
-        return Ok(u);
+        return Ok(Arc::new(u));
     }
     if let Some(u) = &certified.user {
-        return Ok(u.as_ref().clone());
+        return Ok(Arc::clone(u));
     }
     let bearer = headers
         .get(header::AUTHORIZATION)
@@ -52,12 +56,17 @@ async fn authenticate(
         .filter(|(k, _)| k.eq_ignore_ascii_case("bearer"))
         .map(|(_, t)| t.trim());
     match bearer {
-        Some(t) if !t.is_empty() => token(core, t, &[]).await.map(|a| a.user).map_err(|why| {
-            tracing::debug!(why, "token refused");
-            ApiError::unauthorized()
-        }),
+        Some(t) if !t.is_empty() => {
+            token(core, t, &[])
+                .await
+                .map(|a| Arc::new(a.user))
+                .map_err(|why| {
+                    tracing::debug!(why, "token refused");
+                    ApiError::unauthorized()
+                })
+        }
         _ if auth::oidc::anonymous(&core.authentication().anonymous, path) => {
-            Ok(UserInfo::anonymous())
+            Ok(Arc::new(UserInfo::anonymous()))
         }
         _ => Err(ApiError::unauthorized()),
     }
@@ -117,9 +126,9 @@ impl Identity {
 
 fn impersonate(
     core: &Core,
-    user: UserInfo,
+    user: Arc<UserInfo>,
     headers: &http::HeaderMap,
-) -> Result<UserInfo, ApiError> {
+) -> Result<Arc<UserInfo>, ApiError> {
     let Some((other, checks)) = auth::wanted(headers)? else {
         return Ok(user);
     };
@@ -137,45 +146,33 @@ fn impersonate(
         };
         core.authorizer.check(&user, &a)?;
     }
-    Ok(other)
+    Ok(Arc::new(other))
 }
 
-struct Running<'a>(&'a Core, Option<usize>);
-
-impl<'a> Running<'a> {
-    fn begin(core: &'a Core, info: &Info, user: &UserInfo) -> Result<Self, ApiError> {
-        if info.long_running() || user.is_in("system:masters") {
-            return Ok(Self(core, None));
-        }
-        let i = usize::from(!matches!(
-            info.verb.as_str(),
-            "get" | "list" | "head" | "options"
-        ));
-        let limit = if i == 0 {
-            core.settings.max_in_flight.0
-        } else {
-            core.settings.max_in_flight.1
-        };
-        let now = core.inflight[i].fetch_add(1, Ordering::Relaxed) + 1;
-        let this = Self(core, Some(i));
-        if limit > 0 && now > u64::from(limit) {
-            return Err(ApiError::new(
-                429,
-                "TooManyRequests",
-                "Too many requests, please try again later.",
-            )
-            .retry_after(1));
-        }
-        Ok(this)
-    }
+/// What becomes known of a request on its way, also where it goes no further.
+#[derive(Default)]
+struct Trail {
+    /// The record that is kept of it.
+    record: Option<Arc<Record>>,
+    /// Its flow schema and priority level.
+    marks: Option<Marks>,
 }
 
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        if let Some(i) = self.1 {
-            self.0.inflight[i].fetch_sub(1, Ordering::Relaxed);
-        }
+/// An answer that is still to be sent holds its seats until then if it is large, or made on the
+/// way; of a watch only the beginning does.
+fn hold(pass: Pass<'_>, reply: Reply, watch: bool) -> Reply {
+    const LARGE: u64 = 128 * 1024;
+    let Pass::Seat(seat) = pass else { return reply };
+    if watch || reply.body().size_hint().upper().is_some_and(|n| n <= LARGE) {
+        return reply;
     }
+    reply.map(|b| {
+        b.map_frame(move |f| {
+            let _held = &seat;
+            f
+        })
+        .boxed_unsync()
+    })
 }
 
 /// Answers a request; never fails.
@@ -187,6 +184,7 @@ pub async fn handle(core: Arc<Core>, request: Request<Body>, id: Identity) -> Re
     let format = respond::negotiate(request.headers(), query.get("pretty"), true);
     let fallback = format.as_ref().ok().copied().unwrap_or_default();
     let (verb, resource) = (info.verb.clone(), info.resource.clone());
+    let info = Arc::new(info);
     let named = request
         .headers()
         .get("audit-id")
@@ -194,24 +192,25 @@ pub async fn handle(core: Arc<Core>, request: Request<Body>, id: Identity) -> Re
         .filter(|v| !v.is_empty() && v.len() <= 64);
     let audit_id = named.map_or_else(|| uuid::Uuid::new_v4().to_string(), str::to_owned);
     let long = info.long_running();
-    let mut record = None;
+    let mut trail = Trail::default();
     let mut reply = match answer(
-        &core,
-        request,
-        &id,
-        info,
-        query,
-        format,
-        &audit_id,
-        &mut record,
+        &core, request, &id, info, query, format, &audit_id, &mut trail,
     )
     .await
     {
         Ok(r) => r,
         Err(e) => respond::error(&e, fallback),
     };
-    if let Some(r) = record {
+    if let Some(r) = trail.record {
         reply = r.answered(reply, long).await;
+    }
+    if let Some(m) = trail.marks {
+        reply
+            .headers_mut()
+            .insert("x-kubernetes-pf-flowschema-uid", m.schema);
+        reply
+            .headers_mut()
+            .insert("x-kubernetes-pf-prioritylevel-uid", m.level);
     }
     let code = reply.status().as_u16();
     if let Ok(mut m) = core.requests.lock() {
@@ -240,11 +239,11 @@ async fn answer(
     core: &Arc<Core>,
     request: Request<Body>,
     id: &Identity,
-    info: Info,
+    info: Arc<Info>,
     query: Query,
     format: Result<Format, ApiError>,
     audit_id: &str,
-    record: &mut Option<Arc<Record>>,
+    trail: &mut Trail,
 ) -> Result<Reply, ApiError> {
     let user = match authenticate(core, request.headers(), &info.path, id).await {
         Ok(u) => u,
@@ -261,7 +260,7 @@ async fn answer(
         }
     };
     if let Some(a) = &core.audit {
-        *record = a.begin(
+        trail.record = a.begin(
             audit_id,
             &info,
             &user,
@@ -270,14 +269,48 @@ async fn answer(
             id.peer(),
         );
     }
-    let first = record.is_some().then(|| user.clone());
+    let first = trail.record.is_some().then(|| Arc::clone(&user));
     let user = impersonate(core, user, request.headers())?;
-    let attributes = Attributes::from(&info);
+    if let Some(r) = &trail.record
+        && first.is_some_and(|f| f != user)
+    {
+        r.impersonated(&user);
+    }
+    let pass = match core
+        .limiter
+        .enter(core, &user, &info, &query, &mut trail.marks)
+        .await
+    {
+        Ok(p) => p,
+        Err(refused) => return Ok(respond::too_many(refused.after)),
+    };
+    let watch = info.verb == "watch";
+    let reply = admitted(
+        core,
+        request,
+        info,
+        query,
+        format,
+        user,
+        trail.record.as_ref(),
+    )
+    .await?;
+    Ok(hold(pass, reply, watch))
+}
+
+/// What a request asks for is done, if its user may.
+async fn admitted(
+    core: &Arc<Core>,
+    request: Request<Body>,
+    info: Arc<Info>,
+    query: Query,
+    format: Result<Format, ApiError>,
+    user: Arc<UserInfo>,
+    record: Option<&Arc<Record>>,
+) -> Result<Reply, ApiError> {
+    let attributes = Attributes::from(&*info);
     let (allowed, reason) = core.authorizer.allows(&user, &attributes);
     if let Some(r) = record {
-        if first.is_some_and(|f| f != user) {
-            r.impersonated(&user);
-        }
         r.annotate(
             "authorization.k8s.io/decision",
             if allowed { "allow" } else { "forbid" },
@@ -287,7 +320,6 @@ async fn answer(
     if !allowed {
         return Err(authz::denial(&user, &attributes, &reason));
     }
-    let _running = Running::begin(core, &info, &user)?;
     if let Some(remote) = core.aggregator.find(&info.path) {
         return Ok(aggregator::serve(core, &remote, request, &user).await);
     }
@@ -340,7 +372,7 @@ async fn answer(
         resource,
         format,
         warnings: Mutex::new(Vec::new()),
-        record: record.clone(),
+        record: record.cloned(),
     });
     let out = serve::resource(Arc::clone(&ctx), request).await;
     out.or_else(|mut e| {
@@ -394,6 +426,13 @@ fn special(
             f,
         )),
         "/version" => Ok(respond::object(200, &version(), f)),
+        p if p.starts_with("/debug/api_priority_and_fairness/") => {
+            let page = p
+                .rsplit('/')
+                .next()
+                .and_then(|page| core.limiter.fair()?.dump(page, query));
+            Ok(page.map_or_else(no_page, |text| respond::text(200, text)))
+        }
         "/metrics" => Ok(respond::bytes(
             200,
             "text/plain; version=0.0.4; charset=utf-8",
@@ -496,10 +535,9 @@ fn metrics(core: &Core) -> String {
         }
     }
     s.push_str("# HELP apiserver_current_inflight_requests Requests in flight.\n# TYPE apiserver_current_inflight_requests gauge\n");
-    for (i, kind) in ["readOnly", "mutating"].iter().enumerate() {
+    for (n, kind) in core.limiter.running().iter().zip(["readOnly", "mutating"]) {
         s.push_str(&format!(
-            "apiserver_current_inflight_requests{{request_kind=\"{kind}\"}} {}\n",
-            core.inflight[i].load(Ordering::Relaxed)
+            "apiserver_current_inflight_requests{{request_kind=\"{kind}\"}} {n}\n"
         ));
     }
     s.push_str("# HELP apiserver_storage_objects Number of stored objects.\n# TYPE apiserver_storage_objects gauge\n");
@@ -515,6 +553,9 @@ fn metrics(core: &Core) -> String {
         s.push_str(&format!(
             "apiserver_storage_objects{{group=\"{group}\",resource=\"{resource}\"}} {n}\n"
         ));
+    }
+    if let Some(f) = core.limiter.fair() {
+        s.push_str(&f.metrics());
     }
     s
 }

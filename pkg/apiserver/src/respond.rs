@@ -251,6 +251,17 @@ pub fn error(e: &ApiError, f: Format) -> Reply {
     r
 }
 
+/// The answer to a request that there is no room for; its client may come again after as many
+/// seconds.
+#[must_use]
+pub fn too_many(after: u64) -> Reply {
+    let mut r = text(429, "Too many requests, please try again later.\n");
+    let h = r.headers_mut();
+    h.insert(header::RETRY_AFTER, HeaderValue::from(after));
+    h.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    r
+}
+
 /// Adds `Warning` headers.
 pub fn warn(r: &mut Reply, warnings: &[String]) {
     let mut seen: Vec<&String> = Vec::new();

@@ -5,7 +5,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, Mutex, RwLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
@@ -33,6 +33,7 @@ use crate::{
     config::{AuthenticationConfiguration, Config, Settings},
     core::{self, Core},
     custom,
+    flowcontrol::{self, Limiter},
     pipeline::{self, Identity},
     respond::{Body, BodyError},
     serve::connect::Kubelets,
@@ -194,7 +195,7 @@ impl ApiServer {
                 advertise: SocketAddr::new(config.advertise_address, address.port()),
                 anonymous: config.anonymous,
                 event_ttl: i64::try_from(config.event_ttl.as_secs()).unwrap_or(3600),
-                max_in_flight: config.max_in_flight,
+                request_timeout: config.request_timeout,
                 issuer: config.issuer.clone(),
                 kubelet_address_types: config.kubelet_address_types,
                 jwks_uri: config.jwks_uri,
@@ -217,7 +218,7 @@ impl ApiServer {
             allocating: Arc::new(tokio::sync::Mutex::new(())),
             ready: AtomicBool::new(false),
             requests: Mutex::new(HashMap::new()),
-            inflight: [AtomicU64::new(0), AtomicU64::new(0)],
+            limiter: Limiter::new(config.priority_and_fairness, config.max_in_flight),
             stop: CancellationToken::new(),
             table_changes: tokio::sync::watch::Sender::new(0),
             aggregator: Aggregator::new(proxy_client),
@@ -228,6 +229,7 @@ impl ApiServer {
         });
         core.authentication().issuers.start(&core.stop);
         custom::refresh(&core).await.map_err(Error::Store)?;
+        flowcontrol::maintain::begin(&core).map_err(Error::Store)?;
         bootstrap::run(&core).await.map_err(Error::Store)?;
         core.ready.store(true, Ordering::Release);
         let tasks = vec![
@@ -238,6 +240,7 @@ impl ApiServer {
                 Arc::new(authorities),
             )),
             tokio::spawn(custom::follow(Arc::clone(&core))),
+            tokio::spawn(flowcontrol::maintain::follow(Arc::clone(&core))),
             tokio::spawn(aggregator::follow(Arc::clone(&core))),
             tokio::spawn(aggregator::follow_custom(Arc::clone(&core))),
             tokio::spawn(compact(Arc::clone(&core))),

@@ -60,12 +60,15 @@ pub struct Options {
     /// Name in the documents of the token issuer, and in a certificate that is made
     #[arg(long, value_name = "NAME")]
     pub external_hostname: Option<String>,
-    /// Most reading requests at a time; 0 is no limit
+    /// Most reading requests at a time, together with those that write; 0 is no limit
     #[arg(long, default_value_t = 400)]
     pub max_requests_inflight: u32,
-    /// Most writing requests at a time; 0 is no limit
+    /// Most writing requests at a time, together with those that read; 0 is no limit
     #[arg(long, default_value_t = 200)]
     pub max_mutating_requests_inflight: u32,
+    /// Whether flow schemas and priority levels say who is served first; else both limits stand alone
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = switch!(), default_value_t = true, action = ArgAction::Set)]
+    pub enable_priority_and_fairness: bool,
 
     // Who asks
     /// Whether requests without credentials are served, as system:anonymous
@@ -282,7 +285,6 @@ const IDLE: &[(&str, bool)] = &[
     ("enable-aggregator-routing", true),
     ("enable-garbage-collector", true),
     ("enable-logs-handler", true),
-    ("enable-priority-and-fairness", true),
     ("encryption-provider-config-automatic-reload", true),
     ("endpoint-reconciler-type", false),
     ("etcd-compaction-interval", false),

@@ -318,6 +318,10 @@ pub async fn config(layout: &Layout, o: &Options) -> Result<Config> {
     c.disabled_admission = disabled_admission;
     c.event_ttl = o.event_ttl;
     c.max_in_flight = (o.max_requests_inflight, o.max_mutating_requests_inflight);
+    if o.enable_priority_and_fairness && c.max_in_flight == (0, 0) {
+        bail!("--max-requests-inflight and --max-mutating-requests-inflight are both 0, which leaves --enable-priority-and-fairness nothing to divide");
+    }
+    c.priority_and_fairness = o.enable_priority_and_fairness;
     c.authentication = oidc(o)?;
     if let Some(path) = &o.token_auth_file {
         c.tokens = tokens(&text(path)?).with_context(|| path.display().to_string())?;

@@ -18,6 +18,7 @@ use super::{
 use crate::{
     bridge,
     core::Ctx,
+    flowcontrol::CountedWatch,
     respond::{BodyError, Encoding, Reply, View},
 };
 
@@ -35,6 +36,8 @@ struct Watching {
     first_table: bool,
     same: bool,
     done: bool,
+    /// Writes are thought to cost more while it runs.
+    _counted: Option<CountedWatch>,
 }
 
 pub(super) async fn watch(ctx: &Arc<Ctx>) -> Result<Reply, ApiError> {
@@ -111,6 +114,7 @@ pub(super) async fn watch(ctx: &Arc<Ctx>) -> Result<Reply, ApiError> {
             }
         }
     };
+    let counted = ctx.core.limiter.watches(&ctx.info, q);
     let mut w = match watcher {
         Some(watcher) => Watching {
             ctx: Arc::clone(ctx),
@@ -124,6 +128,7 @@ pub(super) async fn watch(ctx: &Arc<Ctx>) -> Result<Reply, ApiError> {
             queue: VecDeque::new(),
             first_table: true,
             done: false,
+            _counted: counted,
         },
         None => {
             let e = failed.unwrap_or_else(ApiError::no_resource);

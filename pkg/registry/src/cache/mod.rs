@@ -163,6 +163,8 @@ struct State {
     ring: Ring,
     pages: VecDeque<(u64, Snapshot)>,
     loaded: u64,
+    /// Bytes of all objects as JSON.
+    bytes: usize,
 }
 
 /// The cache of one resource.
@@ -191,6 +193,7 @@ impl Cache {
                 },
                 pages: VecDeque::new(),
                 loaded: 0,
+                bytes: 0,
             }),
             tail: watch::Sender::new(0),
         }
@@ -234,7 +237,9 @@ impl Cache {
     /// Fills the cache with what a range read returned.
     pub(crate) fn load(&self, items: &[knarr_storage::KeyValue], revision: u64) {
         let entries: Vec<Arc<Entry>> = items.iter().filter_map(|kv| self.decode(kv)).collect();
+        let bytes = entries.iter().map(|e| e.json.len()).sum();
         let mut s = self.write();
+        s.bytes = bytes;
         s.map = Snapshot::from_sorted(entries);
         s.ring.events.clear();
         s.ring.bytes = 0;
@@ -259,6 +264,8 @@ impl Cache {
             };
             let entry = Arc::new(entry);
             let previous = s.map.insert(Arc::clone(&entry));
+            s.bytes = (s.bytes + entry.json.len())
+                .saturating_sub(previous.as_ref().map_or(0, |p| p.json.len()));
             Change {
                 revision: e.revision,
                 entry,
@@ -270,6 +277,7 @@ impl Cache {
             let Some(previous) = s.map.remove(&e.key) else {
                 return;
             };
+            s.bytes = s.bytes.saturating_sub(previous.json.len());
             let obj = previous.value();
             let fields = self.codec.fields(&obj);
             let entry = Arc::new(Entry::new(&e.key, &obj, e.revision, fields));
@@ -321,6 +329,12 @@ impl Cache {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Bytes of all objects together, as JSON.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.read().bytes
     }
 
     /// Remembers a snapshot for the following pages of a list.

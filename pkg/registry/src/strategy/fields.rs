@@ -6,6 +6,7 @@
 mod admission;
 mod autoscaling;
 mod cluster;
+mod flow;
 mod network;
 pub(super) mod pod;
 mod storage;
@@ -107,6 +108,7 @@ pub(super) fn of(group: &str, resource: &str) -> Option<Table> {
         "storage.k8s.io" => storage::of(resource),
         "autoscaling" | "policy" => autoscaling::of(resource),
         "admissionregistration.k8s.io" => admission::of(resource),
+        "flowcontrol.apiserver.k8s.io" => flow::of(resource),
         "" if resource == "endpoints" => network::of(resource),
         _ => cluster::of(group, resource),
     };
