@@ -1,6 +1,6 @@
 """Lets upstream's kube-apiserver and `knarr apiserver` take over one etcd from each other.
 
-Each writes an object of every kind, secrets and config maps encrypted at rest; the other must show
+Each writes an object of every kind, some encrypted at rest by each provider; the other must show
 the same objects, uids and resource versions too, and be able to change them.
 """
 
@@ -26,9 +26,20 @@ LIVELY = {"APIService", "FlowSchema", "PriorityLevelConfiguration", "ServiceCIDR
 MERGE = {"Content-Type": "application/merge-patch+json"}
 
 
+def encryption(socket):
+    """Some resources by each provider."""
+    def cipher(kind, size):
+        return {kind: {"keys": [{"name": "k1", "secret": base64.b64encode(b"1" * size).decode()}]}}
+    service = {"kms": {"apiVersion": "v2", "name": "vault", "endpoint": f"unix://{socket}"}}
+    rules = {"secrets": service, "configmaps": cipher("aescbc", 32), "*.apps": cipher("secretbox", 32), "*.batch": cipher("aesgcm", 24), "*.policy": cipher("aesgcm", 32)}
+    return {"apiVersion": "apiserver.config.k8s.io/v1", "kind": "EncryptionConfiguration", "resources": [
+        {"resources": [resource], "providers": [provider, {"identity": {}}]} for resource, provider in rules.items()]}
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--knarr", type=pathlib.Path, required=True, help="the program")
+    parser.add_argument("--keys", type=pathlib.Path, required=True, help="a key management service")
     choice = parser.parse_args()
     logs = CACHE / "swap"
     logs.mkdir(parents=True, exist_ok=True)
@@ -36,8 +47,8 @@ def main():
     key, tokens, secrets = work / "sa.key", work / "tokens.csv", work / "encryption.yaml"
     subprocess.run(["openssl", "genrsa", "-out", key, "2048"], check=True, stderr=subprocess.DEVNULL)
     tokens.write_text(f'{TOKEN},admin,1,"system:masters"\n')
-    secrets.write_text(json.dumps({"apiVersion": "apiserver.config.k8s.io/v1", "kind": "EncryptionConfiguration", "resources": [
-        {"resources": ["secrets", "configmaps"], "providers": [{"aesgcm": {"keys": [{"name": "k1", "secret": base64.b64encode(b"1" * 32).decode()}]}}, {"identity": {}}]}]}))
+    secrets.write_text(json.dumps(encryption(work / "kms.sock")))
+    vault = subprocess.Popen([choice.keys, work / "kms.sock", "one"])
     etcd, peer = free_port(), free_port()
     url = f"http://127.0.0.1:{etcd}"
     store = Peer("etcd", etcd)
@@ -92,6 +103,8 @@ def main():
             print(f"{name}, round {turn}: {len(expected)} objects", file=sys.stderr, flush=True)
     finally:
         store.stop()
+        vault.terminate()
+        vault.wait()
         shutil.rmtree(work, ignore_errors=True)
     for p in problems:
         print(p)

@@ -3,11 +3,13 @@
 use std::{
     collections::{HashMap, HashSet},
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    sync::Arc,
     time::Duration,
 };
 
 use knarr_storage::SharedStore;
 
+use crate::encryption::Encryption;
 use crate::{
     alloc::Cidr,
     audit::AuditConfig,
@@ -20,6 +22,8 @@ pub use crate::{auth::oidc::AuthenticationConfiguration, authz::Mode as Authoriz
 pub struct Config {
     /// Where everything is kept.
     pub store: SharedStore,
+    /// How values are held in it, if `store` encrypts them; for health checks.
+    pub encryption: Option<Arc<Encryption>>,
     /// Where to listen; port 0 takes any free one.
     pub listen: SocketAddr,
     /// Serving certificate chain, PEM.
@@ -91,6 +95,7 @@ impl Config {
     pub fn new(store: SharedStore) -> Self {
         Self {
             store,
+            encryption: None,
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             tls_certificate: String::new(),
             tls_key: String::new(),

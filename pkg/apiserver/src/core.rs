@@ -82,6 +82,8 @@ pub struct Core {
     pub token_webhook: Option<crate::auth::webhook::TokenWebhook>,
     /// What is recorded of requests.
     pub audit: Option<crate::audit::Audit>,
+    /// How values are held in the store.
+    pub encryption: Option<Arc<crate::encryption::Encryption>>,
     /// The kubelets' client.
     pub kubelets: crate::serve::connect::Kubelets,
 }

@@ -35,6 +35,6 @@ pub use authz::webhook::{
     configuration as authorization_configuration,
 };
 pub use config::{AuthorizationMode, Config};
-pub use encryption::encrypted;
+pub use encryption::Encryption;
 pub use server::{ApiServer, Error};
 pub use webhook::RemoteService;

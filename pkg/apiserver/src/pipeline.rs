@@ -337,7 +337,7 @@ async fn admitted(
         {
             return Ok(aggregator::serve(core, &remote, request, &user).await);
         }
-        return special(core, &request, &info, &query, &table, format);
+        return special(core, request.headers(), &info, &query, &table, format).await;
     }
     let Some(resource) = table
         .catalog
@@ -387,9 +387,9 @@ async fn admitted(
     })
 }
 
-fn special(
+async fn special(
     core: &Core,
-    request: &Request<Body>,
+    headers: &http::HeaderMap,
     info: &Info,
     query: &Query,
     table: &crate::core::Table,
@@ -402,13 +402,13 @@ fn special(
         &table.catalog,
         &core.aggregator.remotes(),
         path,
-        request.headers(),
+        headers,
         f,
         &host,
     ) {
         return r;
     }
-    if let Some(r) = openapi::serve(table, &core.aggregator, path, request.headers(), f) {
+    if let Some(r) = openapi::serve(table, &core.aggregator, path, headers, f) {
         return r;
     }
     let (root, check) = path
@@ -416,7 +416,7 @@ fn special(
         .split_once('/')
         .unwrap_or((path.trim_matches('/'), ""));
     match root {
-        "healthz" | "livez" | "readyz" => return health(core, root, check, query),
+        "healthz" | "livez" | "readyz" => return health(core, root, check, query).await,
         _ => {}
     }
     match path.trim_end_matches('/') {
@@ -473,7 +473,7 @@ fn version() -> serde_json::Value {
         "goVersion": "rust", "compiler": "rustc", "platform": "linux/amd64"})
 }
 
-fn health(core: &Core, root: &str, check: &str, query: &Query) -> Result<Reply, ApiError> {
+async fn health(core: &Core, root: &str, check: &str, query: &Query) -> Result<Reply, ApiError> {
     let ready = core.ready.load(Ordering::Acquire);
     let stopping = core.stop.is_cancelled();
     let mut checks = vec![
@@ -488,6 +488,17 @@ fn health(core: &Core, root: &str, check: &str, query: &Query) -> Result<Reply, 
         ),
         ("poststarthook/priority-and-fairness-config-producer", ready),
     ];
+    let mut why = "not finished".to_owned();
+    if let Some(e) = &core.encryption
+        && let Some(keys) = e.health().await
+    {
+        checks.push(("kms-providers", keys.is_ok()));
+        if let Err(e) = keys
+            && check == "kms-providers"
+        {
+            why = e;
+        }
+    }
     if root == "readyz" {
         checks.push(("informer-sync", ready));
         checks.push(("shutdown", !stopping));
@@ -497,7 +508,7 @@ fn health(core: &Core, root: &str, check: &str, query: &Query) -> Result<Reply, 
             Some((_, true)) => Ok(respond::text(200, "ok")),
             Some(_) => Ok(respond::text(
                 500,
-                format!("internal server error: {check}: not finished\n"),
+                format!("internal server error: {check}: {why}\n"),
             )),
             None => Ok(no_page()),
         };
@@ -556,6 +567,9 @@ fn metrics(core: &Core) -> String {
     }
     if let Some(f) = core.limiter.fair() {
         s.push_str(&f.metrics());
+    }
+    if let Some(e) = &core.encryption {
+        s.push_str(&e.metrics());
     }
     s
 }

@@ -226,6 +226,7 @@ impl ApiServer {
             audit,
             token_webhook: config.token_webhook.map(TokenWebhook::new),
             kubelets,
+            encryption: config.encryption,
         });
         core.authentication().issuers.start(&core.stop);
         custom::refresh(&core).await.map_err(Error::Store)?;

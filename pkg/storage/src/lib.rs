@@ -145,6 +145,13 @@ pub trait Store: Send + Sync + 'static {
     /// Watches keys with `prefix` for changes with a revision of at least `from` (`0`: from now).
     async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, Error>;
 
+    /// Whether the value of a key is held in another form than it would be written in now, so that
+    /// writing it again changes something though it is the same.
+    async fn stale(&self, key: &str) -> Result<bool, Error> {
+        let _ = key;
+        Ok(false)
+    }
+
     /// Grants a lease of `ttl` seconds; its keys are deleted when it ends.
     async fn lease(&self, ttl: i64) -> Result<i64, Error>;
 

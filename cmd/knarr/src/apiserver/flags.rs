@@ -31,9 +31,12 @@ pub struct Options {
     /// What all keys in etcd begin with
     #[arg(long, default_value = "/registry")]
     pub etcd_prefix: String,
-    /// File with an EncryptionConfiguration: which resources are kept encrypted, by aesgcm
+    /// File with an EncryptionConfiguration: which resources are kept encrypted, and how
     #[arg(long, value_name = "FILE")]
     pub encryption_provider_config: Option<PathBuf>,
+    /// Whether that file is read again when it changes
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = switch!(), default_value_t = false, action = ArgAction::Set)]
+    pub encryption_provider_config_automatic_reload: bool,
     /// How long events are kept
     #[arg(long, default_value = "1h", value_parser = duration)]
     pub event_ttl: Duration,
@@ -285,7 +288,6 @@ const IDLE: &[(&str, bool)] = &[
     ("enable-aggregator-routing", true),
     ("enable-garbage-collector", true),
     ("enable-logs-handler", true),
-    ("encryption-provider-config-automatic-reload", true),
     ("endpoint-reconciler-type", false),
     ("etcd-compaction-interval", false),
     ("etcd-count-metric-poll-period", false),

@@ -10,6 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 use knarr_apiserver::{
+    Encryption,
     AuditConfig, AuditPolicy, AuthenticationConfiguration, AuthorizationMode, AuthorizationWebhook,
     AuthorizationWebhookOptions, Config, LogFile, RequestHeaders, UserInfo, admission::PLUGINS,
 };
@@ -277,12 +278,20 @@ pub async fn config(layout: &Layout, o: &Options) -> Result<Config> {
     let modes = modes(o)?;
     let disabled_admission = disabled(o)?;
     let (tls_certificate, tls_key) = serving(o, advertise, service)?;
-    let mut kept = store(layout, o).await?;
+    let (mut kept, mut encryption) = (store(layout, o).await?, None);
     if let Some(path) = &o.encryption_provider_config {
-        kept = knarr_apiserver::encrypted(kept, &text(path)?)
+        let reloads = o.encryption_provider_config_automatic_reload;
+        let e = Encryption::open(&text(path)?, reloads)
+            .await
             .map_err(|why| anyhow!("{}: {why}", path.display()))?;
+        if reloads {
+            e.follow(path.clone(), super::LOOK);
+        }
+        kept = e.over(kept);
+        encryption = Some(e);
     }
     let mut c = Config::new(kept);
+    c.encryption = encryption;
     c.listen = SocketAddr::new(o.bind_address, o.secure_port);
     c.tls_certificate = tls_certificate;
     c.tls_key = tls_key;

@@ -440,7 +440,9 @@ where
             Write::Conflict(now) => Ok(Attempt::Again(now)),
         };
     }
-    if same(&obj, &old) {
+    // What is held in another form than it would be written in is written though it is the same.
+    let anew = || async { registry.store().stale(&entry.key).await };
+    if same(&obj, &old) && (options.dry_run || !anew().await?) {
         return Ok(Attempt::Same(Arc::clone(entry)));
     }
     if options.dry_run {
