@@ -61,6 +61,14 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// State on disk of a newer version.
+    #[error("{}: version {version} is newer than this program", path.display())]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        version: u32,
+    },
     /// The image store.
     #[error(transparent)]
     Image(#[from] knarr_images::Error),

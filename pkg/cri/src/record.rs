@@ -86,7 +86,7 @@ mod hex {
 pub(crate) trait Record: Serialize + for<'de> Deserialize<'de> {
     const FILE: &'static str;
     type Config: Message + Default;
-    fn version(&self) -> u32;
+    fn id(&self) -> &str;
     fn config_bytes(&self) -> &[u8];
 
     /// Replaces the record of a folder.
@@ -102,7 +102,8 @@ pub(crate) trait Record: Serialize + for<'de> Deserialize<'de> {
             .map_err(Error::io("write", &path))
     }
 
-    /// Reads the record of a folder; `None` for a leftover.
+    /// Reads the record of a folder; `None` for a leftover. One that cannot be understood is a
+    /// leftover too: what it stood for cannot be served, and must not keep the rest from it.
     fn load(dir: &Path) -> Result<Option<(Self, Self::Config)>, Error> {
         let path = dir.join(Self::FILE);
         let bytes = match fs::read(&path) {
@@ -110,19 +111,32 @@ pub(crate) trait Record: Serialize + for<'de> Deserialize<'de> {
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(e) => return Err(Error::io("read", &path)(e)),
         };
-        let bad = |reason: String| Error::Record {
-            path: path.clone(),
-            reason,
-        };
-        let record: Self = serde_json::from_slice(&bytes).map_err(|e| bad(e.to_string()))?;
-        if record.version() > VERSION {
-            return Err(bad(format!(
-                "version {} is newer than this program",
-                record.version()
-            )));
+        // A newer version may have any shape beside its number.
+        #[derive(Deserialize)]
+        struct Version {
+            version: u32,
         }
-        let config = Self::Config::decode(record.config_bytes()).map_err(|e| bad(e.to_string()))?;
-        Ok(Some((record, config)))
+        if let Ok(Version { version }) = serde_json::from_slice(&bytes)
+            && version > VERSION
+        {
+            return Err(Error::Newer { path, version });
+        }
+        match Self::parse(&bytes, dir) {
+            Ok(found) => Ok(Some(found)),
+            Err(reason) => {
+                tracing::error!(path = %path.display(), reason, "a record is broken");
+                Ok(None)
+            }
+        }
+    }
+
+    fn parse(bytes: &[u8], dir: &Path) -> Result<(Self, Self::Config), String> {
+        let record: Self = serde_json::from_slice(bytes).map_err(|e| e.to_string())?;
+        if dir.file_name().and_then(|n| n.to_str()) != Some(record.id()) {
+            return Err(format!("it is of {:?}", record.id()));
+        }
+        let config = Self::Config::decode(record.config_bytes()).map_err(|e| e.to_string())?;
+        Ok((record, config))
     }
 
     /// Takes the record away: from now on the folder is a leftover. No error if it is gone.
@@ -140,8 +154,8 @@ pub(crate) trait Record: Serialize + for<'de> Deserialize<'de> {
 impl Record for SandboxRecord {
     const FILE: &'static str = "sandbox.json";
     type Config = knarr_cri_api::v1::PodSandboxConfig;
-    fn version(&self) -> u32 {
-        self.version
+    fn id(&self) -> &str {
+        &self.id
     }
     fn config_bytes(&self) -> &[u8] {
         &self.config
@@ -151,8 +165,8 @@ impl Record for SandboxRecord {
 impl Record for ContainerRecord {
     const FILE: &'static str = "container.json";
     type Config = knarr_cri_api::v1::ContainerConfig;
-    fn version(&self) -> u32 {
-        self.version
+    fn id(&self) -> &str {
+        &self.id
     }
     fn config_bytes(&self) -> &[u8] {
         &self.config
@@ -177,4 +191,84 @@ pub(crate) fn now() -> i64 {
 pub(crate) fn new_id() -> String {
     let (a, b) = (uuid::Uuid::new_v4(), uuid::Uuid::new_v4());
     format!("{}{}", a.simple(), b.simple())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(id: &str) -> SandboxRecord {
+        let config = knarr_cri_api::v1::PodSandboxConfig {
+            hostname: "h".to_owned(),
+            ..Default::default()
+        };
+        SandboxRecord {
+            version: version(),
+            id: id.to_owned(),
+            created_at: 7,
+            handler: String::new(),
+            hostname: "h".to_owned(),
+            cgroup_parent: "/c".to_owned(),
+            pause_pid: 1,
+            pause_start: 2,
+            ips: vec!["10.0.0.1".to_owned()],
+            stopped: false,
+            config: config.encode_to_vec(),
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_a_record_or_a_leftover() {
+        let top = tempfile::tempdir().unwrap();
+        let dir = top.path().join("box");
+        fs::create_dir(&dir).unwrap();
+        let (path, good) = (dir.join(SandboxRecord::FILE), record("box"));
+        good.save(&dir).unwrap();
+        let (same, config) = SandboxRecord::load(&dir).unwrap().unwrap();
+        assert_eq!(
+            (same.ips, config.hostname.as_str()),
+            (good.ips.clone(), "h")
+        );
+        let sound = fs::read(&path).unwrap();
+        // xorshift: the same changes every time.
+        let mut state = 0x2545_F491_4F6C_DD1D_u64;
+        let mut dice = |limit: usize| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state % limit.max(1) as u64) as usize
+        };
+        let mut kept = 0;
+        for _ in 0..4000 {
+            let mut bytes = sound.clone();
+            for _ in 0..=dice(3) {
+                let at = dice(bytes.len());
+                match dice(4) {
+                    0 => bytes.truncate(at),
+                    1 => bytes.insert(at, dice(256) as u8),
+                    _ if at < bytes.len() => bytes[at] ^= 1 << dice(8),
+                    _ => {}
+                }
+            }
+            fs::write(&path, &bytes).unwrap();
+            match SandboxRecord::load(&dir) {
+                // Whatever changed, it is never taken for another sandbox's.
+                Ok(Some((record, _))) => {
+                    assert_eq!(record.id, "box");
+                    kept += 1;
+                }
+                Ok(None) => {}
+                Err(e) => assert!(matches!(e, Error::Newer { .. }), "{e}"),
+            }
+        }
+        assert!(kept > 0 && kept < 4000, "{kept}: the changes are of no use");
+        fs::write(&path, serde_json::to_vec(&record("../other")).unwrap()).unwrap();
+        assert!(SandboxRecord::load(&dir).unwrap().is_none());
+        fs::write(&path, b"{\"version\":2,\"other\":[]}").unwrap();
+        let error = SandboxRecord::load(&dir).unwrap_err().to_string();
+        assert!(
+            error.ends_with("version 2 is newer than this program"),
+            "{error}"
+        );
+    }
 }

@@ -14,6 +14,8 @@
 mod archive;
 mod decode;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod index;
 mod model;
 mod pull;

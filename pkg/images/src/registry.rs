@@ -1,5 +1,6 @@
 //! Which hosts to ask for a repository, and with what: `registries.yaml`, and beside it the folder
-//! `certs.d` with containerd's [`hosts`] files, which come first.
+//! `certs.d` with containerd's [`hosts`] files, which come first, and Docker's `config.json` with
+//! credentials of registries for which `registries.yaml` has none.
 //!
 //! ```yaml
 //! mirrors:
@@ -22,6 +23,7 @@ use serde::Deserialize;
 use crate::{Error, Reference};
 
 pub(crate) mod client;
+mod docker;
 mod hosts;
 mod tls;
 
@@ -67,6 +69,9 @@ pub(crate) struct Registries {
     /// The folder of `hosts.toml` files.
     #[serde(skip)]
     certs: PathBuf,
+    /// Docker's file.
+    #[serde(skip)]
+    docker: docker::DockerConfig,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -146,6 +151,7 @@ impl Registries {
                 .map_err(|e| Error::malformed(path.display().to_string(), e))?,
         };
         found.certs = path.with_file_name("certs.d");
+        found.docker = docker::DockerConfig::read(&path.with_file_name("config.json"))?;
         Ok(found)
     }
 
@@ -175,7 +181,8 @@ impl Registries {
                     credentials: credentials
                         .filter(|_| h.name == host)
                         .cloned()
-                        .or_else(|| theirs.and_then(Host::credentials)),
+                        .or_else(|| theirs.and_then(Host::credentials))
+                        .or_else(|| self.docker.credentials(&h.name, name.repository())),
                     namespace: (h.name != host).then(|| registry.to_owned()),
                     api: h.api,
                     repository: name.repository().to_owned(),
@@ -205,9 +212,10 @@ impl Registries {
         }
         let base = format!("{}://{host}", self.scheme(host));
         let mut last = self.endpoint(&base, name.repository().to_owned(), credentials);
-        if last.credentials.is_none() {
-            last.credentials = own.and_then(Host::credentials);
-        }
+        last.credentials = credentials
+            .cloned()
+            .or_else(|| own.and_then(Host::credentials))
+            .or_else(|| self.docker.credentials(host, name.repository()));
         out.push(last);
         Ok(out)
     }
@@ -232,7 +240,8 @@ impl Registries {
         Endpoint {
             credentials: credentials
                 .cloned()
-                .or_else(|| own.and_then(Host::credentials)),
+                .or_else(|| own.and_then(Host::credentials))
+                .or_else(|| self.docker.credentials(host, &repository)),
             tls: own.and_then(|h| h.tls.clone()).unwrap_or_default(),
             repository,
             api: format!("{base}/v2"),

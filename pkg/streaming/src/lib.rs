@@ -9,6 +9,8 @@ mod output;
 mod server;
 mod spdy;
 mod streams;
+#[cfg(test)]
+mod testing;
 mod tunnel;
 mod websocket;
 

@@ -4,6 +4,8 @@
 mod connection;
 mod dictionary;
 mod frames;
+#[cfg(test)]
+mod fuzz;
 mod headers;
 
 pub(crate) use connection::{Incoming, NewStream, receive, send};

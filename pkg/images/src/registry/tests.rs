@@ -131,3 +131,51 @@ server = "https://r.io:5000"
         );
     }
 }
+
+#[test]
+fn docker_file_gives_what_registries_yaml_does_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let yaml = dir.path().join("registries.yaml");
+    std::fs::write(
+        &yaml,
+        "configs: {own.io: {auth: {username: from, password: yaml}}}",
+    )
+    .unwrap();
+    // hub:secret, a:b
+    let json = r#"{"credsStore": "desktop", "auths": {
+        "https://index.docker.io/v1/": {"auth": "aHViOnNlY3JldA=="},
+        "own.io": {"auth": "YTpi"},
+        "other.io/team": {"auth": "YTpi"},
+        "other.io": {"username": "u", "password": "p"},
+        "tokens.io": {"identitytoken": "t"}}}"#;
+    std::fs::write(dir.path().join("config.json"), json).unwrap();
+    let registries = Registries::read(&yaml).unwrap();
+    let of = |name: &str| {
+        let all = registries
+            .endpoints(&Reference::parse(name).unwrap(), None)
+            .unwrap();
+        let found = all.last().unwrap().credentials.clone();
+        found.map(|c| format!("{}:{}{}", c.username, c.password, c.identity_token))
+    };
+    assert_eq!(of("busybox").as_deref(), Some("hub:secret"));
+    assert_eq!(of("own.io/a").as_deref(), Some("from:yaml"));
+    assert_eq!(
+        of("other.io/team/a").as_deref(),
+        Some("a:b"),
+        "the longest that fits"
+    );
+    assert_eq!(of("other.io/teams").as_deref(), Some("u:p"));
+    assert_eq!(of("tokens.io/a").as_deref(), Some(":t"));
+    assert_eq!(of("nobody.io/a"), None);
+    // A broken file is an error that does not repeat what is in it.
+    std::fs::write(
+        dir.path().join("config.json"),
+        r#"{"auths": {"x": "secret"}}"#,
+    )
+    .unwrap();
+    let error = Registries::read(&yaml).unwrap_err().to_string();
+    assert!(
+        error.contains("config.json") && !error.contains("secret"),
+        "{error}"
+    );
+}

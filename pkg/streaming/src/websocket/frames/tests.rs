@@ -96,3 +96,35 @@ async fn any_bytes_end() {
         while !matches!(reader.next().await, Ok(Event::Close) | Err(_)) {}
     }
 }
+
+#[tokio::test]
+async fn any_bytes_are_an_error_or_messages() {
+    let mut dice = crate::testing::Dice::new(3);
+    for _ in 0..1500 {
+        // What a client sends, in frames of any size with others in between.
+        let (mut bytes, mut sent) = (Vec::new(), Vec::new());
+        for _ in 0..dice.below(5) {
+            let message = dice.bytes(400);
+            let cut = dice.below(message.len() + 1);
+            let whole = dice.below(2) == 0;
+            if whole {
+                bytes.extend(client(true, BINARY, &message));
+            } else {
+                bytes.extend(client(false, BINARY, &message[..cut]));
+                if dice.below(2) == 0 {
+                    bytes.extend(client(true, PONG, b"unasked"));
+                }
+                bytes.extend(client(true, CONTINUATION, &message[cut..]));
+            }
+            sent.push(message);
+        }
+        assert_eq!(messages(&bytes).await.unwrap(), sent);
+        dice.spoil(&mut bytes);
+        if let Ok(got) = messages(&bytes).await {
+            assert!(got.iter().map(Vec::len).sum::<usize>() <= bytes.len() + 5 * got.len());
+        }
+    }
+    for _ in 0..2000 {
+        let _ = messages(&dice.bytes(600)).await; // an error is fine, a panic is not
+    }
+}
