@@ -87,6 +87,8 @@ pub struct Config {
     pub priority_and_fairness: bool,
     /// How long a request may take that is no watch and no stream.
     pub request_timeout: Duration,
+    /// How long a watch lasts at least that does not say; and less than twice as long.
+    pub min_request_timeout: Duration,
 }
 
 impl Config {
@@ -129,6 +131,7 @@ impl Config {
             max_in_flight: (400, 200),
             priority_and_fairness: true,
             request_timeout: Duration::from_secs(60),
+            min_request_timeout: Duration::from_secs(1800),
         }
     }
 }
@@ -147,6 +150,8 @@ pub struct Settings {
     pub event_ttl: i64,
     /// How long a request may take that is no watch and no stream.
     pub request_timeout: Duration,
+    /// How long a watch lasts at least that does not say.
+    pub min_request_timeout: Duration,
     /// Which of a node's addresses its kubelet is reached at, by type, in this order.
     pub kubelet_address_types: Vec<String>,
     /// `iss` of tokens.

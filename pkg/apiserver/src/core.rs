@@ -19,6 +19,7 @@ use crate::{
     bridge,
     config::Settings,
     flowcontrol::Limiter,
+    reload::Reloads,
     request::{Info, Query},
     respond::Format,
 };
@@ -84,8 +85,21 @@ pub struct Core {
     pub audit: Option<crate::audit::Audit>,
     /// How values are held in the store.
     pub encryption: Option<Arc<crate::encryption::Encryption>>,
+    /// Who may act as whom.
+    pub impersonation: crate::auth::Impersonation,
+    /// How often configurations were read again.
+    pub reloads: ConfigReloads,
     /// The kubelets' client.
     pub kubelets: crate::serve::connect::Kubelets,
+}
+
+/// How often configurations were read again.
+#[derive(Default)]
+pub struct ConfigReloads {
+    /// Who is who.
+    pub authentication: Arc<Reloads>,
+    /// Who may do what.
+    pub authorization: Arc<Reloads>,
 }
 
 impl Core {

@@ -22,6 +22,7 @@ mod encryption;
 mod flowcontrol;
 mod openapi;
 mod pipeline;
+mod reload;
 mod request;
 mod respond;
 mod serve;
@@ -36,5 +37,6 @@ pub use authz::webhook::{
 };
 pub use config::{AuthorizationMode, Config};
 pub use encryption::Encryption;
+pub use request::duration;
 pub use server::{ApiServer, Error};
 pub use webhook::RemoteService;

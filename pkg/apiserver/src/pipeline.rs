@@ -1,6 +1,9 @@
 //! The one way of every request: authenticate, impersonate, wait for a turn, authorize, serve.
 
-use std::sync::{Arc, Mutex, atomic::Ordering};
+use std::{
+    sync::{Arc, Mutex, atomic::Ordering},
+    time::Duration,
+};
 
 use http::{HeaderValue, Request, header};
 use http_body::Body as _;
@@ -17,7 +20,7 @@ use crate::{
     discovery,
     flowcontrol::{Marks, Pass},
     openapi,
-    request::{Info, Query},
+    request::{Info, Query, duration},
     respond::{self, Body, Format, Reply},
     serve,
 };
@@ -124,29 +127,26 @@ impl Identity {
     }
 }
 
-fn impersonate(
-    core: &Core,
-    user: Arc<UserInfo>,
-    headers: &http::HeaderMap,
-) -> Result<Arc<UserInfo>, ApiError> {
-    let Some((other, checks)) = auth::wanted(headers)? else {
-        return Ok(user);
-    };
-    for (group, resource, sub, namespace, name) in checks {
-        let a = Attributes {
-            verb: "impersonate".into(),
-            resource_request: true,
-            group: group.into(),
-            version: String::new(),
-            resource: resource.into(),
-            subresource: sub,
-            namespace,
-            name,
-            path: String::new(),
-        };
-        core.authorizer.check(&user, &a)?;
+/// How long a request may take; `None` if it may take as long as it wants.
+fn time_limit(core: &Core, info: &Info, query: &Query) -> Result<Option<Duration>, ApiError> {
+    if info.long_running() {
+        return Ok(None);
     }
-    Ok(Arc::new(other))
+    let most = core.settings.request_timeout;
+    let asked = match query.get("timeout") {
+        "" => Duration::ZERO,
+        t => duration(t).map_err(|why| ApiError::bad_request(format!("invalid timeout specified in the request URL - {why}")))?,
+    };
+    Ok(Some(if asked.is_zero() { most } else { asked.min(most) }))
+}
+
+/// The user that a request is made as, and what allowed it.
+fn impersonate(core: &Core, user: Arc<UserInfo>, info: &Info, headers: &http::HeaderMap) -> Result<(Arc<UserInfo>, Option<String>), ApiError> {
+    let Some(wanted) = auth::wanted(headers)? else {
+        return Ok((user, None));
+    };
+    let (other, constraint) = core.impersonation.act(&core.authorizer, &user, &Attributes::from(info), &wanted)?;
+    Ok((Arc::new(other), Some(constraint)))
 }
 
 /// What becomes known of a request on its way, also where it goes no further.
@@ -245,6 +245,7 @@ async fn answer(
     audit_id: &str,
     trail: &mut Trail,
 ) -> Result<Reply, ApiError> {
+    let begin = std::time::Instant::now();
     let user = match authenticate(core, request.headers(), &info.path, id).await {
         Ok(u) => u,
         Err(e) => {
@@ -269,32 +270,28 @@ async fn answer(
             id.peer(),
         );
     }
-    let first = trail.record.is_some().then(|| Arc::clone(&user));
-    let user = impersonate(core, user, request.headers())?;
-    if let Some(r) = &trail.record
-        && first.is_some_and(|f| f != user)
-    {
-        r.impersonated(&user);
+    let limit = time_limit(core, &info, &query)?;
+    let (user, constraint) = impersonate(core, user, &info, request.headers())?;
+    if let (Some(r), Some(constraint)) = (&trail.record, constraint) {
+        r.impersonated(&user, &constraint);
     }
     let pass = match core
         .limiter
-        .enter(core, &user, &info, &query, &mut trail.marks)
+        .enter(core, &user, &info, &query, limit, &mut trail.marks)
         .await
     {
         Ok(p) => p,
         Err(refused) => return Ok(respond::too_many(refused.after)),
     };
     let watch = info.verb == "watch";
-    let reply = admitted(
-        core,
-        request,
-        info,
-        query,
-        format,
-        user,
-        trail.record.as_ref(),
-    )
-    .await?;
+    let served = admitted(core, request, info, query, format, user, trail.record.as_ref());
+    let reply = match limit {
+        None => served.await?,
+        Some(limit) => match tokio::time::timeout(limit.saturating_sub(begin.elapsed()), served).await {
+            Ok(reply) => reply?,
+            Err(_) => return Err(ApiError::new(504, "Timeout", "Timeout: request did not complete within the allotted timeout")),
+        },
+    };
     Ok(hold(pass, reply, watch))
 }
 
@@ -569,7 +566,9 @@ fn metrics(core: &Core) -> String {
         s.push_str(&f.metrics());
     }
     if let Some(e) = &core.encryption {
-        s.push_str(&e.metrics());
+        s.push_str(&e.reloads().metrics("encryption_config"));
     }
+    s.push_str(&core.reloads.authentication.metrics("authentication_config"));
+    s.push_str(&core.reloads.authorization.metrics("authorization_config"));
     s
 }

@@ -1,6 +1,6 @@
 //! What a request asks for, read from its method, path and query.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use http::Method;
 
@@ -92,6 +92,37 @@ impl Query {
     pub fn flag(&self, key: &str) -> bool {
         self.has(key) && !matches!(self.get(key), "false" | "0")
     }
+}
+
+/// `1h30m`, `10s`, `250ms`, as Go writes durations; `0` is none.
+///
+/// # Errors
+/// What Go says of another text.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let bad = || format!("time: invalid duration {text:?}");
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    let mut rest = text;
+    let mut sum = 0.0;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(|| format!("time: missing unit in duration {text:?}"))?;
+        let n: f64 = rest.get(..digits).and_then(|d| d.parse().ok()).ok_or_else(bad)?;
+        rest = rest.get(digits..).unwrap_or_default();
+        let end = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        let unit = rest.get(..end).unwrap_or_default();
+        sum += n * match unit {
+            "h" => 3600.0,
+            "m" => 60.0,
+            "s" => 1.0,
+            "ms" => 0.001,
+            "us" | "µs" => 0.000_001,
+            "ns" => 0.000_000_001,
+            _ => return Err(format!("time: unknown unit {unit:?} in duration {text:?}")),
+        };
+        rest = rest.get(end..).unwrap_or_default();
+    }
+    if text.is_empty() { Err(bad()) } else { Duration::try_from_secs_f64(sum).map_err(|_| bad()) }
 }
 
 /// Subresources whose path goes on.

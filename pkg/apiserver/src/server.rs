@@ -27,14 +27,15 @@ use crate::{
     aggregator::{self, Aggregator, ProxyClient},
     alloc::Cidr,
     audit::Audit,
-    auth::{Tokens, UserInfo, front_proxy::Authorities, jwt, oidc, webhook::TokenWebhook},
-    authz::Authorizer,
+    auth::{Impersonation, Tokens, UserInfo, front_proxy::Authorities, jwt, oidc, webhook::TokenWebhook},
+    authz::{self, Authorizer},
     bootstrap,
     config::{AuthenticationConfiguration, Config, Settings},
-    core::{self, Core},
+    core::{self, ConfigReloads, Core},
     custom,
     flowcontrol::{self, Limiter},
     pipeline::{self, Identity},
+    reload,
     respond::{Body, BodyError},
     serve::connect::Kubelets,
 };
@@ -196,6 +197,7 @@ impl ApiServer {
                 anonymous: config.anonymous,
                 event_ttl: i64::try_from(config.event_ttl.as_secs()).unwrap_or(3600),
                 request_timeout: config.request_timeout,
+                min_request_timeout: config.min_request_timeout,
                 issuer: config.issuer.clone(),
                 kubelet_address_types: config.kubelet_address_types,
                 jwks_uri: config.jwks_uri,
@@ -227,6 +229,8 @@ impl ApiServer {
             token_webhook: config.token_webhook.map(TokenWebhook::new),
             kubelets,
             encryption: config.encryption,
+            impersonation: Impersonation::default(),
+            reloads: ConfigReloads::default(),
         });
         core.authentication().issuers.start(&core.stop);
         custom::refresh(&core).await.map_err(Error::Store)?;
@@ -269,36 +273,28 @@ impl ApiServer {
 
     /// Reads an authentication configuration again whenever its file changes, looking every `every`.
     pub fn follow_authentication(&self, path: std::path::PathBuf, every: Duration) {
-        let (core, stop) = (Arc::downgrade(&self.core), self.core.stop.clone());
-        tokio::spawn(async move {
-            let mut known = tokio::fs::read_to_string(&path).await.unwrap_or_default();
-            loop {
-                tokio::select! {
-                    () = tokio::time::sleep(every) => {}
-                    () = stop.cancelled() => return,
-                }
-                let text = match tokio::fs::read_to_string(&path).await {
-                    Ok(t) if t == known => continue,
-                    Ok(t) => t,
-                    Err(error) => {
-                        tracing::error!(%error, path = %path.display(), "the authentication configuration cannot be read");
-                        continue;
-                    }
-                };
-                let Some(core) = core.upgrade() else { return };
-                let done = AuthenticationConfiguration::parse(&text)
-                    .map_err(Error::Authentication)
-                    .and_then(|c| authenticate_by(&core, &c));
-                match done {
-                    Ok(()) => {
-                        tracing::info!(path = %path.display(), "the authentication configuration is in force")
-                    }
-                    Err(error) => {
-                        tracing::error!(%error, path = %path.display(), "the one before stays in force")
-                    }
-                }
-                known = text;
-            }
+        let weak = Arc::downgrade(&self.core);
+        let reloads = Arc::clone(&self.core.reloads.authentication);
+        reload::follow("authentication", path, every, reloads, move |text| {
+            let weak = weak.clone();
+            Box::pin(async move {
+                let core = weak.upgrade()?;
+                let config = AuthenticationConfiguration::parse(&text);
+                Some(config.and_then(|c| authenticate_by(&core, &c).map_err(|e| e.to_string())))
+            })
+        });
+    }
+
+    /// Reads an authorization configuration again whenever its file changes, looking every `every`.
+    pub fn follow_authorization(&self, path: std::path::PathBuf, every: Duration) {
+        let weak = Arc::downgrade(&self.core);
+        let reloads = Arc::clone(&self.core.reloads.authorization);
+        reload::follow("authz", path, every, reloads, move |text| {
+            let weak = weak.clone();
+            Box::pin(async move {
+                let core = weak.upgrade()?;
+                Some(authz::webhook::configuration(&text).and_then(|modes| core.authorizer.change(modes)))
+            })
         });
     }
 

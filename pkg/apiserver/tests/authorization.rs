@@ -156,3 +156,39 @@ async fn a_service_that_is_away_denies_where_it_says_so() {
     assert_eq!(get(&h, "jane", "/version").await.0, 200);
     assert!(authorization_configuration("apiVersion: apiserver.config.k8s.io/v1\nkind: AuthorizationConfiguration\nauthorizers: [{type: Webhook, name: x, webhook: {failurePolicy: Maybe}}]").is_err());
 }
+
+#[tokio::test]
+async fn a_changed_configuration_is_in_force() {
+    let dir = tempfile::tempdir().expect("a folder");
+    let path = dir.path().join("authorization.yaml");
+    let text = |modes: &str| format!("apiVersion: apiserver.config.k8s.io/v1\nkind: AuthorizationConfiguration\nauthorizers: [{modes}]\n");
+    let (rbac, all) = ("{type: RBAC, name: rbac}", "{type: AlwaysAllow, name: alwaysallow}");
+    std::fs::write(&path, text(rbac)).expect("written");
+    let h = common::start_with(|c| c.authorization = authorization_configuration(&text(rbac)).expect("a configuration")).await;
+    h.server.follow_authorization(path.clone(), std::time::Duration::from_millis(20));
+    let until = async |code: u16| {
+        for _ in 0..200 {
+            if get(&h, "jane", "/api/v1/namespaces/default/pods").await.0 == code {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        panic!("never {code}");
+    };
+    until(403).await;
+    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    std::fs::write(&path, text(&format!("{rbac}, {all}"))).expect("written");
+    until(200).await;
+    // What was there from the beginning stays, and names are what they must be.
+    std::fs::write(&path, text(all)).expect("written");
+    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    until(200).await;
+    std::fs::write(&path, text(rbac)).expect("written");
+    until(403).await;
+    let admin = h.server.client(UserInfo::admin());
+    let metrics = admin.request_text(Request::get("/metrics").body(Vec::new()).expect("request")).await.expect("metrics");
+    for (status, n) in [("success", 2), ("failure", 1)] {
+        assert!(metrics.contains(&format!("apiserver_authorization_config_controller_automatic_reloads_total{{status=\"{status}\"}} {n}\n")), "{metrics}");
+    }
+    assert!(authorization_configuration(&text("{type: RBAC, name: other}")).is_err_and(|e| e == "expected name rbac for authorizer RBAC instead of other"));
+}

@@ -3,6 +3,7 @@
 use std::{net::IpAddr, path::PathBuf, time::Duration};
 
 use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
+use knarr_apiserver::duration;
 
 /// A switch as Go's flag packages take it: alone, or with `=true` or `=false`.
 macro_rules! switch {
@@ -69,6 +70,12 @@ pub struct Options {
     /// Most writing requests at a time, together with those that read; 0 is no limit
     #[arg(long, default_value_t = 200)]
     pub max_mutating_requests_inflight: u32,
+    /// How long a request may take, but for watches, logs and streams
+    #[arg(long, default_value = "1m", value_parser = duration)]
+    pub request_timeout: Duration,
+    /// How many seconds a watch lasts at least that does not say; less than twice as many
+    #[arg(long, default_value_t = 1800, value_name = "SECONDS")]
+    pub min_request_timeout: u64,
     /// Whether flow schemas and priority levels say who is served first; else both limits stand alone
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = switch!(), default_value_t = true, action = ArgAction::Set)]
     pub enable_priority_and_fairness: bool,
@@ -303,14 +310,12 @@ const IDLE: &[(&str, bool)] = &[
     ("log-flush-frequency", false),
     ("logging-format", false),
     ("max-connection-bytes-per-sec", false),
-    ("min-request-timeout", false),
     ("peer-advertise-ip", false),
     ("peer-advertise-port", false),
     ("peer-ca-file", false),
     ("permit-address-sharing", true),
     ("permit-port-sharing", true),
     ("profiling", true),
-    ("request-timeout", false),
     ("runtime-config", false),
     ("runtime-config-emulation-forward-compatible", true),
     ("service-account-extend-token-expiration", true),
@@ -365,42 +370,6 @@ impl Args for Idle {
     }
     fn augment_args_for_update(command: Command) -> Command {
         Self::augment_args(command)
-    }
-}
-
-/// `1h30m`, `10s`, `250ms`, as Go writes durations.
-pub fn duration(text: &str) -> Result<Duration, String> {
-    let bad = || format!("{text:?} is no duration, such as 1h30m");
-    let mut rest = text;
-    let mut sum = 0.0;
-    while !rest.is_empty() {
-        let digits = rest
-            .find(|c: char| !c.is_ascii_digit() && c != '.')
-            .ok_or_else(bad)?;
-        let n: f64 = rest
-            .get(..digits)
-            .and_then(|d| d.parse().ok())
-            .ok_or_else(bad)?;
-        rest = rest.get(digits..).unwrap_or_default();
-        let unit = rest
-            .find(|c: char| c.is_ascii_digit())
-            .unwrap_or(rest.len());
-        let seconds = match rest.get(..unit) {
-            Some("h") => 3600.0,
-            Some("m") => 60.0,
-            Some("s") => 1.0,
-            Some("ms") => 0.001,
-            Some("us" | "µs") => 0.000_001,
-            Some("ns") => 0.000_000_001,
-            _ => return Err(bad()),
-        };
-        sum += n * seconds;
-        rest = rest.get(unit..).unwrap_or_default();
-    }
-    if text.is_empty() {
-        Err(bad())
-    } else {
-        Duration::try_from_secs_f64(sum).map_err(|e| e.to_string())
     }
 }
 

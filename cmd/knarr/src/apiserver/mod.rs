@@ -52,6 +52,9 @@ async fn serve(layout: &Layout, options: &Options) -> Result<()> {
     if let Some(path) = &options.authentication_config {
         api.follow_authentication(path.clone(), LOOK);
     }
+    if let Some(path) = &options.authorization_config {
+        api.follow_authorization(path.clone(), LOOK);
+    }
     say(&format!(
         "the API server serves at https://{}",
         api.address()

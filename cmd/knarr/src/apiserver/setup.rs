@@ -331,6 +331,8 @@ pub async fn config(layout: &Layout, o: &Options) -> Result<Config> {
         bail!("--max-requests-inflight and --max-mutating-requests-inflight are both 0, which leaves --enable-priority-and-fairness nothing to divide");
     }
     c.priority_and_fairness = o.enable_priority_and_fairness;
+    c.request_timeout = o.request_timeout;
+    c.min_request_timeout = Duration::from_secs(o.min_request_timeout);
     c.authentication = oidc(o)?;
     if let Some(path) = &o.token_auth_file {
         c.tokens = tokens(&text(path)?).with_context(|| path.display().to_string())?;

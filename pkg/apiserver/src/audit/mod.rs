@@ -214,8 +214,11 @@ impl Record {
     }
 
     /// As whom the request was made in the end.
-    pub fn impersonated(&self, user: &UserInfo) {
+    pub fn impersonated(&self, user: &UserInfo, constraint: &str) {
         self.with(|e| e.insert("impersonatedUser".into(), user.value()));
+        if !constraint.is_empty() {
+            self.with(|e| e.insert("authenticationMetadata".into(), json!({"impersonationConstraint": constraint})));
+        }
     }
 
     fn shown(&self, mut v: Value) -> Value {

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-pub use impersonate::wanted;
+pub use impersonate::{Impersonation, wanted};
 pub use tokens::{Authenticated, Tokens};
 
 /// An authenticated user.

@@ -4,7 +4,7 @@ mod node;
 pub mod rbac;
 pub mod webhook;
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use knarr_registry::{ApiError, Registry};
 
@@ -76,9 +76,24 @@ pub enum Mode {
     Webhook(Arc<webhook::Webhook>),
 }
 
+impl Mode {
+    /// Its name in configurations; `None` for a service.
+    fn name(&self) -> Option<&'static str> {
+        Some(match self {
+            Self::Node => "Node",
+            Self::Rbac => "RBAC",
+            Self::AlwaysAllow => "AlwaysAllow",
+            Self::AlwaysDeny => "AlwaysDeny",
+            Self::Webhook(_) => return None,
+        })
+    }
+}
+
 /// The authorizers, asked in order.
 pub struct Authorizer {
-    modes: Vec<Mode>,
+    modes: RwLock<Arc<[Mode]>>,
+    /// Those of the beginning that stay.
+    stay: Vec<&'static str>,
     pub(crate) registry: Arc<Registry>,
     pub(crate) rbac: rbac::Rbac,
 }
@@ -88,10 +103,25 @@ impl Authorizer {
     #[must_use]
     pub fn new(registry: Arc<Registry>, modes: Vec<Mode>) -> Self {
         Self {
-            modes,
+            stay: modes.iter().filter_map(Mode::name).collect(),
+            modes: RwLock::new(modes.into()),
             rbac: rbac::Rbac::new(Arc::clone(&registry)),
             registry,
         }
+    }
+
+    /// Asks others from now on.
+    ///
+    /// # Errors
+    /// If one is missing that was there from the beginning and is no service.
+    pub fn change(&self, modes: Vec<Mode>) -> Result<(), String> {
+        let has = |n: &&str| modes.iter().any(|m| m.name() == Some(n));
+        let missing: Vec<&str> = self.stay.iter().copied().filter(|n| !has(n)).collect();
+        if !missing.is_empty() {
+            return Err(format!("missing required types: [{}]", missing.join(" ")));
+        }
+        *self.modes.write().unwrap_or_else(PoisonError::into_inner) = modes.into();
+        Ok(())
     }
 
     /// Whether the user may; with the reason.
@@ -101,7 +131,8 @@ impl Authorizer {
             return (true, String::new());
         }
         let mut reasons = Vec::new();
-        for mode in &self.modes {
+        let modes = Arc::clone(&self.modes.read().unwrap_or_else(PoisonError::into_inner));
+        for mode in modes.iter() {
             let (allowed, reason) = match mode {
                 Mode::Node => (
                     user.node()

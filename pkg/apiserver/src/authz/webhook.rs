@@ -238,6 +238,9 @@ pub fn configuration(text: &str) -> Result<Vec<Mode>, String> {
         if name.is_empty() {
             return Err(format!("{at}.name: Required value"));
         }
+        if matches!(kind, "Node" | "RBAC" | "AlwaysAllow" | "AlwaysDeny") && name != kind.to_lowercase() {
+            return Err(format!("expected name {} for authorizer {kind} instead of {name}", kind.to_lowercase()));
+        }
         let key = if kind == "Webhook" { name } else { kind };
         if seen.contains(&key) {
             return Err(format!("{at}: Duplicate value: {key:?}"));

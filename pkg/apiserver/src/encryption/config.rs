@@ -12,6 +12,7 @@ use super::{
     ciphers::{Cbc, Gcm, Secretbox},
     kms::Kms,
 };
+use crate::request::duration;
 
 /// What keys of a resource begin with, as a configuration names it.
 pub(super) fn prefixes(name: &str) -> Vec<String> {
@@ -101,27 +102,6 @@ fn keys(provider: &Value, at: &str, lengths: &[usize], out: &mut Vec<FieldError>
     found
 }
 
-/// `3s`, `1m30s`, `250ms`.
-fn duration(text: &str) -> Option<Duration> {
-    let mut rest = text;
-    let mut sum = 0.0;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
-        let n: f64 = rest.get(..digits)?.parse().ok()?;
-        rest = rest.get(digits..)?;
-        let end = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
-        sum += n * match rest.get(..end)? {
-            "h" => 3600.0,
-            "m" => 60.0,
-            "s" => 1.0,
-            "ms" => 0.001,
-            _ => return None,
-        };
-        rest = rest.get(end..)?;
-    }
-    Duration::try_from_secs_f64(sum).ok()
-}
-
 /// Settings of a key management service.
 fn service(v: &Value, at: &str, names: &mut HashSet<String>, out: &mut Vec<FieldError>) -> Option<Provider> {
     let before = out.len();
@@ -139,7 +119,7 @@ fn service(v: &Value, at: &str, names: &mut HashSet<String>, out: &mut Vec<Field
     }
     let timeout = match v.str_at(&["timeout"]) {
         "" => Some(Duration::from_secs(3)),
-        t => duration(t).filter(|d| !d.is_zero()),
+        t => duration(t).ok().filter(|d| !d.is_zero()),
     };
     if timeout.is_none() {
         out.push(FieldError::invalid(format!("{at}.timeout"), v.str_at(&["timeout"]), "timeout should be a positive value"));

@@ -13,10 +13,7 @@ mod tests;
 
 use std::{
     path::PathBuf,
-    sync::{
-        Arc, PoisonError, RwLock,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -28,6 +25,7 @@ use self::{
     ciphers::{Cbc, Gcm, Secretbox},
     kms::Kms,
 };
+use crate::reload::{self, Reloads};
 
 /// What every encrypted value begins with.
 const MARK: &[u8] = b"k8s:enc:";
@@ -186,21 +184,21 @@ impl Rules {
 pub struct Encryption {
     rules: RwLock<Arc<Rules>>,
     /// Whether it may change.
-    reloads: bool,
-    reloaded: [AtomicU64; 2],
+    changes: bool,
+    reloads: Arc<Reloads>,
 }
 
 impl Encryption {
-    /// Reads a configuration, and waits for the key management services it names. `reloads` if
-    /// [`Self::follow`] will be called.
+    /// Reads a configuration, and waits for the key management services it names. `changes` if
+    /// another one may be put in force.
     ///
     /// # Errors
     /// All that is wrong with it, or which service does not answer.
-    pub async fn open(configuration: &str, reloads: bool) -> Result<Arc<Self>, String> {
+    pub async fn open(configuration: &str, changes: bool) -> Result<Arc<Self>, String> {
         let rules = Rules(config::parse(configuration)?);
         rules.well(START).await?;
         rules.services().for_each(Kms::follow);
-        Ok(Arc::new(Self { rules: RwLock::new(Arc::new(rules)), reloads, reloaded: Default::default() }))
+        Ok(Arc::new(Self { rules: RwLock::new(Arc::new(rules)), changes, reloads: Arc::default() }))
     }
 
     fn rules(&self) -> Arc<Rules> {
@@ -223,29 +221,9 @@ impl Encryption {
     /// Looks at the configuration's file every `every` and puts it in force when it has changed.
     pub fn follow(self: &Arc<Self>, path: PathBuf, every: Duration) {
         let weak = Arc::downgrade(self);
-        tokio::spawn(async move {
-            let mut known = tokio::fs::read_to_string(&path).await.unwrap_or_default();
-            loop {
-                tokio::time::sleep(every).await;
-                let Some(this) = weak.upgrade() else { return };
-                let text = match tokio::fs::read_to_string(&path).await {
-                    Ok(t) if t == known => continue,
-                    Ok(t) => t,
-                    Err(error) => {
-                        tracing::error!(%error, path = %path.display(), "the encryption configuration cannot be read");
-                        continue;
-                    }
-                };
-                let done = this.change(&text).await;
-                this.reloaded[usize::from(done.is_ok())].fetch_add(1, Ordering::Relaxed);
-                match done {
-                    Ok(()) => {
-                        known = text;
-                        tracing::info!(path = %path.display(), "the encryption configuration is in force");
-                    }
-                    Err(error) => tracing::error!(error, path = %path.display(), "the encryption configuration before stays in force"),
-                }
-            }
+        reload::follow("encryption", path, every, Arc::clone(&self.reloads), move |text| {
+            let weak = weak.clone();
+            Box::pin(async move { Some(weak.upgrade()?.change(&text).await) })
         });
     }
 
@@ -258,22 +236,14 @@ impl Encryption {
     /// Whether there is a health check `kms-providers`, and how it is.
     pub async fn health(&self) -> Option<Result<(), String>> {
         let rules = self.rules();
-        (self.reloads || rules.services().next().is_some()).then_some(())?;
+        (self.changes || rules.services().next().is_some()).then_some(())?;
         Some(rules.health().await)
     }
 
-    /// The part of `/metrics` about it.
+    /// How often its file was read again.
     #[must_use]
-    pub fn metrics(&self) -> String {
-        let name = "apiserver_encryption_config_controller_automatic_reloads_total";
-        let mut s = format!("# HELP {name} How often another encryption configuration was read.\n# TYPE {name} counter\n");
-        for (n, status) in self.reloaded.iter().zip(["failure", "success"]) {
-            let n = n.load(Ordering::Relaxed);
-            if n > 0 {
-                s.push_str(&format!("{name}{{status=\"{status}\"}} {n}\n"));
-            }
-        }
-        s
+    pub fn reloads(&self) -> &Reloads {
+        &self.reloads
     }
 }
 

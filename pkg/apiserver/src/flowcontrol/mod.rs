@@ -136,11 +136,11 @@ impl Limiter {
         Self::InFlight(InFlight { limits: [limits.0, limits.1], running: Default::default() })
     }
 
-    /// A request comes. `marks` is set if it is classified.
+    /// A request comes, that may take as long as `limit`. `marks` is set if it is classified.
     ///
     /// # Errors
     /// [`Refused`] if there are no seats for it, in time.
-    pub async fn enter(&self, core: &Core, user: &Arc<UserInfo>, info: &Arc<Info>, query: &Query, marks: &mut Option<Marks>) -> Result<Pass<'_>, Refused> {
+    pub async fn enter(&self, core: &Core, user: &Arc<UserInfo>, info: &Arc<Info>, query: &Query, limit: Option<Duration>, marks: &mut Option<Marks>) -> Result<Pass<'_>, Refused> {
         match self {
             Self::InFlight(l) => l.enter(user, info),
             Self::Fair(_) if info.long_running() && info.verb != "watch" => Ok(Pass::Free),
@@ -149,7 +149,7 @@ impl Limiter {
                 let Some(schema) = plan.classify(user, info) else { return Ok(Pass::Free) };
                 *marks = Some(Marks { schema: schema.uid.clone(), level: schema.level_uid.clone() });
                 let estimate = f.estimate(core, schema, info, query);
-                let wait = (core.settings.request_timeout / 4).min(LONGEST_WAIT);
+                let wait = (limit.unwrap_or(core.settings.request_timeout) / 4).min(LONGEST_WAIT);
                 f.admit(schema, user, info, estimate, wait).await.map(Pass::Seat)
             }
         }

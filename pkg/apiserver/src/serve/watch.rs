@@ -73,10 +73,12 @@ pub(super) async fn watch(ctx: &Arc<Ctx>) -> Result<Reply, ApiError> {
         _ => {}
     }
     let seconds: u64 = q.get("timeoutSeconds").parse().unwrap_or(0);
-    let seconds = if seconds > 0 {
-        seconds
+    let time = if seconds > 0 {
+        Duration::from_secs(seconds)
     } else {
-        1800 + u64::from(uuid::Uuid::new_v4().as_bytes()[0]) * 7
+        // Not all at once.
+        let least = ctx.core.settings.min_request_timeout;
+        least + least.mul_f64(f64::from(uuid::Uuid::new_v4().as_bytes()[0]) / 256.0)
     };
     let rv = q.get("resourceVersion");
     let scope = kind.scope(&ctx.info.namespace_of(kind.namespaced));
@@ -123,7 +125,7 @@ pub(super) async fn watch(ctx: &Arc<Ctx>) -> Result<Reply, ApiError> {
             scope,
             bookmarks,
             same,
-            deadline: now + Duration::from_secs(seconds),
+            deadline: now + time,
             next_bookmark: now + BOOKMARK_EVERY,
             queue: VecDeque::new(),
             first_table: true,
