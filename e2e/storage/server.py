@@ -31,6 +31,8 @@ class Server:
 
     def __init__(self, knarr, etcd=False, folder=None):
         self.knarr = str(knarr)
+        # Who is told to end ends what it has started.
+        signal.signal(signal.SIGTERM, lambda *_: raise_(SystemExit("told to end")))
         self.work = pathlib.Path(tempfile.mkdtemp(prefix="knarr-storage-"))
         self.data = pathlib.Path(folder) if folder else self.work / "data"
         self.port, self.process, self.etcd = free_port(), None, None
@@ -41,7 +43,7 @@ class Server:
         tokens.write_text(f'{TOKEN},admin,1,"system:masters"\n')
         self.flags = ["--bind-address=127.0.0.1", "--advertise-address=192.0.2.10", f"--token-auth-file={tokens}", f"--secure-port={self.port}",
                       f"--cert-dir={self.work}/pki", f"--service-account-key-file={key}", f"--service-account-signing-key-file={key}",
-                      "--service-account-issuer=https://kubernetes.default.svc", "--authorization-mode=RBAC"]
+                      "--service-account-issuer=https://kubernetes.default.svc", "--authorization-mode=RBAC", "--disable-admission-plugins=ServiceAccount"]
         if etcd:
             self.url = f"http://127.0.0.1:{free_port()}"
             self.peer = f"http://127.0.0.1:{free_port()}"

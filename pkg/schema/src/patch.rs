@@ -53,6 +53,7 @@ pub fn json(target: &mut Value, patch: &Value) -> Result<(), Error> {
             operations.len()
         )));
     }
+    let mut copied = 0;
     for operation in operations {
         let text = |key: &str| operation.get(key).and_then(Value::as_str);
         let op = text("op").unwrap_or_default();
@@ -80,9 +81,14 @@ pub fn json(target: &mut Value, patch: &Value) -> Result<(), Error> {
                 let value = if op == "move" {
                     remove(target, from, "move")?
                 } else {
-                    find(target, from)
-                        .cloned()
-                        .ok_or_else(|| missing("copy", from))?
+                    let value = find(target, from).ok_or_else(|| missing("copy", from))?;
+                    copied += size(value);
+                    if copied > MAX_COPIED {
+                        return Err(Error::Unprocessable(format!(
+                            "Unable to complete the copy, the accumulated size increase of copy is {copied}, exceeding the limit {MAX_COPIED}"
+                        )));
+                    }
+                    value.clone()
                 };
                 add(target, path, value)?;
             }
@@ -100,6 +106,27 @@ pub fn json(target: &mut Value, patch: &Value) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// How many bytes all copies of one patch may add: as many as a request may have.
+const MAX_COPIED: usize = 3 << 20;
+
+/// The length of a value as JSON.
+fn size(value: &Value) -> usize {
+    struct Count(usize);
+    impl std::io::Write for Count {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0 += bytes.len();
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut count = Count(0);
+    // Counting does not fail.
+    let _ = serde_json::to_writer(&mut count, value);
+    count.0
 }
 
 fn missing(op: &str, path: &str) -> Error {

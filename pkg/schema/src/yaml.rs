@@ -17,9 +17,31 @@ pub fn decode(
     ty: Option<&'static Type>,
     validation: FieldValidation,
 ) -> Result<Decoded, Error> {
+    if too_deep(bytes) {
+        return Err(Error::Syntax(format!(
+            "error converting YAML to JSON: yaml: exceeded max depth of {MAX_DEPTH}"
+        )));
+    }
     crate::json::with_node(ty, validation, |node| {
         node.deserialize(serde_yaml_ng::Deserializer::from_slice(bytes))
             .map_err(fault)
+    })
+}
+
+/// How many brackets may be open at once, as upstream's parser has it.
+const MAX_DEPTH: usize = 10_000;
+
+/// Whether more brackets are open somewhere than may be: the parser takes time by the square of them,
+/// before it finds that it cannot nest so deep.
+fn too_deep(bytes: &[u8]) -> bool {
+    let mut depth = 0_usize;
+    bytes.iter().any(|b| {
+        match b {
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+        depth > MAX_DEPTH
     })
 }
 

@@ -65,8 +65,14 @@ pub fn run(layout: &Layout, options: &Options, log: &str) -> Result<()> {
         .listen
         .clone()
         .unwrap_or_else(|| layout.cri_socket());
-    if std::os::unix::net::UnixStream::connect(&socket).is_ok() {
-        bail!("{} is served already", socket.display());
+    // A child of one that was killed may hold its socket until it has become another program.
+    let served = || std::os::unix::net::UnixStream::connect(&socket).is_ok();
+    let begun = std::time::Instant::now();
+    while served() {
+        if begun.elapsed() > std::time::Duration::from_secs(2) {
+            bail!("{} is served already", socket.display());
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
     }
     claim(layout)?;
     log_to(log, None)?;
