@@ -133,6 +133,13 @@ async fn at(registry: &Registry, kind: &Kind, revision: u64) -> Result<Snapshot,
     Ok(s)
 }
 
+/// What memory has, which holds all changes up to a revision, and maybe later ones: the revision of
+/// the answer is that of the last.
+fn newest(kind: &Kind, at_least: u64) -> (Snapshot, u64) {
+    let (snapshot, changed) = kind.cache.snapshot_and_revision();
+    (snapshot, at_least.max(changed))
+}
+
 /// Lists objects.
 ///
 /// # Errors
@@ -150,11 +157,11 @@ pub async fn list(registry: &Registry, kind: &Kind, o: &ListOptions) -> Result<P
         match (o.resource_version.as_str(), o.version_match.as_str()) {
             ("", _) => {
                 let r = registry.current().await?;
-                (kind.cache.snapshot(), r)
+                newest(kind, r)
             }
             ("0", "" | "NotOlderThan") => {
                 let r = registry.applied();
-                (kind.cache.snapshot(), r)
+                newest(kind, r)
             }
             (rv, "Exact") => {
                 let rv = parse_version(rv)?;
@@ -169,7 +176,7 @@ pub async fn list(registry: &Registry, kind: &Kind, o: &ListOptions) -> Result<P
             (rv, _) => {
                 let rv = parse_version(rv)?;
                 let r = registry.at_least(rv).await?;
-                (kind.cache.snapshot(), r)
+                newest(kind, r)
             }
         }
     } else {
@@ -182,7 +189,7 @@ pub async fn list(registry: &Registry, kind: &Kind, o: &ListOptions) -> Result<P
         start = format!("{scope}{from}");
         if rv < 0 {
             let r = registry.current().await?;
-            (kind.cache.snapshot(), r)
+            newest(kind, r)
         } else {
             let rv = u64::try_from(rv).unwrap_or(0);
             match at(registry, kind, rv).await {

@@ -315,6 +315,17 @@ impl Cache {
     pub fn snapshot(&self) -> Snapshot {
         self.read().map.clone()
     }
+    /// Every object, and the last revision that changed one of them: at once, for a change that comes
+    /// in between would be in the one and not in the other.
+    #[must_use]
+    pub fn snapshot_and_revision(&self) -> (Snapshot, u64) {
+        let s = self.read();
+        let newest = s.ring.events.back();
+        (
+            s.map.clone(),
+            newest.map_or(s.ring.complete_after, |e| e.revision),
+        )
+    }
     /// One object.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<Arc<Entry>> {
