@@ -38,6 +38,11 @@ async fn bind(c: &Client, name: &str, spec: Value, binding: Value) {
         .extend(binding.as_object().expect("map").clone());
     let binding = json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicyBinding", "metadata": {"name": format!("{name}-b")}, "spec": all});
     assert_eq!(post(c, BINDINGS, &binding).await.0, 201);
+    // What is read sees every write before it, so admission does from now on.
+    let read = Request::get(format!("{BINDINGS}/{name}-b"))
+        .body(Vec::new())
+        .expect("request");
+    c.request_text(read).await.expect("the binding");
 }
 
 fn map(name: &str, data: Value) -> Value {
