@@ -16,9 +16,7 @@ const HELPERS: [(&str, &str); 3] = [
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let root = Path::new(&env::var("CARGO_MANIFEST_DIR")?)
-        .join("../..")
-        .canonicalize()?;
+    let root = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("../..").canonicalize()?;
     for path in [
         "Cargo.lock",
         "pkg/sys",
@@ -34,23 +32,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let target = env::var("TARGET")?;
     // .../target/<profile>/build/knarr-<hash>/out
     let out = PathBuf::from(env::var("OUT_DIR")?);
-    let shared = out
-        .ancestors()
-        .nth(4)
-        .ok_or("OUT_DIR is not where cargo puts it")?;
+    let shared = out.ancestors().nth(4).ok_or("OUT_DIR is not where cargo puts it")?;
     let target_dir = shared.join("helpers");
 
     let mut cargo = Command::new(env::var("CARGO")?);
     cargo
         .current_dir(&root)
-        .args([
-            "build",
-            "--profile",
-            "helper",
-            "--target",
-            &target,
-            "--target-dir",
-        ])
+        .args(["build", "--profile", "helper", "--target", &target, "--target-dir"])
         .arg(&target_dir)
         .env_remove("RUSTFLAGS")
         .env(

@@ -15,11 +15,7 @@ pub fn snapshot() -> BTreeSet<String> {
     for line in mounts.lines() {
         add("mount", line.split(' ').nth(4).unwrap_or(""));
     }
-    for entry in fs::read_dir("/sys/class/net")
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
+    for entry in fs::read_dir("/sys/class/net").into_iter().flatten().flatten() {
         add("interface", &entry.file_name().to_string_lossy());
     }
     if let Ok(output) = Command::new("nft").args(["list", "tables"]).output() {
@@ -34,11 +30,7 @@ pub fn snapshot() -> BTreeSet<String> {
             add(kind, &String::from_utf8_lossy(&output.stdout));
         }
     }
-    for entry in fs::read_dir("/sys/fs/cgroup")
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
+    for entry in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
         for dir in fs::read_dir(entry.path()).into_iter().flatten().flatten() {
             if dir.file_type().is_ok_and(|t| t.is_dir()) {
                 add("cgroup", &dir.path().to_string_lossy());
@@ -49,9 +41,7 @@ pub fn snapshot() -> BTreeSet<String> {
         let pid = entry.file_name();
         if pid.to_string_lossy().bytes().all(|b| b.is_ascii_digit())
             && let Ok(exe) = fs::read_link(entry.path().join("exe"))
-            && exe
-                .file_name()
-                .is_some_and(|n| n.to_string_lossy().starts_with("knarr"))
+            && exe.file_name().is_some_and(|n| n.to_string_lossy().starts_with("knarr"))
             && !exe.to_string_lossy().contains("knarr_e2e")
         {
             add("process", &exe.to_string_lossy());
@@ -70,19 +60,9 @@ pub fn snapshot() -> BTreeSet<String> {
             add("sysctl", &format!("{path} = {}", value.trim()));
         }
     }
-    for dir in [
-        "/run",
-        "/var/lib",
-        "/etc",
-        "/var/run/netns",
-        "/var/log",
-        "/opt",
-    ] {
+    for dir in ["/run", "/var/lib", "/etc", "/var/run/netns", "/var/log", "/opt"] {
         for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-            add(
-                "file",
-                &Path::new(dir).join(entry.file_name()).to_string_lossy(),
-            );
+            add("file", &Path::new(dir).join(entry.file_name()).to_string_lossy());
         }
     }
     found

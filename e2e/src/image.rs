@@ -24,52 +24,19 @@ pub fn busybox(archive: &Path) -> Result<()> {
         .context("busybox-static is not installed: run hack/setup")?;
     let applets = crate::run(std::process::Command::new(path).arg("--list"))?;
     let mut layer = tar::Builder::new(Vec::new());
-    for (dir, mode) in [
-        ("bin", 0o755),
-        ("etc", 0o755),
-        ("tmp", 0o1777),
-        ("root", 0o700),
-    ] {
+    for (dir, mode) in [("bin", 0o755), ("etc", 0o755), ("tmp", 0o1777), ("root", 0o700)] {
         entry(&mut layer, dir, tar::EntryType::Directory, mode, None, &[])?;
     }
     let mut content = Vec::new();
     File::open(path)?.read_to_end(&mut content)?;
-    entry(
-        &mut layer,
-        "bin/busybox",
-        tar::EntryType::Regular,
-        0o755,
-        None,
-        &content,
-    )?;
+    entry(&mut layer, "bin/busybox", tar::EntryType::Regular, 0o755, None, &content)?;
     for applet in applets.lines().filter(|a| *a != "busybox") {
         let name = format!("bin/{applet}");
-        entry(
-            &mut layer,
-            &name,
-            tar::EntryType::Symlink,
-            0o777,
-            Some("busybox"),
-            &[],
-        )?;
+        entry(&mut layer, &name, tar::EntryType::Symlink, 0o777, Some("busybox"), &[])?;
     }
     let passwd = b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n";
-    entry(
-        &mut layer,
-        "etc/passwd",
-        tar::EntryType::Regular,
-        0o644,
-        None,
-        passwd,
-    )?;
-    entry(
-        &mut layer,
-        "etc/group",
-        tar::EntryType::Regular,
-        0o644,
-        None,
-        b"root:x:0:\n",
-    )?;
+    entry(&mut layer, "etc/passwd", tar::EntryType::Regular, 0o644, None, passwd)?;
+    entry(&mut layer, "etc/group", tar::EntryType::Regular, 0o644, None, b"root:x:0:\n")?;
     let layer = layer.into_inner()?;
     let config = json!({
         "architecture": "amd64",
@@ -87,24 +54,14 @@ fn digest(bytes: &[u8]) -> String {
 }
 
 fn docker_archive(archive: &Path, name: &str, config: &str, layer: &[u8]) -> Result<()> {
-    let config_name = format!(
-        "{}.json",
-        digest(config.as_bytes()).trim_start_matches("sha256:")
-    );
+    let config_name = format!("{}.json", digest(config.as_bytes()).trim_start_matches("sha256:"));
     let manifest =
         json!([{"Config": config_name, "RepoTags": [name], "Layers": ["layer/layer.tar"]}]);
     let mut out = tar::Builder::new(File::create(archive)?);
     let file = tar::EntryType::Regular;
     entry(&mut out, &config_name, file, 0o644, None, config.as_bytes())?;
     entry(&mut out, "layer/layer.tar", file, 0o644, None, layer)?;
-    entry(
-        &mut out,
-        "manifest.json",
-        file,
-        0o644,
-        None,
-        manifest.to_string().as_bytes(),
-    )?;
+    entry(&mut out, "manifest.json", file, 0o644, None, manifest.to_string().as_bytes())?;
     out.into_inner()?.flush()?;
     Ok(())
 }

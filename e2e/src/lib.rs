@@ -37,9 +37,7 @@ pub struct Cluster {
 /// If `KNARR` is not set: run the tests with `hack/test`.
 #[must_use]
 pub fn knarr() -> PathBuf {
-    std::env::var_os("KNARR")
-        .expect("KNARR names the program: use hack/test")
-        .into()
+    std::env::var_os("KNARR").expect("KNARR names the program: use hack/test").into()
 }
 
 impl Cluster {
@@ -60,28 +58,19 @@ impl Cluster {
     }
 
     fn start_new(data: Option<&Path>, arguments: &[&str]) -> Result<Self> {
-        let turn = ONE_AT_A_TIME
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let turn = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let folder = tempfile::Builder::new().prefix("knarr-e2e-").tempdir()?;
         let cluster = Cluster {
             data: data.map_or_else(|| folder.path().join("data"), Path::to_owned),
             knarr: knarr(),
-            kubectl: std::env::var_os("KUBECTL")
-                .context("KUBECTL: use hack/test")?
-                .into(),
+            kubectl: std::env::var_os("KUBECTL").context("KUBECTL: use hack/test")?.into(),
             folder,
             _turn: turn,
         };
         cluster.start(arguments)?;
         let archive = cluster.folder.path().join("busybox.tar");
         image::busybox(&archive)?;
-        cluster.knarr(
-            ["images", "import"]
-                .iter()
-                .map(OsStr::new)
-                .chain([archive.as_os_str()]),
-        )?;
+        cluster.knarr(["images", "import"].iter().map(OsStr::new).chain([archive.as_os_str()]))?;
         Ok(cluster)
     }
 
@@ -118,11 +107,7 @@ impl Cluster {
     {
         let mut command = Command::new(&self.knarr);
         command.args(arguments);
-        command
-            .arg("--data-dir")
-            .arg(self.data_dir())
-            .arg("--run-dir")
-            .arg(self.run_dir());
+        command.arg("--data-dir").arg(self.data_dir()).arg("--run-dir").arg(self.run_dir());
         run(&mut command)
     }
 
@@ -130,12 +115,8 @@ impl Cluster {
     #[must_use]
     pub fn kubectl_command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.kubectl);
-        command
-            .arg("--kubeconfig")
-            .arg(self.data_dir().join("kubeconfig"));
-        command
-            .arg("--cache-dir")
-            .arg(self.folder.path().join("kubectl-cache"));
+        command.arg("--kubeconfig").arg(self.data_dir().join("kubeconfig"));
+        command.arg("--cache-dir").arg(self.folder.path().join("kubectl-cache"));
         command.args(arguments);
         command
     }
@@ -155,16 +136,9 @@ impl Cluster {
     pub fn kubectl_input(&self, arguments: &[&str], input: &str) -> Result<String> {
         use std::io::Write;
         let mut command = self.kubectl_command(arguments);
-        command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn()?;
-        child
-            .stdin
-            .take()
-            .context("no stdin")?
-            .write_all(input.as_bytes())?;
+        child.stdin.take().context("no stdin")?.write_all(input.as_bytes())?;
         finish(&command, child.wait_with_output()?)
     }
 
@@ -216,8 +190,7 @@ impl Cluster {
     pub fn wait_ready(&self, pod: &str) -> Result<Value> {
         self.wait_for(&["pod", pod], |pod| {
             pod["status"]["conditions"].as_array().is_some_and(|all| {
-                all.iter()
-                    .any(|c| c["type"] == "Ready" && c["status"] == "True")
+                all.iter().any(|c| c["type"] == "Ready" && c["status"] == "True")
             })
         })
     }
@@ -236,10 +209,7 @@ impl Cluster {
     /// If it is not running.
     pub fn pid(&self) -> Result<i32> {
         let status = self.knarr(["status"])?;
-        let line = status
-            .lines()
-            .find(|l| l.starts_with("pid "))
-            .context("no pid")?;
+        let line = status.lines().find(|l| l.starts_with("pid ")).context("no pid")?;
         Ok(line.trim_start_matches("pid").trim().parse()?)
     }
 
@@ -297,10 +267,7 @@ impl Drop for Cluster {
 /// # Errors
 /// If it fails; with what it wrote to standard error.
 pub fn run(command: &mut Command) -> Result<String> {
-    let output = command
-        .stdin(Stdio::null())
-        .output()
-        .with_context(|| format!("{command:?}"))?;
+    let output = command.stdin(Stdio::null()).output().with_context(|| format!("{command:?}"))?;
     finish(command, output)
 }
 

@@ -149,6 +149,9 @@ def main():
     args = parser.parse_args()
     if not shutil.which("strace"):
         sys.exit("strace is missing (Debian: strace)")
+    # Where it may not trace, every server would seem killed.
+    if subprocess.run(["strace", "-f", "-o", "/dev/null", "true"]).returncode:
+        sys.exit("strace cannot trace here")
     wrong = at_every_write(args.knarr, args.every, args.most) + full_disk(args.knarr)
     for line in wrong[:30]:
         print("BROKEN:", line)

@@ -19,19 +19,10 @@ struct Nodes {
 impl Nodes {
     fn create(nodes: u32) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("knarr-nodes-").tempdir()?;
-        let kubectl = std::env::var_os("KUBECTL")
-            .context("KUBECTL: use hack/test")?
-            .into();
+        let kubectl = std::env::var_os("KUBECTL").context("KUBECTL: use hack/test")?.into();
         let cluster = Nodes { folder, kubectl };
         let nodes = nodes.to_string();
-        cluster.cluster(&[
-            "create",
-            "t",
-            "--nodes",
-            &nodes,
-            "--",
-            "--node-monitor-grace-seconds=15",
-        ])?;
+        cluster.cluster(&["create", "t", "--nodes", &nodes, "--", "--node-monitor-grace-seconds=15"])?;
         Ok(cluster)
     }
 
@@ -43,13 +34,8 @@ impl Nodes {
 
     fn kubectl(&self, words: &[&str]) -> Result<String> {
         let mut command = Command::new(&self.kubectl);
-        command
-            .arg("--kubeconfig")
-            .arg(self.folder.path().join("clusters/t/kubeconfig"));
-        run(command
-            .arg("--cache-dir")
-            .arg(self.folder.path().join("cache"))
-            .args(words))
+        command.arg("--kubeconfig").arg(self.folder.path().join("clusters/t/kubeconfig"));
+        run(command.arg("--cache-dir").arg(self.folder.path().join("cache")).args(words))
     }
 
     fn get(&self, words: &[&str]) -> Result<Value> {
@@ -63,9 +49,7 @@ impl Nodes {
         loop {
             match check() {
                 Ok(done) => return Ok(done),
-                Err(error) if begin.elapsed() > PATIENCE => {
-                    return Err(error.context(what.to_owned()));
-                }
+                Err(error) if begin.elapsed() > PATIENCE => return Err(error.context(what.to_owned())),
                 Err(_) => std::thread::sleep(Duration::from_millis(200)),
             }
         }
@@ -74,13 +58,8 @@ impl Nodes {
     fn becomes_ready(&self, node: &str, wanted: &str) -> Result<()> {
         self.eventually(&format!("{node} Ready={wanted}"), || {
             let node = self.get(&["node", node])?;
-            let conditions = node["status"]["conditions"]
-                .as_array()
-                .context("conditions")?;
-            let ready = conditions
-                .iter()
-                .find(|c| c["type"] == "Ready")
-                .context("no Ready")?;
+            let conditions = node["status"]["conditions"].as_array().context("conditions")?;
+            let ready = conditions.iter().find(|c| c["type"] == "Ready").context("no Ready")?;
             if ready["status"] != wanted {
                 bail!("Ready is {}", ready["status"]);
             }
@@ -126,12 +105,7 @@ fn three_nodes_are_one_cluster_and_leave_nothing() -> Result<()> {
     let before = host::snapshot();
     let cluster = Nodes::create(3)?;
     let nodes = cluster.get(&["nodes"])?;
-    let names: Vec<_> = nodes["items"]
-        .as_array()
-        .context("nodes")?
-        .iter()
-        .map(|n| &n["metadata"]["name"])
-        .collect();
+    let names: Vec<_> = nodes["items"].as_array().context("nodes")?.iter().map(|n| &n["metadata"]["name"]).collect();
     assert_eq!(names, ["t-1", "t-2", "t-3"]);
 
     let archive = cluster.folder.path().join("busybox.tar");
@@ -144,19 +118,10 @@ fn three_nodes_are_one_cluster_and_leave_nothing() -> Result<()> {
 
     // One pod on each node, each in its node's own range.
     let pods = cluster.get(&["pods"])?;
-    let pods: Vec<(String, String, String)> = pods["items"]
-        .as_array()
-        .context("pods")?
-        .iter()
-        .map(|p| {
-            let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
-            (
-                text(&p["metadata"]["name"]),
-                text(&p["spec"]["nodeName"]),
-                text(&p["status"]["podIP"]),
-            )
-        })
-        .collect();
+    let pods: Vec<(String, String, String)> = pods["items"].as_array().context("pods")?.iter().map(|p| {
+        let text = |v: &Value| v.as_str().unwrap_or_default().to_owned();
+        (text(&p["metadata"]["name"]), text(&p["spec"]["nodeName"]), text(&p["status"]["podIP"]))
+    }).collect();
     let mut on: Vec<_> = pods.iter().map(|(_, node, _)| node.as_str()).collect();
     on.sort_unstable();
     assert_eq!(on, ["t-1", "t-2", "t-3"]);
@@ -164,9 +129,7 @@ fn three_nodes_are_one_cluster_and_leave_nothing() -> Result<()> {
     // Every pod reaches every other by its address, with its own as source, and sees all of them
     // behind the service by name; nodes reach the service through any node.
     let fetch = |pod: &str, url: &str| {
-        cluster.kubectl(&[
-            "exec", pod, "--", "timeout", "5", "wget", "-q", "-O", "-", url,
-        ])
+        cluster.kubectl(&["exec", pod, "--", "timeout", "5", "wget", "-q", "-O", "-", url])
     };
     for (from, _, _) in &pods {
         for (to, _, ip) in &pods {
@@ -174,28 +137,17 @@ fn three_nodes_are_one_cluster_and_leave_nothing() -> Result<()> {
             assert_eq!(said.trim(), to);
         }
         let mut seen = std::collections::BTreeSet::new();
-        cluster
-            .eventually("all pods behind the service", || {
-                let mut new = Vec::new();
-                for _ in 0..10 {
-                    new.push(
-                        fetch(from, "http://web.default.svc.cluster.local/")?
-                            .trim()
-                            .to_owned(),
-                    );
-                }
-                Ok(new)
-            })?
-            .into_iter()
-            .for_each(|pod| {
-                seen.insert(pod);
-            });
+        cluster.eventually("all pods behind the service", || {
+            let mut new = Vec::new();
+            for _ in 0..10 {
+                new.push(fetch(from, "http://web.default.svc.cluster.local/")?.trim().to_owned());
+            }
+            Ok(new)
+        })?.into_iter().for_each(|pod| { seen.insert(pod); });
         assert!(seen.len() > 1, "the service leads to {seen:?} only");
     }
     let service = cluster.get(&["service", "web"])?;
-    let port = service["spec"]["ports"][0]["nodePort"]
-        .as_u64()
-        .context("no node port")?;
+    let port = service["spec"]["ports"][0]["nodePort"].as_u64().context("no node port")?;
     for address in ["10.89.0.2", "10.89.0.3", "10.89.0.4"] {
         let list = cluster.cluster(&["list"])?;
         if !list.contains(address) {
@@ -209,57 +161,30 @@ fn three_nodes_are_one_cluster_and_leave_nothing() -> Result<()> {
     }
 
     // Cut off: known within the grace; connected again: back, and its pod has gone on.
-    let (pod, _, _) = pods
-        .iter()
-        .find(|(_, node, _)| node == "t-3")
-        .context("no pod on t-3")?;
+    let (pod, _, _) = pods.iter().find(|(_, node, _)| node == "t-3").context("no pod on t-3")?;
     let boot = cluster.kubectl(&["exec", pod, "--", "cat", "/proc/1/stat"])?;
     cluster.cluster(&["node", "cut", "t-3"])?;
-    assert!(
-        cluster
-            .cluster(&["list"])?
-            .lines()
-            .any(|l| l.contains("t-3") && l.ends_with("cut"))
-    );
+    assert!(cluster.cluster(&["list"])?.lines().any(|l| l.contains("t-3") && l.ends_with("cut")));
     cluster.becomes_ready("t-3", "Unknown")?;
     cluster.cluster(&["node", "start", "t-3"])?;
     cluster.becomes_ready("t-3", "True")?;
-    let after = cluster.eventually("exec", || {
-        cluster.kubectl(&["exec", pod, "--", "cat", "/proc/1/stat"])
-    })?;
+    let after = cluster.eventually("exec", || cluster.kubectl(&["exec", pod, "--", "cat", "/proc/1/stat"]))?;
     let started = |stat: &str| stat.split(' ').nth(21).map(str::to_owned);
     assert_eq!(started(&boot), started(&after), "the pod was started anew");
 
     // Paused: it stands still, and goes on.
     cluster.cluster(&["node", "pause", "t-3"])?;
-    assert!(
-        cluster
-            .cluster(&["list"])?
-            .lines()
-            .any(|l| l.contains("t-3") && l.ends_with("paused"))
-    );
+    assert!(cluster.cluster(&["list"])?.lines().any(|l| l.contains("t-3") && l.ends_with("paused")));
     let others: Vec<_> = pods.iter().filter(|(_, node, _)| node != "t-3").collect();
     fetch(&others[0].0, &format!("http://{}:8080/", others[1].2))?;
-    let silent = cluster
-        .kubectl(&["exec", pod, "--", "true"])
-        .map_err(|e| e.to_string());
-    assert!(
-        silent
-            .as_ref()
-            .is_err_and(|e| e.contains("TLS handshake timeout")),
-        "{silent:?}"
-    );
+    let silent = cluster.kubectl(&["exec", pod, "--", "true"]).map_err(|e| e.to_string());
+    assert!(silent.as_ref().is_err_and(|e| e.contains("TLS handshake timeout")), "{silent:?}");
     cluster.cluster(&["node", "start", "t-3"])?;
     cluster.eventually("exec", || cluster.kubectl(&["exec", pod, "--", "true"]))?;
 
     // Without power: its pod runs again once it is back, with no token asked for.
     cluster.cluster(&["node", "stop", "t-2"])?;
-    assert!(
-        cluster
-            .cluster(&["list"])?
-            .lines()
-            .any(|l| l.contains("t-2") && l.ends_with("stopped"))
-    );
+    assert!(cluster.cluster(&["list"])?.lines().any(|l| l.contains("t-2") && l.ends_with("stopped")));
     cluster.cluster(&["node", "start", "t-2"])?;
     cluster.eventually("the pod on t-2 is started again", || {
         let pods = cluster.get(&["pods", "--field-selector=spec.nodeName=t-2"])?;
@@ -289,48 +214,22 @@ fn a_wrong_token_or_authority_is_not_followed() -> Result<()> {
         all.extend(words);
         cluster.cluster(&all)
     };
-    let token = exec(&[
-        "token",
-        "create",
-        "--ttl-hours=1",
-        "--description",
-        "for a test",
-    ])?;
+    let token = exec(&["token", "create", "--ttl-hours=1", "--description", "for a test"])?;
     let token = token.trim();
     assert!(exec(&["token", "list"])?.contains("for a test"));
     let join = exec(&["token", "create", "--print-join-command"])?;
-    assert!(
-        join.contains(server) && join.contains("--ca-hash sha256:"),
-        "{join}"
-    );
+    assert!(join.contains(server) && join.contains("--ca-hash sha256:"), "{join}");
     let agent = |token: &str, hash: &str| {
         let mut command = Command::new("timeout");
-        command.args(["4"]).arg(knarr()).args([
-            "agent",
-            "--server",
-            server,
-            "--token",
-            token,
-            "--ca-hash",
-            hash,
-        ]);
-        command
-            .arg("--data-dir")
-            .arg(cluster.folder.path().join("data"));
-        command
-            .arg("--run-dir")
-            .arg(cluster.folder.path().join("run"));
-        let output = command
-            .args(["--log", "info", "--node-name", "t-9"])
-            .output()?;
+        command.args(["4"]).arg(knarr()).args(["agent", "--server", server, "--token", token, "--ca-hash", hash]);
+        command.arg("--data-dir").arg(cluster.folder.path().join("data"));
+        command.arg("--run-dir").arg(cluster.folder.path().join("run"));
+        let output = command.args(["--log", "info", "--node-name", "t-9"]).output()?;
         anyhow::Ok(String::from_utf8_lossy(&output.stderr).into_owned())
     };
     let nobody = format!("sha256:{}", "0".repeat(64));
     let said = agent("aaaaaa.0123456789abcdef", &nobody)?;
-    assert!(
-        said.contains("the cluster does not know the token"),
-        "{said}"
-    );
+    assert!(said.contains("the cluster does not know the token"), "{said}");
     let said = agent(&format!("{}.0123456789abcdef", &token[..6]), &nobody)?;
     assert!(said.contains("not signed with the token"), "{said}");
     let said = agent(token, &nobody)?;
@@ -338,10 +237,7 @@ fn a_wrong_token_or_authority_is_not_followed() -> Result<()> {
     exec(&["token", "delete", token])?;
     cluster.eventually("the signature goes with the token", || {
         let map = cluster.get(&["configmap", "-n", "kube-public", "cluster-info"])?;
-        if map["data"]
-            .as_object()
-            .is_some_and(|d| d.contains_key(&format!("jws-kubeconfig-{}", &token[..6])))
-        {
+        if map["data"].as_object().is_some_and(|d| d.contains_key(&format!("jws-kubeconfig-{}", &token[..6]))) {
             bail!("still there");
         }
         Ok(())

@@ -30,15 +30,9 @@ fn containers(cluster: &Cluster) -> Result<BTreeMap<String, (String, u64)>> {
     for pod in list["items"].as_array().context("no list")? {
         let status = &pod["status"]["containerStatuses"][0];
         found.insert(
-            pod["metadata"]["name"]
-                .as_str()
-                .unwrap_or_default()
-                .to_owned(),
+            pod["metadata"]["name"].as_str().unwrap_or_default().to_owned(),
             (
-                status["containerID"]
-                    .as_str()
-                    .unwrap_or_default()
-                    .to_owned(),
+                status["containerID"].as_str().unwrap_or_default().to_owned(),
                 status["restartCount"].as_u64().unwrap_or(99),
             ),
         );
@@ -64,23 +58,13 @@ fn containers_outlive_every_crash() -> Result<()> {
         std::thread::sleep(Duration::from_millis(300 * round));
         cluster.start(&[])?;
         cluster.wait_for(&["deployment", "counter"], all_ready)?;
-        assert_eq!(
-            containers(&cluster)?,
-            before,
-            "round {round}: adopted, not restarted"
-        );
+        assert_eq!(containers(&cluster)?, before, "round {round}: adopted, not restarted");
     }
     let pod = before.keys().next().context("no pod")?;
     let log = cluster.kubectl(&["logs", pod])?;
-    let numbers: Vec<u64> = log
-        .lines()
-        .filter_map(|l| l.strip_prefix("line ")?.parse().ok())
-        .collect();
-    assert!(
-        numbers.len() > 20,
-        "the log goes on: {} lines",
-        numbers.len()
-    );
+    let numbers: Vec<u64> =
+        log.lines().filter_map(|l| l.strip_prefix("line ")?.parse().ok()).collect();
+    assert!(numbers.len() > 20, "the log goes on: {} lines", numbers.len());
     assert!(
         numbers.iter().zip(1..).all(|(&n, expected)| n == expected),
         "no line of the log is lost"
@@ -93,9 +77,7 @@ fn containers_outlive_every_crash() -> Result<()> {
     std::thread::sleep(Duration::from_millis(150));
     cluster.kill()?;
     cluster.start(&[])?;
-    cluster.wait_for(&["deployment", "counter"], |d| {
-        d["status"]["readyReplicas"] == 12
-    })?;
+    cluster.wait_for(&["deployment", "counter"], |d| d["status"]["readyReplicas"] == 12)?;
     let after = containers(&cluster)?;
     for (pod, container) in &before {
         assert_eq!(after.get(pod), Some(container), "{pod} was left alone");
@@ -107,9 +89,7 @@ fn containers_outlive_every_crash() -> Result<()> {
     cluster.kill()?;
     cluster.start(&[])?;
     cluster.wait_for(&["pods", "-l", "app=counter"], |list| {
-        list["items"]
-            .as_array()
-            .is_some_and(|items| items.len() == 3)
+        list["items"].as_array().is_some_and(|items| items.len() == 3)
     })?;
     Ok(())
 }
@@ -130,9 +110,9 @@ fn a_lost_run_folder_is_a_reboot() -> Result<()> {
                     let status = &pod["status"]["containerStatuses"][0];
                     let name = pod["metadata"]["name"].as_str().unwrap_or_default();
                     status["ready"] == true
-                        && before.get(name).is_none_or(|(id, _)| {
-                            Some(id.as_str()) != status["containerID"].as_str()
-                        })
+                        && before
+                            .get(name)
+                            .is_none_or(|(id, _)| Some(id.as_str()) != status["containerID"].as_str())
                 })
         })
     })?;

@@ -24,12 +24,7 @@ impl Services {
         let folder = tempfile::Builder::new().prefix("knarr-e2e-").tempdir()?;
         let arguments = arguments.iter().map(|a| (*a).to_owned()).collect();
         let child = Command::new("true").spawn()?;
-        let mut services = Services {
-            child,
-            folder,
-            crictl: crictl.to_owned(),
-            arguments,
-        };
+        let mut services = Services { child, folder, crictl: crictl.to_owned(), arguments };
         services.child.wait()?;
         services.again()?;
         let archive = services.folder.path().join("busybox.tar");
@@ -40,12 +35,7 @@ impl Services {
 
     fn folders(&self) -> [String; 4] {
         let at = |name: &str| self.folder.path().join(name).to_string_lossy().into_owned();
-        [
-            "--data-dir".into(),
-            at("data"),
-            "--run-dir".into(),
-            at("run"),
-        ]
+        ["--data-dir".into(), at("data"), "--run-dir".into(), at("run")]
     }
 
     fn socket(&self) -> PathBuf {
@@ -54,10 +44,7 @@ impl Services {
 
     /// Starts them on the same folders, as after a crash.
     fn again(&mut self) -> Result<()> {
-        let log = fs::File::options()
-            .create(true)
-            .append(true)
-            .open(self.folder.path().join("log"))?;
+        let log = fs::File::options().create(true).append(true).open(self.folder.path().join("log"))?;
         self.child = Command::new(knarr())
             .arg("cri")
             .arg("--listen")
@@ -92,16 +79,7 @@ impl Services {
     fn crictl(&self, arguments: &[&str]) -> Result<String> {
         let endpoint = format!("unix://{}", self.socket().display());
         run(Command::new(&self.crictl)
-            .args([
-                "--config",
-                "/dev/null",
-                "--timeout",
-                "30s",
-                "--runtime-endpoint",
-                &endpoint,
-                "--image-endpoint",
-                &endpoint,
-            ])
+            .args(["--config", "/dev/null", "--timeout", "30s", "--runtime-endpoint", &endpoint, "--image-endpoint", &endpoint])
             .args(arguments))
         .map(|out| out.trim().to_owned())
     }
@@ -126,10 +104,7 @@ impl Services {
             "command": ["sh", "-c", "echo open; exec sleep 1000"],
             "log_path": "main.log", "linux": {},
         });
-        let (pod_file, container_file) = (
-            self.file("pod.json", &pod)?,
-            self.file("container.json", &container)?,
-        );
+        let (pod_file, container_file) = (self.file("pod.json", &pod)?, self.file("container.json", &container)?);
         let sandbox = self.crictl(&["runp", &pod_file])?;
         let id = self.crictl(&["create", &sandbox, &container_file, &pod_file])?;
         self.crictl(&["start", &id])?;
@@ -151,9 +126,7 @@ impl Drop for Services {
 }
 
 fn crictl() -> Option<PathBuf> {
-    let path = std::env::var_os("KNARR_TEST_CRICTL")
-        .map(PathBuf::from)
-        .filter(|p| p.exists());
+    let path = std::env::var_os("KNARR_TEST_CRICTL").map(PathBuf::from).filter(|p| p.exists());
     if path.is_none() {
         eprintln!("skipped: KNARR_TEST_CRICTL names no crictl; hack/test builds it");
     }
@@ -162,37 +135,19 @@ fn crictl() -> Option<PathBuf> {
 
 #[test]
 fn pods_outlive_the_services() -> Result<()> {
-    let Some(crictl) = crictl() else {
-        return Ok(());
-    };
+    let Some(crictl) = crictl() else { return Ok(()) };
     let before = host::snapshot();
     let mut services = Services::start(&crictl, &[])?;
     let info: Value = serde_json::from_str(&services.crictl(&["info"])?)?;
-    let conditions = info["status"]["conditions"]
-        .as_array()
-        .context("no conditions")?;
-    ensure!(
-        conditions.iter().all(|c| c["status"] == true),
-        "{conditions:?}"
-    );
+    let conditions = info["status"]["conditions"].as_array().context("no conditions")?;
+    ensure!(conditions.iter().all(|c| c["status"] == true), "{conditions:?}");
 
     let (sandbox, id) = services.pod()?;
-    let address = services.crictl(&[
-        "inspectp",
-        "-o",
-        "go-template",
-        "--template",
-        "{{.status.network.ip}}",
-        &sandbox,
-    ])?;
+    let address = services.crictl(&["inspectp", "-o", "go-template", "--template", "{{.status.network.ip}}", &sandbox])?;
     ensure!(address.starts_with("10.244.0."), "{address}");
     let inside = services.crictl(&["exec", &id, "ip", "-4", "-o", "addr", "show", "eth0"])?;
     ensure!(inside.contains(&address), "{inside}");
-    ensure!(
-        services
-            .crictl(&["exec", &id, "cat", "/etc/resolv.conf"])?
-            .contains("10.0.0.10")
-    );
+    ensure!(services.crictl(&["exec", &id, "cat", "/etc/resolv.conf"])?.contains("10.0.0.10"));
     let logs = services.crictl(&["logs", &id])?;
     ensure!(logs == "open", "{logs}");
     let pid = services.inspect(&id)?["info"]["pid"].clone();
@@ -200,10 +155,7 @@ fn pods_outlive_the_services() -> Result<()> {
     services.kill()?;
     services.again()?;
     let now = services.inspect(&id)?;
-    ensure!(
-        now["status"]["state"] == "CONTAINER_RUNNING" && now["info"]["pid"] == pid,
-        "{now:#}"
-    );
+    ensure!(now["status"]["state"] == "CONTAINER_RUNNING" && now["info"]["pid"] == pid, "{now:#}");
     ensure!(services.crictl(&["exec", &id, "echo", "still"])? == "still");
 
     services.crictl(&["stopp", &sandbox])?;
@@ -217,44 +169,24 @@ fn pods_outlive_the_services() -> Result<()> {
 
 #[test]
 fn a_second_server_on_a_socket_is_refused() -> Result<()> {
-    let Some(crictl) = crictl() else {
-        return Ok(());
-    };
+    let Some(crictl) = crictl() else { return Ok(()) };
     let services = Services::start(&crictl, &[])?;
     let socket = services.socket().to_string_lossy().into_owned();
-    let error = services
-        .knarr(&["cri", "--listen", &socket])
-        .expect_err("refused")
-        .to_string();
+    let error = services.knarr(&["cri", "--listen", &socket]).expect_err("refused").to_string();
     ensure!(error.contains("is served already"), "{error}");
     Ok(())
 }
 
 #[test]
 fn without_a_cni_configuration_the_network_is_not_ready() -> Result<()> {
-    let Some(crictl) = crictl() else {
-        return Ok(());
-    };
+    let Some(crictl) = crictl() else { return Ok(()) };
     let conf = tempfile::tempdir()?;
     let services = Services::start(&crictl, &["--cni-conf-dir", &conf.path().to_string_lossy()])?;
     let info: Value = serde_json::from_str(&services.crictl(&["info"])?)?;
-    let conditions = info["status"]["conditions"]
-        .as_array()
-        .context("no conditions")?;
-    let network = conditions
-        .iter()
-        .find(|c| c["type"] == "NetworkReady")
-        .context("no condition")?;
-    ensure!(
-        network["status"] == false && network["reason"] == "NetworkPluginNotReady",
-        "{network}"
-    );
-    ensure!(
-        network["message"]
-            .as_str()
-            .is_some_and(|m| m.ends_with("cni plugin not initialized")),
-        "{network}"
-    );
+    let conditions = info["status"]["conditions"].as_array().context("no conditions")?;
+    let network = conditions.iter().find(|c| c["type"] == "NetworkReady").context("no condition")?;
+    ensure!(network["status"] == false && network["reason"] == "NetworkPluginNotReady", "{network}");
+    ensure!(network["message"].as_str().is_some_and(|m| m.ends_with("cni plugin not initialized")), "{network}");
     let error = services.pod().expect_err("no network").to_string();
     ensure!(error.contains("cni plugin not initialized"), "{error}");
     Ok(())

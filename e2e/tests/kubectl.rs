@@ -49,22 +49,11 @@ fn everyday_commands_work() {
 
 fn get_and_describe(cluster: &Cluster) -> Result<()> {
     let nodes = cluster.kubectl(&["get", "nodes"])?;
-    let header: Vec<_> = nodes
-        .lines()
-        .next()
-        .context("no header")?
-        .split_whitespace()
-        .collect();
+    let header: Vec<_> = nodes.lines().next().context("no header")?.split_whitespace().collect();
     assert_eq!(header, ["NAME", "STATUS", "ROLES", "AGE", "VERSION"]);
-    assert!(
-        nodes.contains(" Ready ") && nodes.contains("v1.37"),
-        "{nodes}"
-    );
+    assert!(nodes.contains(" Ready ") && nodes.contains("v1.37"), "{nodes}");
     let wide = cluster.kubectl(&["get", "nodes", "-o", "wide"])?;
-    assert!(
-        wide.contains("INTERNAL-IP") && wide.contains("CONTAINER-RUNTIME"),
-        "{wide}"
-    );
+    assert!(wide.contains("INTERNAL-IP") && wide.contains("CONTAINER-RUNTIME"), "{wide}");
     let described = cluster.kubectl(&["describe", "nodes"])?;
     for part in ["Capacity:", "Allocatable:", "PodCIDR:", "KubeletReady"] {
         assert!(described.contains(part), "{part} in\n{described}");
@@ -74,10 +63,7 @@ fn get_and_describe(cluster: &Cluster) -> Result<()> {
         assert!(namespaces.contains(name), "{namespaces}");
     }
     let services = cluster.kubectl(&["get", "services"])?;
-    assert!(
-        services.contains("10.96.0.1") && services.contains("443/TCP"),
-        "{services}"
-    );
+    assert!(services.contains("10.96.0.1") && services.contains("443/TCP"), "{services}");
     let version = cluster.kubectl(&["version"])?;
     assert!(version.contains("Server Version: v1.37"), "{version}");
     Ok(())
@@ -90,59 +76,25 @@ fn apply_patch_scale_and_roll_out(cluster: &Cluster) -> Result<()> {
     let unchanged = cluster.apply(&deployment("web", 2, "one"))?;
     assert_eq!(unchanged.trim(), "deployment.apps/web unchanged");
     let pods = cluster.kubectl(&["get", "pods", "-l", "app=web"])?;
-    let header: Vec<_> = pods
-        .lines()
-        .next()
-        .context("no header")?
-        .split_whitespace()
-        .collect();
+    let header: Vec<_> = pods.lines().next().context("no header")?.split_whitespace().collect();
     assert_eq!(header, ["NAME", "READY", "STATUS", "RESTARTS", "AGE"]);
-    assert_eq!(
-        pods.lines()
-            .filter(|l| l.contains("1/1") && l.contains("Running"))
-            .count(),
-        2
-    );
+    assert_eq!(pods.lines().filter(|l| l.contains("1/1") && l.contains("Running")).count(), 2);
 
     cluster.kubectl(&["scale", "deployment/web", "--replicas=3"])?;
     cluster.kubectl(&[
-        "wait",
-        "--for=jsonpath={.status.readyReplicas}=3",
-        "deployment/web",
-        "--timeout=60s",
+        "wait", "--for=jsonpath={.status.readyReplicas}=3", "deployment/web", "--timeout=60s",
     ])?;
-    cluster.kubectl(&[
-        "patch",
-        "deployment",
-        "web",
-        "-p",
-        r#"{"metadata":{"annotations":{"patched":"strategic"}}}"#,
-    ])?;
-    cluster.kubectl(&[
-        "patch",
-        "deployment",
-        "web",
-        "--type=merge",
-        "-p",
-        r#"{"metadata":{"annotations":{"merged":"yes"}}}"#,
-    ])?;
-    cluster.kubectl(&[
-        "patch",
-        "deployment",
-        "web",
-        "--type=json",
-        "-p",
-        r#"[{"op":"remove","path":"/metadata/annotations/merged"}]"#,
-    ])?;
+    cluster.kubectl(&["patch", "deployment", "web", "-p",
+        r#"{"metadata":{"annotations":{"patched":"strategic"}}}"#])?;
+    cluster.kubectl(&["patch", "deployment", "web", "--type=merge", "-p",
+        r#"{"metadata":{"annotations":{"merged":"yes"}}}"#])?;
+    cluster.kubectl(&["patch", "deployment", "web", "--type=json", "-p",
+        r#"[{"op":"remove","path":"/metadata/annotations/merged"}]"#])?;
     let annotations = cluster.get(&["deployment", "web"])?["metadata"]["annotations"].clone();
     assert_eq!(annotations["patched"], "strategic");
     assert!(annotations["merged"].is_null());
     cluster.kubectl(&["label", "deployment/web", "tier=front"])?;
-    assert!(
-        cluster
-            .kubectl(&["get", "deploy", "-l", "tier=front"])?
-            .contains("web")
-    );
+    assert!(cluster.kubectl(&["get", "deploy", "-l", "tier=front"])?.contains("web"));
 
     // A roll-out to a new template, and back.
     let changed = cluster.apply(&deployment("web", 3, "two"))?;
@@ -164,10 +116,7 @@ fn apply_patch_scale_and_roll_out(cluster: &Cluster) -> Result<()> {
     assert_eq!(sets["items"].as_array().map(Vec::len), Some(3));
 
     let edited = std::env::temp_dir().join(format!("knarr-editor-{}", std::process::id()));
-    std::fs::write(
-        &edited,
-        "#!/bin/sh\nsed -i 's/replicas: 3/replicas: 1/' \"$1\"\n",
-    )?;
+    std::fs::write(&edited, "#!/bin/sh\nsed -i 's/replicas: 3/replicas: 1/' \"$1\"\n")?;
     use std::os::unix::fs::PermissionsExt;
     std::fs::set_permissions(&edited, std::fs::Permissions::from_mode(0o755))?;
     let mut edit = cluster.kubectl_command(&["edit", "deployment", "web"]);
@@ -193,10 +142,7 @@ fn server_side_apply_owns_fields(cluster: &Cluster) -> Result<()> {
     };
     apply("first", &map("one"), &[])?;
     let conflict = apply("second", &map("two"), &[]).unwrap_err().to_string();
-    assert!(
-        conflict.contains("conflict with \"first\": .data.key"),
-        "{conflict}"
-    );
+    assert!(conflict.contains("conflict with \"first\": .data.key"), "{conflict}");
     apply("second", &map("two"), &["--force-conflicts"])?;
     let object = cluster.get(&["configmap", "owned", "--show-managed-fields"])?;
     assert_eq!(object["data"]["key"], "two");
@@ -231,50 +177,26 @@ fn logs_exec_attach_and_cp(cluster: &Cluster) -> Result<()> {
     follow.wait()?;
     assert!(seen.starts_with("line 1\n"), "{seen}");
     assert_eq!(cluster.kubectl(&["logs", "tool", "--tail=1"])?, "line 5\n");
-    assert!(
-        cluster
-            .kubectl(&["logs", "tool", "--timestamps", "--tail=1"])?
-            .contains("Z line 5")
-    );
+    assert!(cluster.kubectl(&["logs", "tool", "--timestamps", "--tail=1"])?.contains("Z line 5"));
 
     // exec: streams apart, exit code, standard input.
-    assert_eq!(
-        cluster.sh("tool", "main", "echo out; echo err >&2")?,
-        "out\n"
-    );
-    let failed = cluster
-        .sh("tool", "main", "exit 7")
-        .unwrap_err()
-        .to_string();
+    assert_eq!(cluster.sh("tool", "main", "echo out; echo err >&2")?, "out\n");
+    let failed = cluster.sh("tool", "main", "exit 7").unwrap_err().to_string();
     assert!(failed.contains("exit code 7"), "{failed}");
     let echoed = cluster.kubectl_input(&["exec", "-i", "tool", "--", "cat"], "through\n")?;
     assert_eq!(echoed, "through\n");
-    let missing = cluster
-        .kubectl(&["exec", "tool", "--", "no-such-command"])
-        .unwrap_err();
-    assert!(
-        missing.to_string().contains("executable file not found"),
-        "{missing}"
-    );
+    let missing = cluster.kubectl(&["exec", "tool", "--", "no-such-command"]).unwrap_err();
+    assert!(missing.to_string().contains("executable file not found"), "{missing}");
     // -t: a terminal, as `script` gives kubectl one.
-    let kubectl = cluster.kubectl_command(&[
-        "exec",
-        "-it",
-        "tool",
-        "--",
-        "sh",
-        "-c",
-        "test -t 0 && test -t 1 && echo a terminal",
-    ]);
+    let kubectl = cluster.kubectl_command(&["exec", "-it", "tool", "--", "sh", "-c",
+        "test -t 0 && test -t 1 && echo a terminal"]);
     let line: Vec<_> = std::iter::once(kubectl.get_program())
         .chain(kubectl.get_args())
         .map(|a| format!("'{}'", a.to_string_lossy()))
         .collect();
-    let tty = knarr_e2e::run(std::process::Command::new("script").args([
-        "-qec",
-        &line.join(" "),
-        "/dev/null",
-    ]))?;
+    let tty = knarr_e2e::run(
+        std::process::Command::new("script").args(["-qec", &line.join(" "), "/dev/null"]),
+    )?;
     assert!(tty.contains("a terminal"), "{tty}");
 
     // attach: what is typed reaches the container's own process and its answer comes back.
@@ -284,11 +206,7 @@ fn logs_exec_attach_and_cp(cluster: &Cluster) -> Result<()> {
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()?;
-    attach
-        .stdin
-        .as_mut()
-        .context("no stdin")?
-        .write_all(b"typed\n")?;
+    attach.stdin.as_mut().context("no stdin")?.write_all(b"typed\n")?;
     let mut out = attach.stdout.take().context("no stdout")?;
     let mut seen = String::new();
     while !seen.contains("typed\n") {
@@ -302,9 +220,7 @@ fn logs_exec_attach_and_cp(cluster: &Cluster) -> Result<()> {
     // cp, there and back, byte for byte.
     let folder = tempfile::tempdir()?;
     let file = folder.path().join("data");
-    let bytes: Vec<u8> = (0..3_000_000_u32)
-        .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
-        .collect();
+    let bytes: Vec<u8> = (0..3_000_000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
     std::fs::write(&file, &bytes)?;
     let back = folder.path().join("back");
     cluster.kubectl(&["cp", file.to_str().context("path")?, "tool:/tmp/data"])?;
@@ -348,13 +264,9 @@ fn explain_and_discovery(cluster: &Cluster) -> Result<()> {
     assert!(explained.contains("rollingUpdate"), "{explained}");
     assert!(explained.contains("FIELD: strategy"), "{explained}");
     let resources = cluster.kubectl(&["api-resources"])?;
-    for (name, short) in [
-        ("pods", "po"),
-        ("deployments", "deploy"),
-        ("storageclasses", "sc"),
-        ("customresourcedefinitions", "crd,crds"),
-        ("leases", ""),
-    ] {
+    for (name, short) in [("pods", "po"), ("deployments", "deploy"), ("storageclasses", "sc"),
+        ("customresourcedefinitions", "crd,crds"), ("leases", "")]
+    {
         assert!(
             resources.lines().any(|l| {
                 let mut words = l.split_whitespace();
@@ -367,61 +279,33 @@ fn explain_and_discovery(cluster: &Cluster) -> Result<()> {
     let all = cluster.kubectl(&["api-resources", "--verbs=list", "-o", "name"])?;
     assert!(all.lines().count() > 50, "{all}");
     for resource in all.lines() {
-        cluster
-            .kubectl(&["get", resource, "-A"])
-            .with_context(|| resource.to_owned())?;
+        cluster.kubectl(&["get", resource, "-A"]).with_context(|| resource.to_owned())?;
         // After the first dot explain takes a field's name.
         let plural = resource.split('.').next().unwrap_or(resource);
-        cluster
-            .kubectl(&["explain", plural])
-            .with_context(|| plural.to_owned())?;
+        cluster.kubectl(&["explain", plural]).with_context(|| plural.to_owned())?;
     }
     let versions = cluster.kubectl(&["api-versions"])?;
     assert!(versions.lines().any(|l| l == "apps/v1"), "{versions}");
     let raw = cluster.kubectl(&["get", "--raw", "/readyz"])?;
     assert_eq!(raw, "ok");
-    assert!(
-        cluster
-            .kubectl(&["auth", "can-i", "create", "pods"])?
-            .starts_with("yes")
-    );
-    assert!(
-        cluster
-            .kubectl(&["auth", "whoami"])?
-            .contains("system:masters")
-    );
+    assert!(cluster.kubectl(&["auth", "can-i", "create", "pods"])?.starts_with("yes"));
+    assert!(cluster.kubectl(&["auth", "whoami"])?.contains("system:masters"));
     Ok(())
 }
 
 fn errors_are_kubernetes_errors(cluster: &Cluster) -> Result<()> {
     let error = |arguments: &[&str]| cluster.kubectl(arguments).unwrap_err().to_string();
     let text = error(&["get", "pod", "nobody"]);
-    assert!(
-        text.contains("Error from server (NotFound): pods \"nobody\" not found"),
-        "{text}"
-    );
+    assert!(text.contains("Error from server (NotFound): pods \"nobody\" not found"), "{text}");
     let text = error(&["get", "nonsense"]);
-    assert!(
-        text.contains("the server doesn't have a resource type \"nonsense\""),
-        "{text}"
-    );
+    assert!(text.contains("the server doesn't have a resource type \"nonsense\""), "{text}");
     let apply = |text: &str| cluster.apply(text).unwrap_err().to_string();
-    let text = apply(
-        "{apiVersion: v1, kind: Pod, metadata: {name: Bad_Name}, spec: {containers: [{name: a, image: b}]}}",
-    );
-    assert!(
-        text.contains("metadata.name: Invalid value: \"Bad_Name\""),
-        "{text}"
-    );
+    let text = apply("{apiVersion: v1, kind: Pod, metadata: {name: Bad_Name}, spec: {containers: [{name: a, image: b}]}}");
+    assert!(text.contains("metadata.name: Invalid value: \"Bad_Name\""), "{text}");
     let text = apply("{apiVersion: v1, kind: Pod, metadata: {name: x}, spec: {containers: []}}");
     assert!(text.contains("spec.containers: Required value"), "{text}");
-    let text = apply(
-        "{apiVersion: v1, kind: Pod, metadata: {name: x}, spec: {containers: [{name: a, image: b, imagee: c}]}}",
-    );
-    assert!(
-        text.contains("unknown field \"spec.containers[0].imagee\""),
-        "{text}"
-    );
+    let text = apply("{apiVersion: v1, kind: Pod, metadata: {name: x}, spec: {containers: [{name: a, image: b, imagee: c}]}}");
+    assert!(text.contains("unknown field \"spec.containers[0].imagee\""), "{text}");
     let text = apply("{apiVersion: v1, kind: ConfigMap, metadata: {name: x, namespace: nowhere}}");
     assert!(text.contains("namespaces \"nowhere\" not found"), "{text}");
     let text = error(&["--token=wrong", "--user=nobody", "get", "pods"]);
@@ -455,45 +339,21 @@ fn failures_show_where_users_look(cluster: &Cluster) -> Result<()> {
     cluster.apply(&pod("no-image", "localhost:1/does/not:exist", "sh"))?;
     waiting("no-image", &["ErrImagePull", "ImagePullBackOff"])?;
     let events = cluster.kubectl(&["describe", "pod", "no-image"])?;
-    assert!(
-        events.contains("Failed to pull image \"localhost:1/does/not:exist\""),
-        "{events}"
-    );
+    assert!(events.contains("Failed to pull image \"localhost:1/does/not:exist\""), "{events}");
     cluster.apply(&pod("no-command", BUSYBOX, "/does/not/exist"))?;
-    let object = waiting(
-        "no-command",
-        &[
-            "StartError",
-            "ContainerCannotRun",
-            "RunContainerError",
-            "CreateContainerError",
-        ],
-    )?;
+    let object = waiting("no-command", &["StartError", "ContainerCannotRun", "RunContainerError", "CreateContainerError"])?;
     assert!(object.to_string().contains("/does/not/exist"), "{object:#}");
     cluster.apply(&pod("crashing", BUSYBOX, "'false'"))?;
     let object = waiting("crashing", &["CrashLoopBackOff"])?;
-    assert_eq!(
-        object["status"]["containerStatuses"][0]["lastState"]["terminated"]["exitCode"],
-        1
-    );
+    assert_eq!(object["status"]["containerStatuses"][0]["lastState"]["terminated"]["exitCode"], 1);
     cluster.kubectl(&["delete", "pods", "no-image", "no-command", "crashing"])?;
     Ok(())
 }
 
 fn deletion_is_quick_and_complete(cluster: &Cluster) -> Result<()> {
     cluster.kubectl(&["create", "namespace", "gone"])?;
-    cluster.kubectl_input(
-        &["apply", "-n", "gone", "-f", "-"],
-        &deployment("web", 2, "x"),
-    )?;
-    cluster.kubectl(&[
-        "-n",
-        "gone",
-        "rollout",
-        "status",
-        "deployment/web",
-        "--timeout=60s",
-    ])?;
+    cluster.kubectl_input(&["apply", "-n", "gone", "-f", "-"], &deployment("web", 2, "x"))?;
+    cluster.kubectl(&["-n", "gone", "rollout", "status", "deployment/web", "--timeout=60s"])?;
     cluster.kubectl(&["delete", "namespace", "gone", "--timeout=60s"])?;
     let pods = cluster.get(&["pods", "-A"])?;
     assert!(!pods.to_string().contains("\"namespace\":\"gone\""));

@@ -68,13 +68,8 @@ fn pods_reach_services_by_name() -> Result<()> {
     cluster.wait_ready("client")?;
     cluster.wait_ready("ported")?;
     let service = cluster.get(&["service", "web"])?;
-    let ip = service["spec"]["clusterIP"]
-        .as_str()
-        .context("no clusterIP")?
-        .to_owned();
-    let node_port = service["spec"]["ports"][0]["nodePort"]
-        .as_u64()
-        .context("no nodePort")?;
+    let ip = service["spec"]["clusterIP"].as_str().context("no clusterIP")?.to_owned();
+    let node_port = service["spec"]["ports"][0]["nodePort"].as_u64().context("no nodePort")?;
     let node = cluster.get(&["nodes"])?;
     let node_ip = node["items"][0]["status"]["addresses"]
         .as_array()
@@ -94,43 +89,21 @@ fn pods_reach_services_by_name() -> Result<()> {
         &format!("{node_ip}:{node_port}"),
         &format!("{node_ip}:18081"),
     ] {
-        let answer = cluster.sh(
-            "client",
-            "main",
-            &format!("timeout 5 wget -qO- http://{target}/index.html"),
-        )?;
-        assert!(
-            answer.contains("web-") || answer.contains("ported"),
-            "{target}: {answer}"
-        );
+        let answer =
+            cluster.sh("client", "main", &format!("timeout 5 wget -qO- http://{target}/index.html"))?;
+        assert!(answer.contains("web-") || answer.contains("ported"), "{target}: {answer}");
     }
     // From the host as well: the API server calls webhooks there.
-    for target in [
-        ip.clone(),
-        format!("{node_ip}:{node_port}"),
-        "127.0.0.1:18081".into(),
-    ] {
+    for target in [ip.clone(), format!("{node_ip}:{node_port}"), "127.0.0.1:18081".into()] {
         let answer = knarr_e2e::run(std::process::Command::new("/bin/busybox").args([
-            "timeout",
-            "5",
-            "busybox",
-            "wget",
-            "-qO-",
-            &format!("http://{target}/index.html"),
+            "timeout", "5", "busybox", "wget", "-qO-", &format!("http://{target}/index.html"),
         ]))?;
-        assert!(
-            answer.contains("web-") || answer.contains("ported"),
-            "{target}: {answer}"
-        );
+        assert!(answer.contains("web-") || answer.contains("ported"), "{target}: {answer}");
     }
     // A pod reaches itself through its own service.
     let pods = cluster.get(&["pods", "-l", "app=web"])?;
-    let pod = pods["items"][0]["metadata"]["name"]
-        .as_str()
-        .context("no pod")?
-        .to_owned();
-    let hairpin =
-        "for i in $(seq 20); do timeout 5 wget -qO- http://web/index.html; done | sort -u";
+    let pod = pods["items"][0]["metadata"]["name"].as_str().context("no pod")?.to_owned();
+    let hairpin = "for i in $(seq 20); do timeout 5 wget -qO- http://web/index.html; done | sort -u";
     assert_eq!(cluster.sh(&pod, "main", hairpin)?.lines().count(), 2);
 
     // DNS records of the specification.
@@ -146,11 +119,7 @@ fn pods_reach_services_by_name() -> Result<()> {
     assert!(lookup("nothing.default.svc.cluster.local").is_err());
 
     // A service without endpoints refuses at once instead of hanging.
-    let refused = cluster.sh(
-        "client",
-        "main",
-        "time timeout 20 wget -qO- http://empty/ 2>&1; true",
-    )?;
+    let refused = cluster.sh("client", "main", "time timeout 20 wget -qO- http://empty/ 2>&1; true")?;
     assert!(refused.contains("refused"), "{refused}");
 
     // A pod reaches the API server at its service's name, and the pod's own token is good there.
@@ -166,19 +135,10 @@ fn pods_reach_services_by_name() -> Result<()> {
     anonymous["users"][0]["user"] = serde_json::json!({});
     std::fs::write(&config, anonymous.to_string())?;
     let answer = knarr_e2e::run(whoami.arg("--kubeconfig").arg(&config))?;
-    assert!(
-        answer.contains("system:serviceaccount:default:default"),
-        "{answer}"
-    );
+    assert!(answer.contains("system:serviceaccount:default:default"), "{answer}");
     let resolv = cluster.sh("client", "main", "cat /etc/resolv.conf")?;
-    assert!(
-        resolv.contains("nameserver 10.96.0.10") && resolv.contains("ndots:5"),
-        "{resolv}"
-    );
+    assert!(resolv.contains("nameserver 10.96.0.10") && resolv.contains("ndots:5"), "{resolv}");
     let hosts = cluster.sh("client", "main", "cat /etc/hosts")?;
-    assert!(
-        hosts.starts_with("# Kubernetes-managed hosts file."),
-        "{hosts}"
-    );
+    assert!(hosts.starts_with("# Kubernetes-managed hosts file."), "{hosts}");
     Ok(())
 }

@@ -45,9 +45,7 @@ fn a_static_pod_has_a_mirror_and_follows_its_file() -> Result<()> {
     assert_eq!(again["status"]["containerStatuses"][0]["containerID"], id);
 
     fs::remove_file(folder.path().join("one.yaml"))?;
-    cluster.wait_for(&["pods"], |list| {
-        list["items"].as_array().is_some_and(Vec::is_empty)
-    })?;
+    cluster.wait_for(&["pods"], |list| list["items"].as_array().is_some_and(Vec::is_empty))?;
     Ok(())
 }
 
@@ -94,10 +92,7 @@ fn a_static_pod_needs_no_api_server() -> Result<()> {
     folders(&mut reset);
     run(&mut reset)?;
     outcome?;
-    assert_eq!(
-        host::difference(&before, &host::snapshot()),
-        Vec::<String>::new()
-    );
+    assert_eq!(host::difference(&before, &host::snapshot()), Vec::<String>::new());
     Ok(())
 }
 
@@ -117,40 +112,20 @@ fn walk(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
 fn reset_leaves_the_machine_as_it_was() -> Result<()> {
     let before = host::snapshot();
     let cluster = Cluster::up(&[])?;
-    cluster.kubectl(&[
-        "create",
-        "deployment",
-        "web",
-        "--image",
-        image::BUSYBOX,
-        "--replicas=4",
-        "--",
-        "sleep",
-        "100000",
-    ])?;
+    cluster.kubectl(&["create", "deployment", "web", "--image", image::BUSYBOX, "--replicas=4",
+        "--", "sleep", "100000"])?;
     cluster.kubectl(&["expose", "deployment", "web", "--port=80"])?;
-    cluster.wait_for(&["deployment", "web"], |d| {
-        d["status"]["readyReplicas"] == 4
-    })?;
+    cluster.wait_for(&["deployment", "web"], |d| d["status"]["readyReplicas"] == 4)?;
     let during = host::snapshot();
-    assert!(
-        !host::difference(&before, &during).is_empty(),
-        "the comparison sees something"
-    );
+    assert!(!host::difference(&before, &during).is_empty(), "the comparison sees something");
     cluster.reset()?;
-    assert_eq!(
-        host::difference(&before, &host::snapshot()),
-        Vec::<String>::new()
-    );
+    assert_eq!(host::difference(&before, &host::snapshot()), Vec::<String>::new());
     assert!(!cluster.data_dir().exists() && !cluster.run_dir().exists());
     Ok(())
 }
 
 fn fails(arguments: &[&str]) -> Result<String> {
-    let output = Command::new(knarr())
-        .args(arguments)
-        .stdin(Stdio::null())
-        .output()?;
+    let output = Command::new(knarr()).args(arguments).stdin(Stdio::null()).output()?;
     anyhow::ensure!(!output.status.success(), "{arguments:?} succeeded");
     Ok(String::from_utf8(output.stderr)?)
 }
@@ -171,10 +146,7 @@ fn bad_input_gives_one_clear_error() -> Result<()> {
     let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
     let address = taken.local_addr()?.to_string();
     let error = up(&["--listen", &address])?;
-    assert!(
-        error.contains(&format!("cannot listen on {address}")),
-        "{error}"
-    );
+    assert!(error.contains(&format!("cannot listen on {address}")), "{error}");
     assert!(!folder.path().join("data").exists(), "nothing half-made");
 
     fs::create_dir_all(folder.path().join("data"))?;
@@ -216,27 +188,14 @@ fn a_missing_kernel_feature_is_named_and_nothing_is_made() -> Result<()> {
     let have = fs::read_to_string("/proc/filesystems")?;
     let without = |names: &[&str]| -> String {
         let stay = |l: &&str| !names.iter().any(|name| l.ends_with(&format!("\t{name}")));
-        have.lines()
-            .filter(stay)
-            .map(|l| format!("{l}\n"))
-            .collect()
+        have.lines().filter(stay).map(|l| format!("{l}\n")).collect()
     };
     let error = up_where("/proc/filesystems", &without(&["overlay"]), folder.path())?;
-    assert_eq!(
-        error,
-        "knarr: this kernel has no overlay file system: try `modprobe overlay`\n"
-    );
-    let error = up_where(
-        "/proc/filesystems",
-        &without(&["cgroup", "cgroup2"]),
-        folder.path(),
-    )?;
+    assert_eq!(error, "knarr: this kernel has no overlay file system: try `modprobe overlay`\n");
+    let error = up_where("/proc/filesystems", &without(&["cgroup", "cgroup2"]), folder.path())?;
     assert_eq!(error, "knarr: this kernel has no control groups\n");
     assert_eq!(fs::read_dir(folder.path())?.count(), 1, "nothing half-made");
-    assert_eq!(
-        host::difference(&before, &host::snapshot()),
-        Vec::<String>::new()
-    );
+    assert_eq!(host::difference(&before, &host::snapshot()), Vec::<String>::new());
     Ok(())
 }
 
@@ -244,36 +203,22 @@ fn a_missing_kernel_feature_is_named_and_nothing_is_made() -> Result<()> {
 fn a_damaged_store_is_refused_and_left_as_it_is() -> Result<()> {
     let cluster = Cluster::up(&[])?;
     for i in 0..8 {
-        cluster.kubectl(&[
-            "create",
-            "configmap",
-            &format!("map-{i}"),
-            "--from-literal=a=b",
-        ])?;
+        cluster.kubectl(&["create", "configmap", &format!("map-{i}"), "--from-literal=a=b"])?;
     }
     cluster.knarr(["stop"])?;
     let log = walk(&cluster.data_dir().join("store"))
         .into_iter()
-        .filter(|p| {
-            p.file_name()
-                .is_some_and(|n| n.to_string_lossy().starts_with("log-"))
-        })
+        .filter(|p| p.file_name().is_some_and(|n| n.to_string_lossy().starts_with("log-")))
         .max()
         .context("no log")?;
     let sound = fs::read(&log)?;
     // One bit in the middle: what stands behind it was acknowledged and must not be lost in silence.
     let mut damaged = sound.clone();
-    let used = sound
-        .iter()
-        .rposition(|&b| b != 0)
-        .context("an empty log")?;
+    let used = sound.iter().rposition(|&b| b != 0).context("an empty log")?;
     damaged[used / 2] ^= 1;
     fs::write(&log, &damaged)?;
     let error = cluster.start(&[]).unwrap_err().to_string();
-    assert!(
-        error.contains(&log.display().to_string()) && error.contains("damaged"),
-        "{error}"
-    );
+    assert!(error.contains(&log.display().to_string()) && error.contains("damaged"), "{error}");
     assert!(fs::read(&log)? == damaged, "it was not touched");
     // Put right again, nothing is missing.
     fs::write(&log, &sound)?;
@@ -290,19 +235,11 @@ fn the_demo_needs_no_network_and_answers() -> Result<()> {
     cluster.knarr(["stop"])?;
     // The same command again is the second `up` on a folder, too.
     let shown = cluster.knarr(["up", "--detach", "--demo"])?;
-    assert!(
-        shown.contains("service demo answers at http://10.96."),
-        "{shown}"
-    );
+    assert!(shown.contains("service demo answers at http://10.96."), "{shown}");
     assert!(shown.contains("hostname: demo-"), "{shown}");
     assert!(shown.contains("export KUBECONFIG="), "{shown}");
     let status = cluster.knarr(["status"])?;
-    assert!(
-        status
-            .lines()
-            .any(|l| l.starts_with("ready") && l.ends_with("true")),
-        "{status}"
-    );
+    assert!(status.lines().any(|l| l.starts_with("ready") && l.ends_with("true")), "{status}");
     Ok(())
 }
 
@@ -311,9 +248,7 @@ fn a_full_disk_loses_nothing_and_is_survived() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let disk = folder.path().join("disk");
     fs::create_dir(&disk)?;
-    run(Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=24m", "knarr-e2e"])
-        .arg(&disk))?;
+    run(Command::new("mount").args(["-t", "tmpfs", "-o", "size=24m", "knarr-e2e"]).arg(&disk))?;
     let disk = Disk(disk);
     // The cluster must be gone before its disk is.
     {
@@ -331,9 +266,7 @@ fn a_full_disk_loses_nothing_and_is_survived() -> Result<()> {
         let big = |i: u32| {
             let name = format!("big-{i}");
             let text = "x".repeat(900_000);
-            format!(
-                "{{apiVersion: v1, kind: ConfigMap, metadata: {{name: {name}}}, data: {{a: {text}}}}}"
-            )
+            format!("{{apiVersion: v1, kind: ConfigMap, metadata: {{name: {name}}}, data: {{a: {text}}}}}")
         };
         let mut error = String::new();
         // What was allocated ahead may still take some.
@@ -347,21 +280,13 @@ fn a_full_disk_loses_nothing_and_is_survived() -> Result<()> {
             }
         }
         assert!(error.contains("No space left on device"), "{error}");
-        assert_eq!(
-            cluster.get(&["configmap", "before"])?["data"]["a"],
-            "b",
-            "reads go on"
-        );
+        assert_eq!(cluster.get(&["configmap", "before"])?["data"]["a"], "b", "reads go on");
         fs::remove_file(&ballast)?;
         cluster.kubectl(&["create", "configmap", "after", "--from-literal=a=b"])?;
         cluster.kill()?;
         cluster.start(&[])?;
         for name in ["before", "after"] {
-            assert_eq!(
-                cluster.get(&["configmap", name])?["data"]["a"],
-                "b",
-                "{name}"
-            );
+            assert_eq!(cluster.get(&["configmap", name])?["data"]["a"], "b", "{name}");
         }
     }
     drop(disk);
@@ -392,9 +317,6 @@ fn root_is_asked_for() -> Result<()> {
         .output()?;
     assert!(!output.status.success());
     let error = String::from_utf8(output.stderr)?;
-    assert!(
-        error.starts_with("knarr: knarr must run as root"),
-        "{error}"
-    );
+    assert!(error.starts_with("knarr: knarr must run as root"), "{error}");
     Ok(())
 }

@@ -47,11 +47,7 @@ impl Registry {
             .stderr(Stdio::null())
             .spawn()
             .context("docker-registry is not installed: run hack/setup")?;
-        let registry = Registry {
-            child,
-            host: format!("127.0.0.1:{port}"),
-            credentials,
-        };
+        let registry = Registry { child, host: format!("127.0.0.1:{port}"), credentials };
         let begin = Instant::now();
         while TcpStream::connect(&registry.host).is_err() {
             ensure!(begin.elapsed() < PATIENCE, "the registry does not start");
@@ -102,13 +98,7 @@ fn messages(cluster: &Cluster, pod: &str) -> Result<String> {
     let select = format!("involvedObject.name={pod}");
     let events = cluster.get(&["events", "--field-selector", &select])?;
     let all = events["items"].as_array().cloned().unwrap_or_default();
-    let line = |e: &Value| {
-        format!(
-            "{}: {}\n",
-            e["reason"].as_str().unwrap_or(""),
-            e["message"].as_str().unwrap_or("")
-        )
-    };
+    let line = |e: &Value| format!("{}: {}\n", e["reason"].as_str().unwrap_or(""), e["message"].as_str().unwrap_or(""));
     Ok(all.iter().map(line).collect())
 }
 
@@ -146,105 +136,49 @@ fn a_deployment_is_pulled(cluster: &Cluster, image: &str) -> Result<()> {
     assert!(id.starts_with(&format!("{repository}@sha256:")), "{id}");
     let mut told = String::new();
     for pod in pods["items"].as_array().into_iter().flatten() {
-        told += &messages(
-            cluster,
-            pod["metadata"]["name"].as_str().unwrap_or_default(),
-        )?;
+        told += &messages(cluster, pod["metadata"]["name"].as_str().unwrap_or_default())?;
     }
-    assert!(
-        told.contains(&format!("Pulling: Pulling image \"{image}\"")),
-        "{told}"
-    );
-    assert!(
-        told.contains(&format!(
-            "Pulled: Successfully pulled image \"{image}\" in "
-        )),
-        "{told}"
-    );
+    assert!(told.contains(&format!("Pulling: Pulling image \"{image}\"")), "{told}");
+    assert!(told.contains(&format!("Pulled: Successfully pulled image \"{image}\" in ")), "{told}");
     cluster.kubectl(&["delete", "deployment", "web", "--wait=false"])?;
     Ok(())
 }
 
 fn a_pull_secret_opens_a_locked_registry(cluster: &Cluster, image: &str) -> Result<()> {
     cluster.apply(&pod("stranger", image, json!({})))?;
-    let object = cluster.wait_for(&["pod", "stranger"], |p| {
-        waiting(p)["reason"] == "ImagePullBackOff"
-    })?;
+    let object = cluster.wait_for(&["pod", "stranger"], |p| waiting(p)["reason"] == "ImagePullBackOff")?;
     let message = waiting(&object)["message"].to_string().to_lowercase();
-    assert!(
-        message.contains("unauthorized") || message.contains("authorization"),
-        "{message}"
-    );
+    assert!(message.contains("unauthorized") || message.contains("authorization"), "{message}");
     let host = image.split('/').next().unwrap_or_default();
     let secret = |name: &str, password: &str| {
         let password = format!("--docker-password={password}");
         let server = format!("--docker-server={host}");
-        cluster.kubectl(&[
-            "create",
-            "secret",
-            "docker-registry",
-            name,
-            &server,
-            "--docker-username=captain",
-            &password,
-        ])
+        cluster.kubectl(&["create", "secret", "docker-registry", name, &server,
+            "--docker-username=captain", &password])
     };
     secret("right", "seaworthy")?;
     secret("wrong", "landlubber")?;
     let with = |name: &str| json!({"imagePullSecrets": [{"name": name}]});
     cluster.apply(&pod("impostor", image, with("wrong")))?;
-    cluster.wait_for(&["pod", "impostor"], |p| {
-        waiting(p)["reason"] == "ImagePullBackOff"
-    })?;
+    cluster.wait_for(&["pod", "impostor"], |p| waiting(p)["reason"] == "ImagePullBackOff")?;
     cluster.apply(&pod("captain", image, with("right")))?;
     cluster.wait_ready("captain")?;
     // What all pods of a service account are given.
-    cluster.kubectl(&[
-        "patch",
-        "serviceaccount",
-        "default",
-        "-p",
-        r#"{"imagePullSecrets":[{"name":"right"}]}"#,
-    ])?;
-    cluster.apply(&pod(
-        "mate",
-        image,
-        json!({"containers": [{"name": "main", "image": image,
-        "imagePullPolicy": "Always", "command": ["sleep", "100000"]}]}),
-    ))?;
+    cluster.kubectl(&["patch", "serviceaccount", "default", "-p", r#"{"imagePullSecrets":[{"name":"right"}]}"#])?;
+    cluster.apply(&pod("mate", image, json!({"containers": [{"name": "main", "image": image,
+        "imagePullPolicy": "Always", "command": ["sleep", "100000"]}]})))?;
     let object = cluster.wait_ready("mate")?;
     assert_eq!(object["spec"]["imagePullSecrets"][0]["name"], "right");
-    cluster.kubectl(&[
-        "patch",
-        "serviceaccount",
-        "default",
-        "-p",
-        r#"{"imagePullSecrets":null}"#,
-    ])?;
-    cluster.kubectl(&[
-        "delete",
-        "pod",
-        "stranger",
-        "impostor",
-        "captain",
-        "mate",
-        "--wait=false",
-    ])?;
+    cluster.kubectl(&["patch", "serviceaccount", "default", "-p", r#"{"imagePullSecrets":null}"#])?;
+    cluster.kubectl(&["delete", "pod", "stranger", "impostor", "captain", "mate", "--wait=false"])?;
     Ok(())
 }
 
-fn always_asks_the_registry_again(
-    cluster: &Cluster,
-    registry: &Registry,
-    archive: &Path,
-) -> Result<()> {
+fn always_asks_the_registry_again(cluster: &Cluster, registry: &Registry, archive: &Path) -> Result<()> {
     let image = registry.push(archive, "tools/moving:latest")?;
     cluster.apply(&pod("first", &image, json!({})))?;
     let object = cluster.wait_ready("first")?;
-    assert_eq!(
-        object["spec"]["containers"][0]["imagePullPolicy"], "Always",
-        "the default of latest"
-    );
+    assert_eq!(object["spec"]["containers"][0]["imagePullPolicy"], "Always", "the default of latest");
     cluster.apply(&pod("second", &image, json!({})))?;
     cluster.wait_ready("second")?;
     let told = messages(cluster, "second")?;
@@ -258,17 +192,10 @@ fn a_missing_image_is_told(cluster: &Cluster, registry: &Registry) -> Result<()>
     let image = format!("{}/tools/nothing:1", registry.host);
     // The first answer is short-lived: it is in the events for good.
     cluster.apply(&pod("missing", &image, json!({})))?;
-    let object = cluster.wait_for(&["pod", "missing"], |p| {
-        waiting(p)["reason"] == "ImagePullBackOff"
-    })?;
+    let object = cluster.wait_for(&["pod", "missing"], |p| waiting(p)["reason"] == "ImagePullBackOff")?;
     assert_eq!(object["status"]["phase"], "Pending");
     let message = waiting(&object)["message"].as_str().unwrap_or_default();
-    assert!(
-        message.starts_with(&format!(
-            "Back-off pulling image \"{image}\": ErrImagePull: "
-        )),
-        "{message}"
-    );
+    assert!(message.starts_with(&format!("Back-off pulling image \"{image}\": ErrImagePull: ")), "{message}");
     assert!(message.contains("not found"), "{message}");
     let told = messages(cluster, "missing")?;
     for wanted in [
@@ -279,12 +206,9 @@ fn a_missing_image_is_told(cluster: &Cluster, registry: &Registry) -> Result<()>
     ] {
         assert!(told.contains(&wanted), "{wanted} is missing in\n{told}");
     }
-    let never =
-        json!({"containers": [{"name": "main", "image": image, "imagePullPolicy": "Never"}]});
+    let never = json!({"containers": [{"name": "main", "image": image, "imagePullPolicy": "Never"}]});
     cluster.apply(&pod("never", &image, never))?;
-    cluster.wait_for(&["pod", "never"], |p| {
-        waiting(p)["reason"] == "ErrImageNeverPull"
-    })?;
+    cluster.wait_for(&["pod", "never"], |p| waiting(p)["reason"] == "ErrImageNeverPull")?;
     cluster.kubectl(&["delete", "pod", "missing", "never", "--wait=false"])?;
     Ok(())
 }

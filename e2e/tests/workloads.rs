@@ -47,8 +47,7 @@ impl Space<'_> {
         self.cluster.kubectl(&all)
     }
     fn apply(&self, manifest: &str) -> Result<String> {
-        self.cluster
-            .kubectl_input(&["-n", self.name, "apply", "-f", "-"], manifest)
+        self.cluster.kubectl_input(&["-n", self.name, "apply", "-f", "-"], manifest)
     }
     fn get(&self, arguments: &[&str]) -> Result<Value> {
         let mut all = vec!["-n", self.name];
@@ -57,10 +56,7 @@ impl Space<'_> {
     }
     /// The items of a list.
     fn list(&self, arguments: &[&str]) -> Result<Vec<Value>> {
-        Ok(self.get(arguments)?["items"]
-            .as_array()
-            .cloned()
-            .unwrap_or_default())
+        Ok(self.get(arguments)?["items"].as_array().cloned().unwrap_or_default())
     }
     fn wait(&self, arguments: &[&str], condition: impl Fn(&Value) -> bool) -> Result<Value> {
         let mut all = vec!["-n", self.name];
@@ -96,8 +92,7 @@ impl Space<'_> {
     }
     /// Waits until all replicas of a workload serve its present template.
     fn rolled_out(&self, what: &str) -> Result<()> {
-        self.kubectl(&["rollout", "status", what, "--timeout=60s"])
-            .map(drop)
+        self.kubectl(&["rollout", "status", what, "--timeout=60s"]).map(drop)
     }
 }
 
@@ -107,10 +102,7 @@ fn condition<'a>(object: &'a Value, kind: &str) -> (&'a str, &'a str) {
         .as_array()
         .and_then(|all| all.iter().find(|c| c["type"] == kind))
         .map_or(("", ""), |c| {
-            (
-                c["status"].as_str().unwrap_or(""),
-                c["reason"].as_str().unwrap_or(""),
-            )
+            (c["status"].as_str().unwrap_or(""), c["reason"].as_str().unwrap_or(""))
         })
 }
 
@@ -133,10 +125,7 @@ fn spec(shell: &str, more: &str) -> String {
 
 /// A pod template with the label `app`.
 fn template(app: &str, shell: &str, more: &str) -> String {
-    format!(
-        "{{metadata: {{labels: {{app: {app}}}}}, spec: {}}}",
-        spec(shell, more)
-    )
+    format!("{{metadata: {{labels: {{app: {app}}}}}, spec: {}}}", spec(shell, more))
 }
 
 fn pod(name: &str, shell: &str, more: &str) -> String {
@@ -167,10 +156,7 @@ fn all() -> Vec<(&'static str, Check)> {
 #[test]
 fn workloads() {
     let only = std::env::var("WORKLOADS").unwrap_or_default();
-    let checks: Vec<_> = all()
-        .into_iter()
-        .filter(|(n, _)| n.contains(&only))
-        .collect();
+    let checks: Vec<_> = all().into_iter().filter(|(n, _)| n.contains(&only)).collect();
     let cluster = Cluster::up(&[]).unwrap();
     let next = AtomicUsize::new(0);
     let failures = Mutex::new(Vec::new());
@@ -178,10 +164,7 @@ fn workloads() {
         for _ in 0..SIDE_BY_SIDE {
             scope.spawn(|| {
                 while let Some((name, check)) = checks.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let space = Space {
-                        cluster: &cluster,
-                        name,
-                    };
+                    let space = Space { cluster: &cluster, name };
                     let begin = Instant::now();
                     let run = || {
                         cluster.kubectl(&["create", "namespace", name])?;
@@ -189,11 +172,8 @@ fn workloads() {
                     };
                     let result = catch_unwind(AssertUnwindSafe(run))
                         .unwrap_or_else(|_| Err(anyhow::anyhow!("panicked")));
-                    eprintln!(
-                        "{name}: {} ({:.1?})",
-                        if result.is_ok() { "ok" } else { "FAILED" },
-                        begin.elapsed()
-                    );
+                    eprintln!("{name}: {} ({:.1?})",
+                        if result.is_ok() { "ok" } else { "FAILED" }, begin.elapsed());
                     if let Err(e) = result {
                         let seen = space.kubectl(&["get", "events"]).unwrap_or_default();
                         let text = format!("--- {name}: {e:#}\n{seen}");

@@ -10,9 +10,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::process::ExitCode;
 
-use knarr_sys::supervise::{
-    Events, SignalFd, kill_process, poll_one, wait_any, with_default_signals,
-};
+use knarr_sys::supervise::{Events, SignalFd, kill_process, poll_one, wait_any, with_default_signals};
 
 const USAGE: &str = "usage: knarr-pause [COMMAND]
   (none)          hold the pod's namespaces until SIGTERM
@@ -73,9 +71,7 @@ fn init(program: &str, arguments: &[&str]) -> io::Result<ExitCode> {
     loop {
         while let Some(ended) = wait_any()? {
             if ended.pid == pid {
-                return Ok(ExitCode::from(
-                    u8::try_from(ended.status.code()).unwrap_or(1),
-                ));
+                return Ok(ExitCode::from(u8::try_from(ended.status.code()).unwrap_or(1)));
             }
         }
         poll_one(signals.as_fd(), Events::READ, None)?;

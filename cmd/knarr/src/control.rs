@@ -97,9 +97,7 @@ pub fn ask(path: &Path, request: &Request) -> Result<Option<Value>> {
     line.push('\n');
     let begin = Instant::now();
     let answer = loop {
-        let Ok(mut stream) = UnixStream::connect(path) else {
-            return Ok(None);
-        };
+        let Ok(mut stream) = UnixStream::connect(path) else { return Ok(None) };
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
         let mut answer = String::new();
         let asked = stream
@@ -123,8 +121,5 @@ pub fn ask(path: &Path, request: &Request) -> Result<Option<Value>> {
 }
 
 fn left(error: &std::io::Error) -> bool {
-    matches!(
-        error.kind(),
-        ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
-    )
+    matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)
 }

@@ -29,14 +29,8 @@ pub fn import(images: &Images) -> Result<()> {
         cmd: vec!["serve".into()],
         ..ImageConfig::default()
     };
-    let file = RootFile {
-        path: "knarr-pause".into(),
-        mode: 0o755,
-        content: helpers::PAUSE.to_vec(),
-    };
-    images
-        .import_rootfs(IMAGE, config, &[file])
-        .context("cannot make the demo image")?;
+    let file = RootFile { path: "knarr-pause".into(), mode: 0o755, content: helpers::PAUSE.to_vec() };
+    images.import_rootfs(IMAGE, config, &[file]).context("cannot make the demo image")?;
     Ok(())
 }
 
@@ -64,9 +58,7 @@ pub async fn run(node: &Node, step: &(dyn Fn(&str) + Sync)) -> Result<()> {
             },
         },
     });
-    deployments
-        .patch("demo", &params, &Patch::Apply(deployment))
-        .await?;
+    deployments.patch("demo", &params, &Patch::Apply(deployment)).await?;
     let services: Api<Service> = Api::default_namespaced(node.client.clone());
     let service = json!({
         "apiVersion": "v1",
@@ -77,13 +69,8 @@ pub async fn run(node: &Node, step: &(dyn Fn(&str) + Sync)) -> Result<()> {
             "ports": [{ "name": "http", "port": 80, "targetPort": "http" }],
         },
     });
-    let service = services
-        .patch("demo", &params, &Patch::Apply(service))
-        .await?;
-    let ip = service
-        .spec
-        .and_then(|s| s.cluster_ip)
-        .context("the demo's service has no address")?;
+    let service = services.patch("demo", &params, &Patch::Apply(service)).await?;
+    let ip = service.spec.and_then(|s| s.cluster_ip).context("the demo's service has no address")?;
 
     let begin = Instant::now();
     loop {

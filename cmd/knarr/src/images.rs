@@ -80,10 +80,7 @@ pub async fn run(layout: &Layout, command: Command) -> Result<()> {
                 say(&format!("imported {} {}", tags.join(" "), image.id));
             }
         }
-        Command::Export {
-            file,
-            images: names,
-        } => {
+        Command::Export { file, images: names } => {
             let names: Vec<_> = names.iter().map(String::as_str).collect();
             let out = std::fs::File::create(&file)
                 .with_context(|| format!("cannot write {}", file.display()))?;
@@ -106,12 +103,7 @@ pub async fn run(layout: &Layout, command: Command) -> Result<()> {
 fn list(images: &Images) -> Result<()> {
     say(&format!("{:<48} {:<20} {:>10}", "IMAGE", "ID", "SIZE"));
     for image in images.list()? {
-        let id: String = image
-            .id
-            .trim_start_matches("sha256:")
-            .chars()
-            .take(12)
-            .collect();
+        let id: String = image.id.trim_start_matches("sha256:").chars().take(12).collect();
         let size = format!("{:.1} MB", image.size as f64 / 1e6);
         let names: Vec<_> = if image.tags.is_empty() {
             image.digests.iter().collect()

@@ -8,20 +8,10 @@ use clap::Args;
 #[derive(Args, Clone, Debug)]
 pub struct Layout {
     /// Folder for what must survive a reboot: store, keys, images, volumes, logs
-    #[arg(
-        long,
-        default_value = "/var/lib/knarr",
-        env = "KNARR_DATA_DIR",
-        global = true
-    )]
+    #[arg(long, default_value = "/var/lib/knarr", env = "KNARR_DATA_DIR", global = true)]
     pub data_dir: PathBuf,
     /// Folder for what must not survive a reboot: sockets, container state
-    #[arg(
-        long,
-        default_value = "/run/knarr",
-        env = "KNARR_RUN_DIR",
-        global = true
-    )]
+    #[arg(long, default_value = "/run/knarr", env = "KNARR_RUN_DIR", global = true)]
     pub run_dir: PathBuf,
 }
 

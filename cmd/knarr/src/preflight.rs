@@ -25,11 +25,7 @@ pub fn privileges() -> Result<()> {
 /// Names what is missing and what to do.
 pub fn kernel() -> Result<()> {
     let filesystems = fs::read_to_string("/proc/filesystems").unwrap_or_default();
-    let has = |name: &str| {
-        filesystems
-            .lines()
-            .any(|l| l.split_whitespace().last() == Some(name))
-    };
+    let has = |name: &str| filesystems.lines().any(|l| l.split_whitespace().last() == Some(name));
     if !has("overlay") {
         bail!("this kernel has no overlay file system: try `modprobe overlay`");
     }
@@ -91,18 +87,8 @@ pub fn node_name() -> String {
         .to_lowercase();
     let name: String = name
         .chars()
-        .map(|c| {
-            if c.is_ascii_alphanumeric() || c == '-' || c == '.' {
-                c
-            } else {
-                '-'
-            }
-        })
+        .map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '.' { c } else { '-' })
         .collect();
     let name = name.trim_matches(|c| c == '-' || c == '.').to_owned();
-    if name.is_empty() {
-        "knarr".into()
-    } else {
-        name
-    }
+    if name.is_empty() { "knarr".into() } else { name }
 }

@@ -16,10 +16,10 @@ use nix::{
 };
 
 use crate::{
-    CGROUP_ROOT,
+    CGROUP_ROOT, tree,
     control::{self, Request},
     layout::Layout,
-    preflight, tree,
+    preflight,
 };
 
 /// The file that says a folder was made by knarr and may be removed by it.
@@ -37,13 +37,9 @@ pub fn claim(dir: &Path) -> Result<()> {
         return Ok(());
     }
     fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
-    let mut entries =
-        fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))?;
+    let mut entries = fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))?;
     if entries.next().is_some() {
-        bail!(
-            "{} is not empty and was not made by knarr: choose another folder",
-            dir.display()
-        );
+        bail!("{} is not empty and was not made by knarr: choose another folder", dir.display());
     }
     fs::write(&marker, "").with_context(|| format!("cannot write in {}", dir.display()))
 }
@@ -56,10 +52,7 @@ pub fn run(layout: &Layout) -> Result<()> {
     preflight::privileges()?;
     for dir in [&layout.data_dir, &layout.run_dir] {
         if dir.exists() && !dir.join(MARKER).exists() && fs::read_dir(dir)?.next().is_some() {
-            bail!(
-                "{} was not made by knarr; nothing was removed",
-                dir.display()
-            );
+            bail!("{} was not made by knarr; nothing was removed", dir.display());
         }
     }
     stop(layout)?;
@@ -84,13 +77,8 @@ pub fn run(layout: &Layout) -> Result<()> {
 /// If it does not end.
 pub fn stop(layout: &Layout) -> Result<bool> {
     let socket = layout.control_socket();
-    let Some(status) = control::ask(&socket, &Request::Status)? else {
-        return Ok(false);
-    };
-    let pid = status
-        .get("pid")
-        .and_then(serde_json::Value::as_i64)
-        .unwrap_or(0);
+    let Some(status) = control::ask(&socket, &Request::Status)? else { return Ok(false) };
+    let pid = status.get("pid").and_then(serde_json::Value::as_i64).unwrap_or(0);
     control::ask(&socket, &Request::Stop)?;
     let begin = Instant::now();
     while pid > 0 && Path::new(&format!("/proc/{pid}/exe")).exists() {
@@ -110,11 +98,7 @@ fn processes(layout: &Layout) -> Vec<Pid> {
     let mut pids = tree::processes(CGROUP_ROOT);
     let bin = layout.bin();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Some(pid) = entry
-            .file_name()
-            .to_str()
-            .and_then(|n| n.parse::<i32>().ok())
-        else {
+        let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else {
             continue;
         };
         let exe = fs::read_link(entry.path().join("exe")).unwrap_or_default();
@@ -125,10 +109,7 @@ fn processes(layout: &Layout) -> Vec<Pid> {
     pids.sort_unstable();
     pids.dedup();
     let own = i32::try_from(std::process::id()).unwrap_or(0);
-    pids.into_iter()
-        .filter(|&pid| pid > 1 && pid != own)
-        .map(Pid::from_raw)
-        .collect()
+    pids.into_iter().filter(|&pid| pid > 1 && pid != own).map(Pid::from_raw).collect()
 }
 
 fn kill_all(layout: &Layout) -> Result<()> {

@@ -2,10 +2,7 @@
 
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
-use k8s_openapi::{
-    api::core::v1::Secret,
-    jiff::{SignedDuration, Timestamp},
-};
+use k8s_openapi::{api::core::v1::Secret, jiff::{SignedDuration, Timestamp}};
 use knarr_pki::{BootstrapToken, ca_hash};
 use kube::{
     Api, Client,
@@ -52,12 +49,7 @@ pub async fn run(layout: &Layout, command: Command) -> Result<()> {
     let client = client::administrator(layout).await?;
     let secrets: Api<Secret> = Api::namespaced(client.clone(), "kube-system");
     match command {
-        Command::Create {
-            token,
-            ttl_hours,
-            description,
-            print_join_command,
-        } => {
+        Command::Create { token, ttl_hours, description, print_join_command } => {
             let token = match token {
                 Some(token) => token,
                 None => BootstrapToken::generate().map_err(anyhow::Error::msg)?,
@@ -65,14 +57,8 @@ pub async fn run(layout: &Layout, command: Command) -> Result<()> {
             let ends = Timestamp::now() + SignedDuration::from_hours(i64::from(ttl_hours));
             let ends = (ttl_hours != 0).then(|| ends.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
             let secret = membership::secret(&token, ends.as_deref(), &description);
-            secrets
-                .create(&PostParams::default(), &serde_json::from_value(secret)?)
-                .await?;
-            say(&if print_join_command {
-                join(client, &token).await?
-            } else {
-                token.reveal()
-            });
+            secrets.create(&PostParams::default(), &serde_json::from_value(secret)?).await?;
+            say(&if print_join_command { join(client, &token).await? } else { token.reveal() });
         }
         Command::List => {
             say(&format!("{:<8} {:<22} DESCRIPTION", "TOKEN", "EXPIRES"));
@@ -80,8 +66,7 @@ pub async fn run(layout: &Layout, command: Command) -> Result<()> {
             for secret in secrets.list(&of_type).await? {
                 let field = |name: &str| {
                     let data = secret.data.as_ref().and_then(|d| d.get(name));
-                    data.map(|v| String::from_utf8_lossy(&v.0).into_owned())
-                        .unwrap_or_default()
+                    data.map(|v| String::from_utf8_lossy(&v.0).into_owned()).unwrap_or_default()
                 };
                 let (id, ends) = (field("token-id"), field("expiration"));
                 let ends = if ends.is_empty() { "never" } else { &ends };
@@ -95,10 +80,7 @@ pub async fn run(layout: &Layout, command: Command) -> Result<()> {
                     bail!("{id:?} is not the public half of a token");
                 }
                 let name = format!("bootstrap-token-{id}");
-                secrets
-                    .delete(&name, &DeleteParams::default())
-                    .await
-                    .context("cannot remove it")?;
+                secrets.delete(&name, &DeleteParams::default()).await.context("cannot remove it")?;
                 say(&format!("removed {id}"));
             }
         }
@@ -110,16 +92,8 @@ pub async fn run(layout: &Layout, command: Command) -> Result<()> {
 async fn join(client: Client, token: &BootstrapToken) -> Result<String> {
     let maps: Api<k8s_openapi::api::core::v1::ConfigMap> = Api::namespaced(client, "kube-public");
     let map = maps.get("cluster-info").await?;
-    let kubeconfig = map
-        .data
-        .unwrap_or_default()
-        .remove("kubeconfig")
-        .unwrap_or_default();
-    let (server, ca) =
-        client::cluster(&kubeconfig).context("the cluster does not describe itself")?;
+    let kubeconfig = map.data.unwrap_or_default().remove("kubeconfig").unwrap_or_default();
+    let (server, ca) = client::cluster(&kubeconfig).context("the cluster does not describe itself")?;
     let hash = ca_hash(&ca).context("the cluster's authority is no certificate")?;
-    Ok(format!(
-        "knarr agent --server {server} --token {} --ca-hash {hash}",
-        token.reveal()
-    ))
+    Ok(format!("knarr agent --server {server} --token {} --ca-hash {hash}", token.reveal()))
 }

@@ -65,34 +65,22 @@ impl Knarr {
         let program = knarr_e2e::knarr();
         let folder = tempfile::Builder::new().prefix("knarr-bench-").tempdir()?;
         let mut command = Command::new(&program);
-        command
-            .arg("up")
-            .arg("--data-dir")
-            .arg(folder.path().join("data"));
+        command.arg("up").arg("--data-dir").arg(folder.path().join("data"));
         command.arg("--run-dir").arg(folder.path().join("run"));
         let process = command.stdout(Stdio::null()).spawn()?;
-        Ok(Knarr {
-            program,
-            process,
-            folder,
-            begin,
-        })
+        Ok(Knarr { program, process, folder, begin })
     }
 
     fn knarr(&self, arguments: &[&str]) -> Result<String> {
         let mut command = Command::new(&self.program);
-        command
-            .args(arguments)
-            .arg("--data-dir")
-            .arg(self.folder.path().join("data"));
+        command.args(arguments).arg("--data-dir").arg(self.folder.path().join("data"));
         command.arg("--run-dir").arg(self.folder.path().join("run"));
         knarr_e2e::run(&mut command)
     }
 
     pub(crate) fn import_busybox(&self) -> Result<()> {
         let archive = busybox(self.folder.path())?;
-        self.knarr(&["images", "import", archive.to_str().context("path")?])
-            .map(|_| ())
+        self.knarr(&["images", "import", archive.to_str().context("path")?]).map(|_| ())
     }
 }
 
@@ -100,10 +88,7 @@ impl Cluster for Knarr {
     async fn ready(&self) -> Result<(kube::Client, Duration)> {
         let path = self.folder.path().join("data/kubeconfig");
         let client = loop {
-            ensure!(
-                self.begin.elapsed() < Duration::from_secs(60),
-                "the API server does not answer"
-            );
+            ensure!(self.begin.elapsed() < Duration::from_secs(60), "the API server does not answer");
             if let Ok(client) = connect(&path).await
                 && client.apiserver_version().await.is_ok()
             {
@@ -142,18 +127,10 @@ impl Upstream {
         let folder = tempfile::Builder::new().prefix("knarr-bench-").tempdir()?;
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../hack/kubelet-over-cri");
         let mut command = Command::new(script);
-        let pause = Path::new(&std::env::var_os("KNARR_CACHE").unwrap_or_default())
-            .join("images/pause.tar");
+        let pause = Path::new(&std::env::var_os("KNARR_CACHE").unwrap_or_default()).join("images/pause.tar");
         command.args(["containerd", "--hold", "--proxy"]);
-        command
-            .arg("--image")
-            .arg(busybox(folder.path())?)
-            .arg("--image")
-            .arg(pause);
-        let mut process = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
+        command.arg("--image").arg(busybox(folder.path())?).arg("--image").arg(pause);
+        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let lines = BufReader::new(process.stdout.take().context("no output")?).lines();
         let (mut kubeconfig, mut ready) = (None, None);
         for line in lines {
@@ -165,12 +142,7 @@ impl Upstream {
             }
             if let (Some(kubeconfig), Some(ready)) = (&kubeconfig, ready) {
                 let kubeconfig = PathBuf::clone(kubeconfig);
-                return Ok(Upstream {
-                    process,
-                    kubeconfig,
-                    ready,
-                    _folder: folder,
-                });
+                return Ok(Upstream { process, kubeconfig, ready, _folder: folder });
             }
         }
         anyhow::bail!("upstream's cluster did not start: {}", process.wait()?)
@@ -198,10 +170,7 @@ impl Drop for Upstream {
 async fn wait_ready(nodes: &Api<Node>) -> Result<()> {
     let is_ready = |node: &Node| {
         let conditions = node.status.as_ref().and_then(|s| s.conditions.as_ref());
-        conditions
-            .into_iter()
-            .flatten()
-            .any(|c| c.type_ == "Ready" && c.status == "True")
+        conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
     };
     let list = nodes.list(&ListParams::default()).await?;
     if list.items.iter().any(is_ready) {

@@ -19,16 +19,8 @@ const EXECS: usize = 50;
 
 /// What is measured, its unit, and what is to be reached.
 const WORK: [(&str, &str, &str); 10] = [
-    (
-        "RunPodSandbox + CreateContainer + StartContainer, cached image, p50",
-        "ms",
-        "≤ 40 ms, ≤ 1/5",
-    ),
-    (
-        "CPU of the whole machine to start one and remove it",
-        "ms",
-        "-",
-    ),
+    ("RunPodSandbox + CreateContainer + StartContainer, cached image, p50", "ms", "≤ 40 ms, ≤ 1/5"),
+    ("CPU of the whole machine to start one and remove it", "ms", "-"),
     ("30 pods at once, all running", "ms", "≤ 1/3"),
     ("ExecSync of true, p50", "ms", "≤ 1/3"),
     ("daemon memory, no containers", "MB", "≤ 12 MB"),
@@ -50,10 +42,7 @@ pub(crate) async fn run() -> Result<()> {
     println!("|---|---|---|---|---|");
     for (i, (work, unit, target)) in WORK.iter().enumerate() {
         let (a, b) = (ours[i], theirs[i]);
-        println!(
-            "| {work} | {a:.2} {unit} | {target} | {b:.2} {unit} | {:.3} |",
-            a / b
-        );
+        println!("| {work} | {a:.2} {unit} | {target} | {b:.2} {unit} | {:.3} |", a / b);
     }
     Ok(())
 }
@@ -108,16 +97,8 @@ async fn measure(daemon: &Daemon, registry: &image::Registry) -> Result<Figures>
     idle::forget_peak(daemon.pid())?;
     let before = idle::ticks(daemon.pid());
     let begin = Instant::now();
-    let spec = v1::ImageSpec {
-        image: registry.reference(),
-        ..Default::default()
-    };
-    cri.images()
-        .pull_image(v1::PullImageRequest {
-            image: Some(spec),
-            ..Default::default()
-        })
-        .await?;
+    let spec = v1::ImageSpec { image: registry.reference(), ..Default::default() };
+    cri.images().pull_image(v1::PullImageRequest { image: Some(spec), ..Default::default() }).await?;
     let pulled = begin.elapsed();
     let megabytes = |kilobytes: u64| kilobytes as f64 / 1024.0;
     Ok([
@@ -158,24 +139,11 @@ async fn start(cri: &daemon::Cri, name: &str, i: usize) -> Result<Pod> {
         ..Default::default()
     };
     let mut runtime = cri.runtime();
-    let request = v1::RunPodSandboxRequest {
-        config: Some(config.clone()),
-        ..Default::default()
-    };
-    let sandbox = runtime
-        .run_pod_sandbox(request)
-        .await?
-        .into_inner()
-        .pod_sandbox_id;
+    let request = v1::RunPodSandboxRequest { config: Some(config.clone()), ..Default::default() };
+    let sandbox = runtime.run_pod_sandbox(request).await?.into_inner().pod_sandbox_id;
     let container = v1::ContainerConfig {
-        metadata: Some(v1::ContainerMetadata {
-            name: "main".into(),
-            attempt: 0,
-        }),
-        image: Some(v1::ImageSpec {
-            image: knarr_e2e::image::BUSYBOX.into(),
-            ..Default::default()
-        }),
+        metadata: Some(v1::ContainerMetadata { name: "main".into(), attempt: 0 }),
+        image: Some(v1::ImageSpec { image: knarr_e2e::image::BUSYBOX.into(), ..Default::default() }),
         command: vec!["sleep".into(), "100000".into()],
         log_path: "main/0.log".into(),
         linux: Some(v1::LinuxContainerConfig::default()),
@@ -186,53 +154,26 @@ async fn start(cri: &daemon::Cri, name: &str, i: usize) -> Result<Pod> {
         config: Some(container),
         sandbox_config: Some(config),
     };
-    let container = runtime
-        .create_container(request)
-        .await?
-        .into_inner()
-        .container_id;
-    runtime
-        .start_container(v1::StartContainerRequest {
-            container_id: container.clone(),
-        })
-        .await?;
+    let container = runtime.create_container(request).await?.into_inner().container_id;
+    runtime.start_container(v1::StartContainerRequest { container_id: container.clone() }).await?;
     Ok(Pod { sandbox, container })
 }
 
 impl Pod {
     async fn exec(&self, cri: &daemon::Cri) -> Result<()> {
-        let request = v1::ExecSyncRequest {
-            container_id: self.container.clone(),
-            cmd: vec!["true".into()],
-            timeout: 10,
-        };
+        let request = v1::ExecSyncRequest { container_id: self.container.clone(), cmd: vec!["true".into()], timeout: 10 };
         let answer = cri.runtime().exec_sync(request).await?.into_inner();
-        anyhow::ensure!(
-            answer.exit_code == 0,
-            "exec ended with {}",
-            answer.exit_code
-        );
+        anyhow::ensure!(answer.exit_code == 0, "exec ended with {}", answer.exit_code);
         Ok(())
     }
 
     async fn remove(&self, cri: &daemon::Cri) -> Result<()> {
         let mut runtime = cri.runtime();
         let id = || self.sandbox.clone();
-        let request = v1::StopContainerRequest {
-            container_id: self.container.clone(),
-            timeout: 0,
-        };
+        let request = v1::StopContainerRequest { container_id: self.container.clone(), timeout: 0 };
         runtime.stop_container(request).await?;
-        runtime
-            .stop_pod_sandbox(v1::StopPodSandboxRequest {
-                pod_sandbox_id: id(),
-            })
-            .await?;
-        runtime
-            .remove_pod_sandbox(v1::RemovePodSandboxRequest {
-                pod_sandbox_id: id(),
-            })
-            .await?;
+        runtime.stop_pod_sandbox(v1::StopPodSandboxRequest { pod_sandbox_id: id() }).await?;
+        runtime.remove_pod_sandbox(v1::RemovePodSandboxRequest { pod_sandbox_id: id() }).await?;
         Ok(())
     }
 }

@@ -34,12 +34,7 @@ pub(crate) fn ticks(pid: u32) -> u64 {
         .rsplit_once(')')
         .map(|(_, rest)| rest.split_whitespace().collect())
         .unwrap_or_default();
-    let field = |i: usize| {
-        fields
-            .get(i)
-            .and_then(|f: &&str| f.parse::<u64>().ok())
-            .unwrap_or(0)
-    };
+    let field = |i: usize| fields.get(i).and_then(|f: &&str| f.parse::<u64>().ok()).unwrap_or(0);
     field(11) + field(12)
 }
 
@@ -55,10 +50,7 @@ pub(crate) fn private(pid: u32) -> u64 {
 
 fn rollup(pid: u32, names: &[&str]) -> u64 {
     let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-    rollup
-        .lines()
-        .filter_map(|l| names.iter().find_map(|n| kilobytes(l.strip_prefix(n)?)))
-        .sum()
+    rollup.lines().filter_map(|l| names.iter().find_map(|n| kilobytes(l.strip_prefix(n)?))).sum()
 }
 
 fn kilobytes(value: &str) -> Option<u64> {
@@ -68,10 +60,7 @@ fn kilobytes(value: &str) -> Option<u64> {
 /// The most memory a process has had, in kilobytes, since [`forget_peak`].
 pub(crate) fn peak(pid: u32) -> u64 {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    status
-        .lines()
-        .find_map(|l| kilobytes(l.strip_prefix("VmHWM:")?))
-        .unwrap_or(0)
+    status.lines().find_map(|l| kilobytes(l.strip_prefix("VmHWM:")?)).unwrap_or(0)
 }
 
 /// Begins [`peak`] anew.
@@ -82,20 +71,8 @@ pub(crate) fn forget_peak(pid: u32) -> Result<()> {
 /// Clock ticks that all processors were busy for.
 pub(crate) fn machine_ticks() -> u64 {
     let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
-    let fields: Vec<u64> = stat
-        .lines()
-        .next()
-        .unwrap_or_default()
-        .split_whitespace()
-        .skip(1)
-        .filter_map(|f| f.parse().ok())
-        .collect();
+    let fields: Vec<u64> =
+        stat.lines().next().unwrap_or_default().split_whitespace().skip(1).filter_map(|f| f.parse().ok()).collect();
     // Without what was idle or waited for a disk.
-    fields
-        .iter()
-        .take(8)
-        .enumerate()
-        .filter(|(i, _)| *i != 3 && *i != 4)
-        .map(|(_, f)| f)
-        .sum()
+    fields.iter().take(8).enumerate().filter(|(i, _)| *i != 3 && *i != 4).map(|(_, f)| f).sum()
 }

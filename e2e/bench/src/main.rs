@@ -42,17 +42,9 @@ const WORK: [(&str, &str, &str); 8] = [
     ("pod start, create → Running, p50", "ms", "≤ 150 ms"),
     ("pod deletion, SIGTERM heeded, p50", "ms", "≤ 200 ms"),
     ("Deployment of 30 replicas, all Ready", "s", "≤ 3 s"),
-    (
-        "Service answers after its endpoints are ready",
-        "ms",
-        "≤ 50 ms",
-    ),
+    ("Service answers after its endpoints are ready", "ms", "≤ 50 ms"),
     ("idle memory, all processes of the node", "MB", "≤ 120 MB"),
-    (
-        "idle CPU, all processes of the node",
-        "% of a core",
-        "≤ 2 %",
-    ),
+    ("idle CPU, all processes of the node", "% of a core", "≤ 2 %"),
 ];
 
 /// The result of each line of [`WORK`], in its unit.
@@ -81,10 +73,7 @@ async fn run() -> Result<()> {
     for (i, (work, unit, target)) in WORK.iter().enumerate() {
         let mine = ours[i];
         let (theirs, ratio) = match peer.map(|p| p[i]) {
-            Some(theirs) => (
-                format!("{theirs:.2} {unit}"),
-                format!("{:.3}", mine / theirs),
-            ),
+            Some(theirs) => (format!("{theirs:.2} {unit}"), format!("{:.3}", mine / theirs)),
             None => ("-".into(), "-".into()),
         };
         println!("| {work} | {mine:.2} {unit} | {target} | {theirs} | {ratio} |");
@@ -92,14 +81,8 @@ async fn run() -> Result<()> {
     Ok(())
 }
 
-async fn measure(
-    cluster: &impl Cluster,
-    (client, ready): (kube::Client, Duration),
-) -> Result<Figures> {
-    let (seconds, milliseconds) = (
-        |d: Duration| d.as_secs_f64(),
-        |d: Duration| d.as_secs_f64() * 1e3,
-    );
+async fn measure(cluster: &impl Cluster, (client, ready): (kube::Client, Duration)) -> Result<Figures> {
+    let (seconds, milliseconds) = (|d: Duration| d.as_secs_f64(), |d: Duration| d.as_secs_f64() * 1e3);
     let pods: Api<Pod> = Api::default_namespaced(client.clone());
     let start = Instant::now();
     start_first(&pods).await?;
@@ -114,9 +97,7 @@ async fn measure(
     let deployed = deploy(client.clone(), REPLICAS).await?;
     let served = serve(client.clone()).await?;
     let deployments: Api<Deployment> = Api::default_namespaced(client.clone());
-    deployments
-        .delete("bench", &DeleteParams::background())
-        .await?;
+    deployments.delete("bench", &DeleteParams::background()).await?;
     pods.delete("first", &DeleteParams::default()).await?;
     wait_empty(&pods).await?;
     tokio::time::sleep(Duration::from_secs(10)).await;
@@ -166,11 +147,7 @@ fn pod(name: &str) -> Result<Pod> {
 
 /// Creates a pod and waits until a watch shows it Running; gives the time it took.
 async fn start_pod(pods: &Api<Pod>, name: &str) -> Result<Duration> {
-    let version = pods
-        .list(&ListParams::default())
-        .await?
-        .metadata
-        .resource_version;
+    let version = pods.list(&ListParams::default()).await?.metadata.resource_version;
     let params = WatchParams::default().fields(&format!("metadata.name={name}"));
     let mut events = Box::pin(pods.watch(&params, &version.unwrap_or_default()).await?);
     let begin = Instant::now();
@@ -187,11 +164,7 @@ async fn start_pod(pods: &Api<Pod>, name: &str) -> Result<Duration> {
 
 /// Deletes a pod and waits until a watch shows it gone.
 async fn delete_pod(pods: &Api<Pod>, name: &str) -> Result<Duration> {
-    let version = pods
-        .list(&ListParams::default())
-        .await?
-        .metadata
-        .resource_version;
+    let version = pods.list(&ListParams::default()).await?.metadata.resource_version;
     let params = WatchParams::default().fields(&format!("metadata.name={name}"));
     let mut events = Box::pin(pods.watch(&params, &version.unwrap_or_default()).await?);
     let begin = Instant::now();
@@ -215,15 +188,9 @@ async fn wait_empty(pods: &Api<Pod>) -> Result<()> {
 
 async fn deploy(client: kube::Client, replicas: i32) -> Result<Duration> {
     let api: Api<Deployment> = Api::default_namespaced(client);
-    let version = api
-        .list(&ListParams::default())
-        .await?
-        .metadata
-        .resource_version;
-    let mut events = Box::pin(
-        api.watch(&WatchParams::default(), &version.unwrap_or_default())
-            .await?,
-    );
+    let version = api.list(&ListParams::default()).await?.metadata.resource_version;
+    let mut events =
+        Box::pin(api.watch(&WatchParams::default(), &version.unwrap_or_default()).await?);
     let object = serde_json::from_value(json!({
         "metadata": { "name": "bench" },
         "spec": {
@@ -258,11 +225,7 @@ async fn deploy(client: kube::Client, replicas: i32) -> Result<Duration> {
 async fn serve(client: kube::Client) -> Result<Duration> {
     let services: Api<Service> = Api::default_namespaced(client.clone());
     let slices: Api<EndpointSlice> = Api::default_namespaced(client);
-    let version = slices
-        .list(&ListParams::default())
-        .await?
-        .metadata
-        .resource_version;
+    let version = slices.list(&ListParams::default()).await?.metadata.resource_version;
     let params = WatchParams::default().labels("kubernetes.io/service-name=bench");
     let mut events = Box::pin(slices.watch(&params, &version.unwrap_or_default()).await?);
     let object = serde_json::from_value(json!({
@@ -270,18 +233,12 @@ async fn serve(client: kube::Client) -> Result<Duration> {
         "spec": { "selector": { "app": "bench" }, "ports": [{ "port": 80, "targetPort": 8080 }] },
     }))?;
     let service = services.create(&PostParams::default(), &object).await?;
-    let ip = service
-        .spec
-        .as_ref()
-        .and_then(|s| s.cluster_ip.clone())
-        .context("no ClusterIP")?;
+    let ip = service.spec.as_ref().and_then(|s| s.cluster_ip.clone()).context("no ClusterIP")?;
     while let Some(event) = events.try_next().await? {
         if let WatchEvent::Added(slice) | WatchEvent::Modified(slice) = event
-            && slice
-                .endpoints
-                .iter()
-                .flatten()
-                .any(|e| e.conditions.as_ref().and_then(|c| c.ready) == Some(true))
+            && slice.endpoints.iter().flatten().any(|e| {
+                e.conditions.as_ref().and_then(|c| c.ready) == Some(true)
+            })
         {
             break;
         }
@@ -295,11 +252,7 @@ async fn serve(client: kube::Client) -> Result<Duration> {
         if matches!(answer.await, Ok(Ok(_))) {
             break;
         }
-        anyhow::ensure!(
-            begin.elapsed() < Duration::from_secs(30),
-            "{} is silent",
-            service.name_any()
-        );
+        anyhow::ensure!(begin.elapsed() < Duration::from_secs(30), "{} is silent", service.name_any());
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     let elapsed = begin.elapsed();

@@ -25,12 +25,7 @@ fn deployment(name: &str, replicas: i32, more: &str, template: &str) -> String {
 
 fn recreate(s: &Space<'_>) -> Result<()> {
     let make = |line: &str| {
-        deployment(
-            "web",
-            2,
-            ", strategy: {type: Recreate}",
-            &template("web", line, ""),
-        )
+        deployment("web", 2, ", strategy: {type: Recreate}", &template("web", line, ""))
     };
     s.apply(&make("sleep 100001"))?;
     s.rolled_out("deployment/web")?;
@@ -38,17 +33,11 @@ fn recreate(s: &Space<'_>) -> Result<()> {
     let begin = Instant::now();
     loop {
         let pods = s.list(&["pods"])?;
-        let hashes: std::collections::BTreeSet<&str> = pods
-            .iter()
-            .map(|p| text(&p["metadata"]["labels"]["pod-template-hash"]))
-            .collect();
-        ensure!(
-            hashes.len() <= 1,
-            "old and new pods live side by side: {hashes:?}"
-        );
+        let hashes: std::collections::BTreeSet<&str> =
+            pods.iter().map(|p| text(&p["metadata"]["labels"]["pod-template-hash"])).collect();
+        ensure!(hashes.len() <= 1, "old and new pods live side by side: {hashes:?}");
         let d = s.get(&["deployment", "web"])?;
-        if d["status"]["updatedReplicas"] == 2
-            && d["status"]["availableReplicas"] == 2
+        if d["status"]["updatedReplicas"] == 2 && d["status"]["availableReplicas"] == 2
             && d["status"]["observedGeneration"] == d["metadata"]["generation"]
         {
             break;
@@ -70,9 +59,7 @@ fn paused(s: &Space<'_>) -> Result<()> {
     s.kubectl(&["set", "env", "deployment/web", "A=b"])?;
     s.kubectl(&["scale", "deployment/web", "--replicas=3"])?;
     // Scaling works while paused; a rollout does not begin.
-    s.wait_list(&["replicasets"], |l| {
-        l.len() == 1 && l[0]["spec"]["replicas"] == 3
-    })?;
+    s.wait_list(&["replicasets"], |l| l.len() == 1 && l[0]["spec"]["replicas"] == 3)?;
     s.kubectl(&["rollout", "resume", "deployment/web"])?;
     s.wait_list(&["replicasets"], |l| l.len() == 2)?;
     Ok(())
@@ -80,19 +67,11 @@ fn paused(s: &Space<'_>) -> Result<()> {
 
 fn deadline(s: &Space<'_>) -> Result<()> {
     let more = ", progressDeadlineSeconds: 2";
-    s.apply(&deployment(
-        "web",
-        1,
-        more,
-        &template("web", SLEEP, NOWHERE),
-    ))?;
+    s.apply(&deployment("web", 1, more, &template("web", SLEEP, NOWHERE)))?;
     let d = s.wait(&["deployment", "web"], |d| {
         condition(d, "Progressing") == ("False", "ProgressDeadlineExceeded")
     })?;
-    ensure!(
-        condition(&d, "Available") == ("False", "MinimumReplicasUnavailable"),
-        "{d:#}"
-    );
+    ensure!(condition(&d, "Available") == ("False", "MinimumReplicasUnavailable"), "{d:#}");
     Ok(())
 }
 
@@ -102,18 +81,12 @@ fn collision(s: &Space<'_>) -> Result<()> {
     let sets = s.wait_list(&["replicasets"], |l| l.len() == 1)?;
     let set = name(&sets[0]).to_owned();
     s.kubectl(&["delete", "deployment", "web", "--cascade=orphan"])?;
-    s.wait(&["replicaset", &set], |r| {
-        r["metadata"]["ownerReferences"].is_null()
-    })?;
+    s.wait(&["replicaset", &set], |r| r["metadata"]["ownerReferences"].is_null())?;
     s.kubectl(&["set", "env", &format!("replicaset/{set}"), "A=b"])?;
     s.apply(&make())?;
-    s.wait(&["deployment", "web"], |d| {
-        d["status"]["collisionCount"] == 1
-    })?;
+    s.wait(&["deployment", "web"], |d| d["status"]["collisionCount"] == 1)?;
     s.wait_list(&["replicasets"], |l| {
-        l.len() == 2
-            && l.iter()
-                .all(|r| r["metadata"]["ownerReferences"][0]["name"] == "web")
+        l.len() == 2 && l.iter().all(|r| r["metadata"]["ownerReferences"][0]["name"] == "web")
     })?;
     Ok(())
 }
@@ -125,23 +98,14 @@ fn rollback(s: &Space<'_>) -> Result<()> {
     s.apply(&make("sleep 100002"))?;
     s.rolled_out("deployment/web")?;
     let history = s.kubectl(&["rollout", "history", "deployment/web"])?;
-    ensure!(
-        history.contains("\n1 ") && history.contains("\n2 "),
-        "{history}"
-    );
+    ensure!(history.contains("\n1 ") && history.contains("\n2 "), "{history}");
     s.kubectl(&["rollout", "undo", "deployment/web"])?;
     s.rolled_out("deployment/web")?;
     let d = s.get(&["deployment", "web"])?;
     let line = &d["spec"]["template"]["spec"]["containers"][0]["command"][2];
     ensure!(line == "sleep 100001", "{line}");
-    ensure!(
-        d["metadata"]["annotations"]["deployment.kubernetes.io/revision"] == "3",
-        "{d:#}"
-    );
-    ensure!(
-        s.list(&["replicasets"])?.len() == 2,
-        "the first set is used again"
-    );
+    ensure!(d["metadata"]["annotations"]["deployment.kubernetes.io/revision"] == "3", "{d:#}");
+    ensure!(s.list(&["replicasets"])?.len() == 2, "the first set is used again");
     Ok(())
 }
 
@@ -155,9 +119,7 @@ fn replication_controller(s: &Space<'_>) -> Result<()> {
     let pods = s.list(&["pods"])?;
     let one = name(&pods[0]).to_owned();
     s.kubectl(&["label", "pod", &one, "app=other", "--overwrite"])?;
-    s.wait(&["pod", &one], |p| {
-        p["metadata"]["ownerReferences"].is_null()
-    })?;
+    s.wait(&["pod", &one], |p| p["metadata"]["ownerReferences"].is_null())?;
     s.wait_list(&["pods", "-l", "app=rc"], |l| l.len() == 2)?;
     s.kubectl(&["scale", "rc", "rc", "--replicas=1"])?;
     s.wait_list(&["pods", "-l", "app=rc"], |l| l.len() == 1)?;
@@ -176,10 +138,7 @@ fn adoption(s: &Space<'_>) -> Result<()> {
     let p = s.wait(&["pod", "lone"], |p| {
         p["metadata"]["ownerReferences"][0]["name"] == "set"
     })?;
-    ensure!(
-        p["metadata"]["ownerReferences"][0]["controller"] == true,
-        "{p:#}"
-    );
+    ensure!(p["metadata"]["ownerReferences"][0]["controller"] == true, "{p:#}");
     s.wait(&["replicaset", "set"], |r| r["status"]["replicas"] == 1)?;
     ensure!(s.list(&["pods"])?.len() == 1);
     Ok(())
@@ -221,9 +180,7 @@ fn statefulset_partition(s: &Space<'_>) -> Result<()> {
     ensure!(line(2)? == "sleep 100002" && line(1)? == "sleep 100001");
     // A pod below the partition comes back at the old revision.
     s.kubectl(&["delete", "pod", "db-0"])?;
-    s.wait(&["statefulset", "db"], |x| {
-        x["status"]["readyReplicas"] == 3
-    })?;
+    s.wait(&["statefulset", "db"], |x| x["status"]["readyReplicas"] == 3)?;
     ensure!(line(0)? == "sleep 100001", "{}", line(0)?);
     s.apply(&make("sleep 100002", 0))?;
     let done = s.wait(&["statefulset", "db"], |x| {
@@ -260,29 +217,17 @@ fn daemonset_update(s: &Space<'_>) -> Result<()> {
     s.apply(&make("sleep 100002"))?;
     s.rolled_out("daemonset/ds")?;
     let pods = s.wait_list(&["pods"], |l| {
-        !l.is_empty()
-            && l.iter()
-                .all(|p| p["metadata"]["deletionTimestamp"].is_null())
+        !l.is_empty() && l.iter().all(|p| p["metadata"]["deletionTimestamp"].is_null())
     })?;
     ensure!(
-        pods.iter()
-            .all(|p| p["spec"]["containers"][0]["command"][2] == "sleep 100002"),
+        pods.iter().all(|p| p["spec"]["containers"][0]["command"][2] == "sleep 100002"),
         "{pods:#?}"
     );
     ensure!(s.list(&["controllerrevisions"])?.len() == 2);
     // A pod that failed is replaced.
     let one = name(&pods[0]).to_owned();
-    s.kubectl(&[
-        "patch",
-        "pod",
-        &one,
-        "--subresource=status",
-        "--type=merge",
-        "-p",
-        r#"{"status":{"phase":"Failed"}}"#,
-    ])?;
-    s.wait_list(&["pods"], |l| {
-        !l.is_empty() && l.iter().all(|p| name(p) != one)
-    })?;
+    s.kubectl(&["patch", "pod", &one, "--subresource=status", "--type=merge", "-p",
+        r#"{"status":{"phase":"Failed"}}"#])?;
+    s.wait_list(&["pods"], |l| !l.is_empty() && l.iter().all(|p| name(p) != one))?;
     Ok(())
 }

@@ -34,41 +34,24 @@ fn cronjob(s: &Space<'_>) -> Result<()> {
             j["metadata"]["ownerReferences"][0]["kind"] == "CronJob" && name(j).starts_with("tick-")
         })
     })?;
-    let c = s.wait(&["cronjob", "tick"], |c| {
-        !c["status"]["lastScheduleTime"].is_null()
-    })?;
-    ensure!(
-        text(&c["status"]["lastScheduleTime"]).ends_with(":00Z"),
-        "{c:#}"
-    );
-    s.wait(&["cronjob", "tick"], |c| {
-        !c["status"]["lastSuccessfulTime"].is_null()
-    })?;
+    let c = s.wait(&["cronjob", "tick"], |c| !c["status"]["lastScheduleTime"].is_null())?;
+    ensure!(text(&c["status"]["lastScheduleTime"]).ends_with(":00Z"), "{c:#}");
+    s.wait(&["cronjob", "tick"], |c| !c["status"]["lastSuccessfulTime"].is_null())?;
     s.event("tick", "SawCompletedJob")?;
     Ok(())
 }
 
 fn job_suspend(s: &Space<'_>) -> Result<()> {
     s.apply(&job("j", "suspend: true,", SLEEP))?;
-    let j = s.wait(&["job", "j"], |j| {
-        condition(j, "Suspended") == ("True", "JobSuspended")
-    })?;
+    let j = s.wait(&["job", "j"], |j| condition(j, "Suspended") == ("True", "JobSuspended"))?;
     ensure!(j["status"]["startTime"].is_null(), "{j:#}");
     ensure!(s.list(&["pods"])?.is_empty());
     let set = |v: &str| {
-        s.kubectl(&[
-            "patch",
-            "job",
-            "j",
-            "--type=merge",
-            "-p",
-            &format!("{{\"spec\":{{\"suspend\":{v}}}}}"),
-        ])
+        s.kubectl(&["patch", "job", "j", "--type=merge", "-p", &format!("{{\"spec\":{{\"suspend\":{v}}}}}")])
     };
     set("false")?;
     s.wait(&["job", "j"], |j| {
-        condition(j, "Suspended") == ("False", "JobResumed")
-            && j["status"]["active"] == 1
+        condition(j, "Suspended") == ("False", "JobResumed") && j["status"]["active"] == 1
             && !j["status"]["startTime"].is_null()
     })?;
     s.wait_list(&["pods"], |l| l.len() == 1)?;
@@ -84,9 +67,7 @@ fn job_failure_policy(s: &Space<'_>) -> Result<()> {
     let policy = "backoffLimit: 6, podFailurePolicy: {rules: [\
         {action: FailJob, onExitCodes: {containerName: main, operator: In, values: [42]}}]},";
     s.apply(&job("j", policy, "exit 42"))?;
-    let j = s.wait(&["job", "j"], |j| {
-        condition(j, "Failed") == ("True", "PodFailurePolicy")
-    })?;
+    let j = s.wait(&["job", "j"], |j| condition(j, "Failed") == ("True", "PodFailurePolicy"))?;
     ensure!(condition(&j, "FailureTarget").0 == "True", "{j:#}");
     let message = j["status"]["conditions"]
         .as_array()
@@ -104,18 +85,9 @@ fn job_failure_policy(s: &Space<'_>) -> Result<()> {
 fn job_success_policy(s: &Space<'_>) -> Result<()> {
     let policy = "completionMode: Indexed, completions: 3, parallelism: 3, \
         successPolicy: {rules: [{succeededIndexes: '0'}]},";
-    s.apply(&job(
-        "j",
-        policy,
-        "test $JOB_COMPLETION_INDEX = 0 || sleep 100000",
-    ))?;
-    let j = s.wait(&["job", "j"], |j| {
-        condition(j, "Complete") == ("True", "SuccessPolicy")
-    })?;
-    ensure!(
-        condition(&j, "SuccessCriteriaMet") == ("True", "SuccessPolicy"),
-        "{j:#}"
-    );
+    s.apply(&job("j", policy, "test $JOB_COMPLETION_INDEX = 0 || sleep 100000"))?;
+    let j = s.wait(&["job", "j"], |j| condition(j, "Complete") == ("True", "SuccessPolicy"))?;
+    ensure!(condition(&j, "SuccessCriteriaMet") == ("True", "SuccessPolicy"), "{j:#}");
     ensure!(j["status"]["completedIndexes"] == "0", "{j:#}");
     s.wait_list(&["pods"], |l| l.len() == 1)?;
     Ok(())
@@ -128,10 +100,7 @@ fn job_indexed(s: &Space<'_>) -> Result<()> {
     ensure!(condition(&j, "Failed").1 == "FailedIndexes", "{j:#}");
     ensure!(j["status"]["completedIndexes"] == "0,2", "{j:#}");
     ensure!(j["status"]["failedIndexes"] == "1", "{j:#}");
-    ensure!(
-        j["status"]["succeeded"] == 2 && j["status"]["failed"] == 1,
-        "{j:#}"
-    );
+    ensure!(j["status"]["succeeded"] == 2 && j["status"]["failed"] == 1, "{j:#}");
     for p in s.list(&["pods"])? {
         ensure!(p["metadata"]["finalizers"].is_null(), "{p:#}");
         ensure!(text(&p["spec"]["hostname"]).starts_with("j-"), "{p:#}");
@@ -141,9 +110,7 @@ fn job_indexed(s: &Space<'_>) -> Result<()> {
 
 fn job_backoff(s: &Space<'_>) -> Result<()> {
     s.apply(&job("j", "backoffLimit: 1,", "exit 1"))?;
-    let j = s.wait(&["job", "j"], |j| {
-        condition(j, "Failed") == ("True", "BackoffLimitExceeded")
-    })?;
+    let j = s.wait(&["job", "j"], |j| condition(j, "Failed") == ("True", "BackoffLimitExceeded"))?;
     ensure!(j["status"]["failed"] == 2, "{j:#}");
     s.event("j", "BackoffLimitExceeded")?;
     Ok(())
@@ -151,9 +118,7 @@ fn job_backoff(s: &Space<'_>) -> Result<()> {
 
 fn job_deadline(s: &Space<'_>) -> Result<()> {
     s.apply(&job("j", "activeDeadlineSeconds: 1,", SLEEP))?;
-    s.wait(&["job", "j"], |j| {
-        condition(j, "Failed") == ("True", "DeadlineExceeded")
-    })?;
+    s.wait(&["job", "j"], |j| condition(j, "Failed") == ("True", "DeadlineExceeded"))?;
     s.wait_list(&["pods"], <[Value]>::is_empty)?;
     Ok(())
 }

@@ -26,11 +26,7 @@ fn cascades(s: &Space<'_>) -> Result<()> {
     s.wait_gone(&["replicaset", "orphan"])?;
     let left = s.list(&["pods", "-l", "app=orphan"])?;
     ensure!(left.len() == 2, "{}", left.len());
-    ensure!(
-        left.iter()
-            .all(|p| p["metadata"]["ownerReferences"].is_null()),
-        "{left:#?}"
-    );
+    ensure!(left.iter().all(|p| p["metadata"]["ownerReferences"].is_null()), "{left:#?}");
 
     // A dependent that is held holds its owner.
     let pods = s.list(&["pods", "-l", "app=foreground"])?;
@@ -40,21 +36,12 @@ fn cascades(s: &Space<'_>) -> Result<()> {
         s.kubectl(&["patch", "pod", &held, "--type=merge", "-p", &patch])
     };
     finalizers(r#"["example.org/hold"]"#)?;
-    s.kubectl(&[
-        "delete",
-        "replicaset",
-        "foreground",
-        "--cascade=foreground",
-        "--wait=false",
-    ])?;
+    s.kubectl(&["delete", "replicaset", "foreground", "--cascade=foreground", "--wait=false"])?;
     s.wait_list(&["pods", "-l", "app=foreground"], |l| {
         l.len() == 1 && !l[0]["metadata"]["deletionTimestamp"].is_null()
     })?;
     let owner = s.get(&["replicaset", "foreground"])?;
-    ensure!(
-        owner["metadata"]["finalizers"][0] == "foregroundDeletion",
-        "{owner:#}"
-    );
+    ensure!(owner["metadata"]["finalizers"][0] == "foregroundDeletion", "{owner:#}");
     finalizers("null")?;
     s.wait_gone(&["replicaset", "foreground"])?;
 
@@ -65,10 +52,7 @@ fn cascades(s: &Space<'_>) -> Result<()> {
 
 fn finalizers(s: &Space<'_>) -> Result<()> {
     s.kubectl(&["create", "namespace", "held"])?;
-    let held = Space {
-        cluster: s.cluster,
-        name: "held",
-    };
+    let held = Space { cluster: s.cluster, name: "held" };
     held.apply(
         "{apiVersion: v1, kind: ConfigMap, metadata: {name: c, finalizers: [example.org/hold]}}",
     )?;
@@ -77,26 +61,11 @@ fn finalizers(s: &Space<'_>) -> Result<()> {
         condition(n, "NamespaceFinalizersRemaining") == ("True", "SomeFinalizersRemain")
     })?;
     ensure!(n["status"]["phase"] == "Terminating", "{n:#}");
-    ensure!(
-        condition(&n, "NamespaceContentRemaining") == ("True", "SomeResourcesRemain"),
-        "{n:#}"
-    );
-    let refused = held
-        .kubectl(&["create", "configmap", "late"])
-        .unwrap_err()
-        .to_string();
-    ensure!(
-        refused.contains("because it is being terminated"),
-        "{refused}"
-    );
-    held.kubectl(&[
-        "patch",
-        "configmap",
-        "c",
-        "--type=merge",
-        "-p",
-        r#"{"metadata":{"finalizers":null}}"#,
-    ])?;
+    ensure!(condition(&n, "NamespaceContentRemaining") == ("True", "SomeResourcesRemain"), "{n:#}");
+    let refused = held.kubectl(&["create", "configmap", "late"]).unwrap_err().to_string();
+    ensure!(refused.contains("because it is being terminated"), "{refused}");
+    held.kubectl(&["patch", "configmap", "c", "--type=merge", "-p",
+        r#"{"metadata":{"finalizers":null}}"#])?;
     s.wait_gone(&["namespace", "held"])?;
     Ok(())
 }
@@ -108,26 +77,14 @@ fn mirroring(s: &Space<'_>) -> Result<()> {
          addresses: [{ip: 192.0.2.7}], ports: [{port: 8080}]}]}",
     )?;
     let slices = |f: &dyn Fn(&[Value]) -> bool| {
-        s.wait_list(
-            &["endpointslices", "-l", "kubernetes.io/service-name=out"],
-            f,
-        )
+        s.wait_list(&["endpointslices", "-l", "kubernetes.io/service-name=out"], f)
     };
     let found = slices(&|l| l.len() == 1)?;
     let by = &found[0]["metadata"]["labels"]["endpointslice.kubernetes.io/managed-by"];
     ensure!(by == "endpointslicemirroring-controller.k8s.io", "{by}");
-    ensure!(
-        found[0]["endpoints"][0]["addresses"][0] == "192.0.2.7",
-        "{found:#?}"
-    );
-    s.kubectl(&[
-        "patch",
-        "endpoints",
-        "out",
-        "--type=merge",
-        "-p",
-        r#"{"subsets":[{"addresses":[{"ip":"192.0.2.8"}],"ports":[{"port":8080}]}]}"#,
-    ])?;
+    ensure!(found[0]["endpoints"][0]["addresses"][0] == "192.0.2.7", "{found:#?}");
+    s.kubectl(&["patch", "endpoints", "out", "--type=merge", "-p",
+        r#"{"subsets":[{"addresses":[{"ip":"192.0.2.8"}],"ports":[{"port":8080}]}]}"#])?;
     slices(&|l| l.len() == 1 && l[0]["endpoints"][0]["addresses"][0] == "192.0.2.8")?;
     s.kubectl(&["delete", "endpoints", "out"])?;
     slices(&<[Value]>::is_empty)?;
@@ -146,15 +103,7 @@ fn node(s: &Space<'_>, name: &str, more: &str) -> Result<()> {
          \"conditions\":[{{\"type\":\"Ready\",\"status\":\"True\",\"reason\":\"KubeletReady\",\
          \"lastHeartbeatTime\":\"{now}\"}}]}}}}"
     );
-    s.kubectl(&[
-        "patch",
-        "node",
-        name,
-        "--subresource=status",
-        "--type=merge",
-        "-p",
-        &status,
-    ])?;
+    s.kubectl(&["patch", "node", name, "--subresource=status", "--type=merge", "-p", &status])?;
     Ok(())
 }
 
@@ -166,20 +115,13 @@ fn no_execute(s: &Space<'_>) -> Result<()> {
     s.apply(&pod("at-once", SLEEP, &on("")))?;
     let later = ", {key: bad, operator: Exists, effect: NoExecute, tolerationSeconds: 2}";
     s.apply(&pod("later", SLEEP, &on(later)))?;
-    s.apply(&pod(
-        "stays",
-        SLEEP,
-        &on(", {key: bad, operator: Exists, effect: NoExecute}"),
-    ))?;
+    s.apply(&pod("stays", SLEEP, &on(", {key: bad, operator: Exists, effect: NoExecute}")))?;
     s.kubectl(&["taint", "node", "paper-a", "bad=x:NoExecute"])?;
     s.wait_gone(&["pod", "at-once"])?;
     s.event("at-once", "TaintManagerEviction")?;
     s.wait_gone(&["pod", "later"])?;
     let stays = s.get(&["pod", "stays"])?;
-    ensure!(
-        stays["metadata"]["deletionTimestamp"].is_null(),
-        "{stays:#}"
-    );
+    ensure!(stays["metadata"]["deletionTimestamp"].is_null(), "{stays:#}");
     // A pod whose node is gone is collected.
     s.kubectl(&["delete", "node", "paper-a"])?;
     s.wait_gone(&["pod", "stays"])?;

@@ -2,33 +2,15 @@
 
 use super::*;
 
-pub const CHECKS: &[(&str, Check)] = &[
-    ("gates", gates),
-    ("unfit", unfit),
-    ("preemption", preemption),
-];
+pub const CHECKS: &[(&str, Check)] =
+    &[("gates", gates), ("unfit", unfit), ("preemption", preemption)];
 
 fn gates(s: &Space<'_>) -> Result<()> {
-    s.apply(&pod(
-        "gated",
-        SLEEP,
-        ", schedulingGates: [{name: example.org/wait}]",
-    ))?;
-    let p = s.wait(&["pod", "gated"], |p| {
-        condition(p, "PodScheduled").0 == "False"
-    })?;
-    ensure!(
-        condition(&p, "PodScheduled").1 == "SchedulingGated",
-        "{p:#}"
-    );
-    s.kubectl(&[
-        "patch",
-        "pod",
-        "gated",
-        "--type=json",
-        "-p",
-        r#"[{"op":"remove","path":"/spec/schedulingGates"}]"#,
-    ])?;
+    s.apply(&pod("gated", SLEEP, ", schedulingGates: [{name: example.org/wait}]"))?;
+    let p = s.wait(&["pod", "gated"], |p| condition(p, "PodScheduled").0 == "False")?;
+    ensure!(condition(&p, "PodScheduled").1 == "SchedulingGated", "{p:#}");
+    s.kubectl(&["patch", "pod", "gated", "--type=json", "-p",
+        r#"[{"op":"remove","path":"/spec/schedulingGates"}]"#])?;
     s.wait(&["pod", "gated"], |p| condition(p, "Ready").0 == "True")?;
     Ok(())
 }
@@ -53,27 +35,15 @@ fn unfit(s: &Space<'_>) -> Result<()> {
     s.kubectl(&["delete", "pod", "other"])?;
     std::thread::sleep(Duration::from_secs(2));
     let p = s.get(&["pod", "nowhere"])?;
-    let events = s.list(&[
-        "events",
-        "--field-selector",
-        "involvedObject.name=nowhere,reason=FailedScheduling",
-    ])?;
+    let events = s.list(&["events", "--field-selector",
+        "involvedObject.name=nowhere,reason=FailedScheduling"])?;
     let times: i64 = events
         .iter()
-        .map(|e| {
-            e["series"]["count"]
-                .as_i64()
-                .or(e["count"].as_i64())
-                .unwrap_or(1)
-                .max(1)
-        })
+        .map(|e| e["series"]["count"].as_i64().or(e["count"].as_i64()).unwrap_or(1).max(1))
         .sum();
     ensure!(times <= 3, "told {times} times: {events:#?}");
     if times == 1 {
-        ensure!(
-            p["metadata"]["resourceVersion"] == before,
-            "its status was written again"
-        );
+        ensure!(p["metadata"]["resourceVersion"] == before, "its status was written again");
     }
     Ok(())
 }
@@ -99,9 +69,7 @@ fn preemption(s: &Space<'_>) -> Result<()> {
     s.apply(&seated("low", "humble"))?;
     s.wait(&["pod", "low"], |p| condition(p, "Ready").0 == "True")?;
     s.apply(&seated("lower", "humble"))?;
-    s.wait(&["pod", "lower"], |p| {
-        condition(p, "PodScheduled").1 == "Unschedulable"
-    })?;
+    s.wait(&["pod", "lower"], |p| condition(p, "PodScheduled").1 == "Unschedulable")?;
     let said = s.event("lower", "FailedScheduling")?;
     ensure!(
         said.contains("1 Insufficient example.org/seat")
@@ -112,9 +80,6 @@ fn preemption(s: &Space<'_>) -> Result<()> {
     s.wait(&["pod", "high"], |p| condition(p, "Ready").0 == "True")?;
     s.wait_gone(&["pod", "low"])?;
     let said = s.event("low", "Preempted")?;
-    ensure!(
-        said.starts_with("Preempted by pod ") && said.ends_with(&node),
-        "{said}"
-    );
+    ensure!(said.starts_with("Preempted by pod ") && said.ends_with(&node), "{said}");
     Ok(())
 }

@@ -2,11 +2,7 @@
 
 use super::*;
 
-pub const CHECKS: &[(&str, Check)] = &[
-    ("budget", budget),
-    ("quota", quota),
-    ("certificates", certificates),
-];
+pub const CHECKS: &[(&str, Check)] = &[("budget", budget), ("quota", quota), ("certificates", certificates)];
 
 /// O=dev, CN=alice.
 const ALICE: &str = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURSBSRVFVRVNULS0tLS0KTUlIYU1JR0FBZ0VBTUI0eEREQUtCZ05WQkFvTUEyUmxkakVPTUF3R0ExVUVBd3dGWVd4cFkyVXdXVEFUQmdjcQpoa2pPUFFJQkJnZ3Foa2pPUFFNQkJ3TkNBQVNaR20raEwrMWEyeXdScDB5cWY5a3RpZDkycXN1UHJEb3BUYk5LCkZncGNNTjdGamt0cEVZNTdjdzhqZVlBRUhBNHlQUjRIQTBMRS8wNEYwL2poRmEzdm9BQXdDZ1lJS29aSXpqMEUKQXdJRFNRQXdSZ0loQVBQb3NnMVhhMU1rd2x0MXNOekl1dHc5dG9tMndmUjJ2cENvT1UyaXY0cDRBaUVBL2hYaQpkV1FlUXYvZDQ3blFZRFZFNWJMd2piNmp2Sno5NnRPa2xDVlljU009Ci0tLS0tRU5EIENFUlRJRklDQVRFIFJFUVVFU1QtLS0tLQo=";
@@ -22,14 +18,8 @@ fn budget(s: &Space<'_>) -> Result<()> {
          minAvailable: 2, selector: {matchLabels: {app: web}}}}",
     )?;
     let b = s.wait(&["pdb", "web"], |b| b["status"]["currentHealthy"] == 2)?;
-    ensure!(
-        b["status"]["desiredHealthy"] == 2 && b["status"]["expectedPods"] == 2,
-        "{b:#}"
-    );
-    ensure!(
-        condition(&b, "DisruptionAllowed") == ("False", "InsufficientPods"),
-        "{b:#}"
-    );
+    ensure!(b["status"]["desiredHealthy"] == 2 && b["status"]["expectedPods"] == 2, "{b:#}");
+    ensure!(condition(&b, "DisruptionAllowed") == ("False", "InsufficientPods"), "{b:#}");
     let pods = s.list(&["pods"])?;
     let one = name(&pods[0]).to_owned();
     let evict = || {
@@ -39,22 +29,14 @@ fn budget(s: &Space<'_>) -> Result<()> {
              \"namespace\":\"{}\"}}}}",
             s.name
         );
-        s.cluster
-            .kubectl_input(&["create", "--raw", &path, "-f", "-"], &body)
+        s.cluster.kubectl_input(&["create", "--raw", &path, "-f", "-"], &body)
     };
     let refused = evict().unwrap_err().to_string();
     ensure!(
         refused.contains("Cannot evict pod as it would violate the pod's disruption budget."),
         "{refused}"
     );
-    s.kubectl(&[
-        "patch",
-        "pdb",
-        "web",
-        "--type=merge",
-        "-p",
-        r#"{"spec":{"minAvailable":1}}"#,
-    ])?;
+    s.kubectl(&["patch", "pdb", "web", "--type=merge", "-p", r#"{"spec":{"minAvailable":1}}"#])?;
     s.wait(&["pdb", "web"], |b| {
         b["status"]["disruptionsAllowed"] == 1
             && b["status"]["observedGeneration"] == b["metadata"]["generation"]
@@ -62,10 +44,7 @@ fn budget(s: &Space<'_>) -> Result<()> {
     evict()?;
     s.wait_gone(&["pod", &one])?;
     s.wait(&["pdb", "web"], |b| {
-        b["status"]["currentHealthy"] == 2
-            && b["status"]["disruptedPods"]
-                .as_object()
-                .is_none_or(|d| d.is_empty())
+        b["status"]["currentHealthy"] == 2 && b["status"]["disruptedPods"].as_object().is_none_or(|d| d.is_empty())
     })?;
     Ok(())
 }
@@ -77,10 +56,7 @@ fn quota(s: &Space<'_>) -> Result<()> {
     )?;
     s.wait(&["quota", "q"], |q| q["status"]["used"]["pods"] == "0")?;
     s.apply(&pod("one", SLEEP, NOWHERE))?;
-    let refused = s
-        .apply(&pod("two", SLEEP, NOWHERE))
-        .unwrap_err()
-        .to_string();
+    let refused = s.apply(&pod("two", SLEEP, NOWHERE)).unwrap_err().to_string();
     ensure!(
         refused.contains("pods \"two\" is forbidden: exceeded quota: q, requested: pods=1, used: pods=1, limited: pods=1"),
         "{refused}"
@@ -103,10 +79,7 @@ fn certificates(s: &Space<'_>) -> Result<()> {
     };
     request("alice", "kube-apiserver-client")?;
     let r = s.get(&["csr", "alice"])?;
-    ensure!(
-        r["status"]["certificate"].is_null(),
-        "nobody approved it: {r:#}"
-    );
+    ensure!(r["status"]["certificate"].is_null(), "nobody approved it: {r:#}");
     s.kubectl(&["certificate", "approve", "alice"])?;
     let r = s.wait(&["csr", "alice"], |r| !r["status"]["certificate"].is_null())?;
     ensure!(condition(&r, "Approved").0 == "True", "{r:#}");

@@ -34,8 +34,7 @@ fn claim_spec(class: &str) -> String {
 }
 
 fn using(name: &str, claim: &str, shell: &str) -> String {
-    let volumes =
-        format!(", volumes: [{{name: v, persistentVolumeClaim: {{claimName: {claim}}}}}]");
+    let volumes = format!(", volumes: [{{name: v, persistentVolumeClaim: {{claimName: {claim}}}}}]");
     pod(name, shell, &volumes).replacen(
         "command:",
         "volumeMounts: [{name: v, mountPath: /data}], command:",
@@ -51,42 +50,25 @@ fn claims(s: &Space<'_>) -> Result<()> {
     s.apply(&claim("c", "by-hand"))?;
     s.wait(&["pvc", "c"], is_phase("Pending"))?;
     s.apply(&using("p", "c", "echo kept > /data/file; sleep 100000"))?;
-    s.wait(&["pod", "p"], |p| {
-        condition(p, "PodScheduled") == ("False", "Unschedulable")
-    })?;
+    s.wait(&["pod", "p"], |p| condition(p, "PodScheduled") == ("False", "Unschedulable"))?;
     let said = s.event("p", "FailedScheduling")?;
-    ensure!(
-        said.contains("pod has unbound immediate PersistentVolumeClaims"),
-        "{said}"
-    );
+    ensure!(said.contains("pod has unbound immediate PersistentVolumeClaims"), "{said}");
     volume(s, "by-hand-1", "by-hand", "")?;
     let c = s.wait(&["pvc", "c"], is_phase("Bound"))?;
     ensure!(c["spec"]["volumeName"] == "by-hand-1", "{c:#}");
     ensure!(c["status"]["capacity"]["storage"] == "1Gi", "{c:#}");
-    ensure!(
-        c["metadata"]["annotations"]["pv.kubernetes.io/bind-completed"] == "yes",
-        "{c:#}"
-    );
+    ensure!(c["metadata"]["annotations"]["pv.kubernetes.io/bind-completed"] == "yes", "{c:#}");
     let v = s.wait(&["pv", "by-hand-1"], is_phase("Bound"))?;
-    ensure!(
-        v["spec"]["claimRef"]["uid"] == c["metadata"]["uid"],
-        "{v:#}"
-    );
+    ensure!(v["spec"]["claimRef"]["uid"] == c["metadata"]["uid"], "{v:#}");
     s.wait(&["pod", "p"], |p| condition(p, "Ready").0 == "True")?;
     // A claim in use stays until its pod is gone.
     s.kubectl(&["delete", "pvc", "c", "--wait=false"])?;
     std::thread::sleep(Duration::from_millis(500));
     let c = s.get(&["pvc", "c"])?;
-    ensure!(
-        c["metadata"]["finalizers"][0] == "kubernetes.io/pvc-protection",
-        "{c:#}"
-    );
+    ensure!(c["metadata"]["finalizers"][0] == "kubernetes.io/pvc-protection", "{c:#}");
     s.kubectl(&["delete", "pv", "by-hand-1", "--wait=false"])?;
     let v = s.get(&["pv", "by-hand-1"])?;
-    ensure!(
-        v["metadata"]["finalizers"][0] == "kubernetes.io/pv-protection",
-        "{v:#}"
-    );
+    ensure!(v["metadata"]["finalizers"][0] == "kubernetes.io/pv-protection", "{v:#}");
     s.kubectl(&["delete", "pod", "p"])?;
     s.wait_gone(&["pvc", "c"])?;
     s.wait_gone(&["pv", "by-hand-1"])?;
@@ -105,19 +87,11 @@ fn late_binding(s: &Space<'_>) -> Result<()> {
     volume(s, "late-far", "late", far)?;
     s.apply(&claim("c", "late"))?;
     let said = s.event("c", "WaitForFirstConsumer")?;
-    ensure!(
-        said == "waiting for first consumer to be created before binding",
-        "{said}"
-    );
+    ensure!(said == "waiting for first consumer to be created before binding", "{said}");
     s.apply(&using("p", "c", SLEEP))?;
-    s.wait(&["pod", "p"], |p| {
-        condition(p, "PodScheduled") == ("False", "Unschedulable")
-    })?;
+    s.wait(&["pod", "p"], |p| condition(p, "PodScheduled") == ("False", "Unschedulable"))?;
     let said = s.event("p", "FailedScheduling")?;
-    ensure!(
-        said.contains("node(s) didn't find available persistent volumes to bind"),
-        "{said}"
-    );
+    ensure!(said.contains("node(s) didn't find available persistent volumes to bind"), "{said}");
     volume(s, "late-near", "late", "")?;
     s.wait(&["pod", "p"], |p| condition(p, "Ready").0 == "True")?;
     let c = s.get(&["pvc", "c"])?;

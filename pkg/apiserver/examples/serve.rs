@@ -7,10 +7,7 @@ mod common;
 async fn main() {
     let h = common::start().await;
     let _ = (&h.kubeconfig, &h.ca, &h.admin);
-    println!(
-        "export KUBECONFIG={}",
-        h.dir.path().join("kubeconfig").display()
-    );
+    println!("export KUBECONFIG={}", h.dir.path().join("kubeconfig").display());
     let _ = tokio::signal::ctrl_c().await;
     h.server.shutdown().await;
 }

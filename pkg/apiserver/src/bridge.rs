@@ -33,11 +33,7 @@ fn status(s: knarr_schema::Status) -> ApiError {
         causes: s
             .causes
             .into_iter()
-            .map(|c| knarr_registry::error::Cause {
-                reason: c.reason,
-                message: c.message,
-                field: c.field,
-            })
+            .map(|c| knarr_registry::error::Cause { reason: c.reason, message: c.message, field: c.field })
             .collect(),
         retry_after: s.retry_after,
     }));
@@ -80,13 +76,9 @@ impl Codec for ObjectCodec {
         let mut v = obj.clone();
         v.meta_mut().remove("resourceVersion");
         if self.row.is_custom() {
-            return serde_json::to_vec(&v)
-                .map(Bytes::from)
-                .map_err(|e| e.to_string());
+            return serde_json::to_vec(&v).map(Bytes::from).map_err(|e| e.to_string());
         }
-        proto::encode_object(&v)
-            .map(Bytes::from)
-            .map_err(|e| e.to_string())
+        proto::encode_object(&v).map(Bytes::from).map_err(|e| e.to_string())
     }
     fn fields(&self, obj: &Value) -> Vec<(String, String)> {
         self.row
@@ -116,20 +108,13 @@ pub fn protobuf_frame(kind: &str, v: &Value) -> Option<Bytes> {
     Some(proto::watch_frame(kind, &o).freeze())
 }
 
-const MEDIA: [&str; 3] = [
-    "application/json",
-    "application/yaml",
-    "application/vnd.kubernetes.protobuf",
-];
+const MEDIA: [&str; 3] = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
 
 fn unsupported() -> ApiError {
     ApiError::new(
         415,
         "UnsupportedMediaType",
-        format!(
-            "the body of the request was in an unknown format - accepted media types include: {}",
-            MEDIA.join(", ")
-        ),
+        format!("the body of the request was in an unknown format - accepted media types include: {}", MEDIA.join(", ")),
     )
 }
 
@@ -144,24 +129,11 @@ fn yaml(body: &[u8]) -> Result<Vec<u8>, ApiError> {
 ///
 /// # Errors
 /// 400 or 415.
-pub fn decode(
-    r: &Resource,
-    media: &str,
-    body: &[u8],
-    validation: &str,
-) -> Result<(Value, Vec<String>), ApiError> {
+pub fn decode(r: &Resource, media: &str, body: &[u8], validation: &str) -> Result<(Value, Vec<String>), ApiError> {
     let mode = schema_json::FieldValidation::parse(validation).map_err(|e| {
         let _ = e;
-        ApiError::invalid(
-            "meta.k8s.io",
-            "CreateOptions",
-            "",
-            &[knarr_registry::FieldError::not_supported(
-                "fieldValidation",
-                validation,
-                &["Ignore", "Strict", "Warn"],
-            )],
-        )
+        ApiError::invalid("meta.k8s.io", "CreateOptions", "", &[knarr_registry::FieldError::not_supported(
+            "fieldValidation", validation, &["Ignore", "Strict", "Warn"])])
     })?;
     let decoded = match media {
         "application/json" | "" => typed(r, body, mode)?,
@@ -184,36 +156,17 @@ fn shown(body: &[u8]) -> String {
     match body.first() {
         None => "<empty>".into(),
         Some(b'{') => format!("{}{more}", String::from_utf8_lossy(begin)),
-        Some(_) => format!(
-            "{}{more}",
-            begin.iter().map(|b| format!("{b:02x}")).collect::<String>()
-        ),
+        Some(_) => format!("{}{more}", begin.iter().map(|b| format!("{b:02x}")).collect::<String>()),
     }
 }
 
-fn typed(
-    r: &Resource,
-    body: &[u8],
-    mode: schema_json::FieldValidation,
-) -> Result<(Value, Vec<String>), ApiError> {
-    let prefix = format!(
-        "{} in version {:?} cannot be handled as a {}: ",
-        r.kind, r.version, r.kind
-    );
+fn typed(r: &Resource, body: &[u8], mode: schema_json::FieldValidation) -> Result<(Value, Vec<String>), ApiError> {
+    let prefix = format!("{} in version {:?} cannot be handled as a {}: ", r.kind, r.version, r.kind);
     if r.is_custom() {
-        let d = schema_json::decode(
-            body,
-            None,
-            if mode == schema_json::FieldValidation::Strict {
-                schema_json::FieldValidation::Warn
-            } else {
-                mode
-            },
-        )
-        .map_err(|e| ApiError::bad_request(format!("{prefix}{e}")))?;
+        let d = schema_json::decode(body, None, if mode == schema_json::FieldValidation::Strict { schema_json::FieldValidation::Warn } else { mode })
+            .map_err(|e| ApiError::bad_request(format!("{prefix}{e}")))?;
         let mut v = d.object;
-        let warnings = custom::coerce(r, &mut v, d.warnings, mode)
-            .map_err(|m| ApiError::bad_request(format!("{prefix}{m}")))?;
+        let warnings = custom::coerce(r, &mut v, d.warnings, mode).map_err(|m| ApiError::bad_request(format!("{prefix}{m}")))?;
         return Ok((v, warnings));
     }
     let d = schema_json::decode(body, r.ty, mode).map_err(|e| {
@@ -226,11 +179,7 @@ fn typed(
     })?;
     let mut v = d.object;
     if !v.is_object() {
-        return Err(ApiError::bad_request(
-            "the object provided is unrecognized (must be of type ".to_owned()
-                + &r.kind
-                + "): it is no JSON object",
-        ));
+        return Err(ApiError::bad_request("the object provided is unrecognized (must be of type ".to_owned() + &r.kind + "): it is no JSON object"));
     }
     if v.str_at(&["apiVersion"]).is_empty() {
         v["apiVersion"] = json!(r.api_version());
@@ -245,25 +194,16 @@ fn typed(
 ///
 /// # Errors
 /// 400.
-pub fn normalize(
-    r: &Resource,
-    v: &Value,
-    validation: &str,
-) -> Result<(Value, Vec<String>), ApiError> {
+pub fn normalize(r: &Resource, v: &Value, validation: &str) -> Result<(Value, Vec<String>), ApiError> {
     let mode = schema_json::FieldValidation::parse(validation).unwrap_or_default();
     if r.is_custom() {
         let mut v = v.clone();
-        let warnings =
-            custom::coerce(r, &mut v, Vec::new(), mode).map_err(ApiError::bad_request)?;
+        let warnings = custom::coerce(r, &mut v, Vec::new(), mode).map_err(ApiError::bad_request)?;
         default(r, &mut v);
         return Ok((v, warnings));
     }
     let d = schema_json::normalize(v, r.ty, mode).map_err(|e| match e {
-        schema_json::Error::Strict(_) => ApiError::new(
-            400,
-            "BadRequest",
-            format!("error decoding patch: {e}").replace("error decoding patch: ", ""),
-        ),
+        schema_json::Error::Strict(_) => ApiError::new(400, "BadRequest", format!("error decoding patch: {e}").replace("error decoding patch: ", "")),
         other => ApiError::bad_request(other.to_string()),
     })?;
     let mut v = d.object;
@@ -275,14 +215,9 @@ pub fn normalize(
 ///
 /// # Errors
 /// 400.
-pub fn checked(
-    r: &Resource,
-    v: &Value,
-    validation: &str,
-) -> Result<(Value, Vec<String>), ApiError> {
+pub fn checked(r: &Resource, v: &Value, validation: &str) -> Result<(Value, Vec<String>), ApiError> {
     let mode = schema_json::FieldValidation::parse(validation).unwrap_or_default();
-    let d =
-        schema_json::normalize(v, r.ty, mode).map_err(|e| ApiError::bad_request(e.to_string()))?;
+    let d = schema_json::normalize(v, r.ty, mode).map_err(|e| ApiError::bad_request(e.to_string()))?;
     Ok((d.object, d.warnings))
 }
 
@@ -290,19 +225,11 @@ pub fn checked(
 ///
 /// # Errors
 /// 400 or 415.
-pub fn decode_any(
-    media: &str,
-    body: &[u8],
-    api_version: &str,
-    kind: &str,
-) -> Result<Value, ApiError> {
-    let bad =
-        |e: &dyn std::fmt::Display| ApiError::bad_request(format!("{kind} cannot be read: {e}"));
+pub fn decode_any(media: &str, body: &[u8], api_version: &str, kind: &str) -> Result<Value, ApiError> {
+    let bad = |e: &dyn std::fmt::Display| ApiError::bad_request(format!("{kind} cannot be read: {e}"));
     let mut v: Value = match media {
         "application/json" | "" => serde_json::from_slice(body).map_err(|e| bad(&e))?,
-        "application/yaml" | "text/yaml" => {
-            serde_json::from_slice(&yaml(body)?).map_err(|e| bad(&e))?
-        }
+        "application/yaml" | "text/yaml" => serde_json::from_slice(&yaml(body)?).map_err(|e| bad(&e))?,
         "application/vnd.kubernetes.protobuf" => {
             let e = proto::envelope(body).map_err(|e| bad(&e))?;
             let ty = proto::type_of(api_version, kind).ok_or_else(|| bad(&"unknown kind"))?;
@@ -336,22 +263,8 @@ pub fn default(r: &Resource, v: &mut Value) {
 ///
 /// # Errors
 /// 400 for an unknown `includeObject`.
-pub fn table(
-    r: &Resource,
-    items: &[&Value],
-    include: &str,
-    meta: Value,
-    headers: bool,
-) -> Result<Value, ApiError> {
-    let include = table::IncludeObject::parse(include).ok_or_else(|| {
-        ApiError::bad_request(format!("unrecognized includeObject value: {include:?}"))
-    })?;
-    Ok(table::table(
-        r,
-        items,
-        meta,
-        include,
-        headers,
-        knarr_schema::time::now(),
-    ))
+pub fn table(r: &Resource, items: &[&Value], include: &str, meta: Value, headers: bool) -> Result<Value, ApiError> {
+    let include = table::IncludeObject::parse(include)
+        .ok_or_else(|| ApiError::bad_request(format!("unrecognized includeObject value: {include:?}")))?;
+    Ok(table::table(r, items, meta, include, headers, knarr_schema::time::now()))
 }

@@ -21,19 +21,14 @@ fn sub(name: &str, kind: &str, group_version: Option<knarr_schema::GroupVersion>
         name: name.to_owned().into(),
         group_version,
         kind: kind.to_owned().into(),
-        verbs: ["get", "patch", "update"]
-            .iter()
-            .map(|v| Cow::Borrowed(*v))
-            .collect(),
+        verbs: ["get", "patch", "update"].iter().map(|v| Cow::Borrowed(*v)).collect(),
     }
 }
 
 /// Whether a default stands anywhere in a schema.
 fn has_defaults(schema: &Value) -> bool {
     match schema {
-        Value::Object(m) => {
-            m.get("default").is_some_and(|d| !d.is_null()) || m.values().any(has_defaults)
-        }
+        Value::Object(m) => m.get("default").is_some_and(|d| !d.is_null()) || m.values().any(has_defaults),
         Value::Array(l) => l.iter().any(has_defaults),
         _ => false,
     }
@@ -42,30 +37,13 @@ fn has_defaults(schema: &Value) -> bool {
 /// The rows of a definition.
 fn rows(crd: &Value) -> Vec<Arc<Resource>> {
     let names = &crd["spec"]["names"];
-    let texts = |m: &str| {
-        names
-            .list_at(&[m])
-            .iter()
-            .filter_map(|s| s.as_str().map(|s| Cow::Owned(s.to_owned())))
-            .collect::<Vec<_>>()
-    };
+    let texts = |m: &str| names.list_at(&[m]).iter().filter_map(|s| s.as_str().map(|s| Cow::Owned(s.to_owned()))).collect::<Vec<_>>();
     let group = text(crd, &["spec", "group"]);
     let plural = text(names, &["plural"]);
-    let storage = crd
-        .list_at(&["spec", "versions"])
-        .iter()
-        .find(|v| v["storage"] == true)
-        .map(|v| v.str_at(&["name"]).to_owned())
-        .unwrap_or_default();
+    let storage = crd.list_at(&["spec", "versions"]).iter().find(|v| v["storage"] == true).map(|v| v.str_at(&["name"]).to_owned()).unwrap_or_default();
     let versions = crd.list_at(&["spec", "versions"]);
     let alone = versions.len() == 1 && crd.list_at(&["status", "storedVersions"]).len() < 2;
-    let conversion = (crd.str_at(&["spec", "conversion", "strategy"]) == "Webhook")
-        .then(|| {
-            crd.at(&["spec", "conversion", "webhook"])
-                .cloned()
-                .map(Arc::new)
-        })
-        .flatten();
+    let conversion = (crd.str_at(&["spec", "conversion", "strategy"]) == "Webhook").then(|| crd.at(&["spec", "conversion", "webhook"]).cloned().map(Arc::new)).flatten();
     versions
         .iter()
         .filter(|v| v["served"] == true)
@@ -75,11 +53,7 @@ fn rows(crd: &Value) -> Vec<Arc<Resource>> {
                 subresources.push(sub("status", names.str_at(&["kind"]), None));
             }
             if v.at(&["subresources", "scale"]).is_some() {
-                subresources.push(sub(
-                    "scale",
-                    "Scale",
-                    Some(knarr_schema::GroupVersion::new("autoscaling", "v1")),
-                ));
+                subresources.push(sub("scale", "Scale", Some(knarr_schema::GroupVersion::new("autoscaling", "v1"))));
             }
             let kind = names.str_at(&["kind"]);
             let or = |a: &str, b: String| if a.is_empty() { b } else { a.to_owned() };
@@ -91,42 +65,20 @@ fn rows(crd: &Value) -> Vec<Arc<Resource>> {
                 kind: kind.to_owned().into(),
                 list_kind: or(names.str_at(&["listKind"]), format!("{kind}List")).into(),
                 namespaced: crd.str_at(&["spec", "scope"]) == "Namespaced",
-                verbs: [
-                    "create",
-                    "delete",
-                    "deletecollection",
-                    "get",
-                    "list",
-                    "patch",
-                    "update",
-                    "watch",
-                ]
-                .iter()
-                .map(|v| Cow::Borrowed(*v))
-                .collect(),
+                verbs: ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"].iter().map(|v| Cow::Borrowed(*v)).collect(),
                 short_names: texts("shortNames"),
                 categories: texts("categories"),
                 storage_hash: Cow::Borrowed(""),
                 key_prefix: format!("{group}/{plural}").into(),
-                stored_as: Some(knarr_schema::GroupVersion::new(
-                    group.clone(),
-                    storage.clone(),
-                )),
-                selectable_fields: v
-                    .list_at(&["selectableFields"])
-                    .iter()
-                    .map(|f| Cow::Owned(f.str_at(&["jsonPath"]).trim_start_matches('.').to_owned()))
-                    .collect(),
+                stored_as: Some(knarr_schema::GroupVersion::new(group.clone(), storage.clone())),
+                selectable_fields: v.list_at(&["selectableFields"]).iter().map(|f| Cow::Owned(f.str_at(&["jsonPath"]).trim_start_matches('.').to_owned())).collect(),
                 subresources,
                 ty: None,
                 schema: v.at(&["schema", "openAPIV3Schema"]).cloned().map(Arc::new),
                 printer_columns: v.list_at(&["additionalPrinterColumns"]).to_vec(),
                 scale: v.at(&["subresources", "scale"]).cloned().map(Arc::new),
                 preserve_unknown: crd.at(&["spec", "preserveUnknownFields"]) == Some(&json!(true)),
-                plain: alone
-                    && !v
-                        .at(&["schema", "openAPIV3Schema"])
-                        .is_some_and(has_defaults),
+                plain: alone && !v.at(&["schema", "openAPIV3Schema"]).is_some_and(has_defaults),
                 conversion: conversion.clone(),
             })
         })
@@ -165,10 +117,7 @@ fn catalog(all: &[Value]) -> Catalog {
             match groups.iter_mut().find(|g| g.name == r.group) {
                 Some(g) if !g.versions.contains(&r.version) => g.versions.push(r.version.clone()),
                 Some(_) => {}
-                None => groups.push(Group {
-                    name: r.group.clone(),
-                    versions: vec![r.version.clone()],
-                }),
+                None => groups.push(Group { name: r.group.clone(), versions: vec![r.version.clone()] }),
             }
             out.push(r);
         }
@@ -180,67 +129,34 @@ fn catalog(all: &[Value]) -> Catalog {
 }
 
 fn is_established(crd: &Value) -> bool {
-    crd.list_at(&["status", "conditions"])
-        .iter()
-        .any(|c| c["type"] == "Established" && c["status"] == "True")
+    crd.list_at(&["status", "conditions"]).iter().any(|c| c["type"] == "Established" && c["status"] == "True")
 }
 
 /// The names of a definition that another one of its group had before: reason and message.
 fn conflict(all: &[Value], crd: &Value) -> Option<(&'static str, String)> {
     let mine = &crd["spec"]["names"];
-    let order = |c: &Value| {
-        (
-            !is_established(c),
-            c.str_at(&["metadata", "creationTimestamp"]).to_owned(),
-            c.name().to_owned(),
-        )
-    };
+    let order = |c: &Value| (!is_established(c), c.str_at(&["metadata", "creationTimestamp"]).to_owned(), c.name().to_owned());
     let rank = order(crd);
     let others: Vec<&Value> = all
         .iter()
-        .filter(|o| {
-            o.name() != crd.name()
-                && o.str_at(&["spec", "group"]) == crd.str_at(&["spec", "group"])
-                && order(o) < rank
-        })
+        .filter(|o| o.name() != crd.name() && o.str_at(&["spec", "group"]) == crd.str_at(&["spec", "group"]) && order(o) < rank)
         .map(|o| &o["spec"]["names"])
         .collect();
     let resources = |n: &Value| -> Vec<String> {
-        let mut v = vec![
-            n.str_at(&["plural"]).to_owned(),
-            n.str_at(&["singular"]).to_owned(),
-        ];
-        v.extend(
-            n.list_at(&["shortNames"])
-                .iter()
-                .filter_map(|s| s.as_str().map(str::to_owned)),
-        );
+        let mut v = vec![n.str_at(&["plural"]).to_owned(), n.str_at(&["singular"]).to_owned()];
+        v.extend(n.list_at(&["shortNames"]).iter().filter_map(|s| s.as_str().map(str::to_owned)));
         v
     };
-    let kinds = |n: &Value| {
-        vec![
-            n.str_at(&["kind"]).to_owned(),
-            n.str_at(&["listKind"]).to_owned(),
-        ]
-    };
-    let taken = |name: &str, of: &dyn Fn(&Value) -> Vec<String>| {
-        !name.is_empty() && others.iter().any(|o| of(o).iter().any(|t| t == name))
-    };
+    let kinds = |n: &Value| vec![n.str_at(&["kind"]).to_owned(), n.str_at(&["listKind"]).to_owned()];
+    let taken = |name: &str, of: &dyn Fn(&Value) -> Vec<String>| !name.is_empty() && others.iter().any(|o| of(o).iter().any(|t| t == name));
     let say = |reason, name: &str| Some((reason, format!("{name:?} is already in use")));
-    for (key, reason) in [
-        ("plural", "PluralConflict"),
-        ("singular", "SingularConflict"),
-    ] {
+    for (key, reason) in [("plural", "PluralConflict"), ("singular", "SingularConflict")] {
         let name = mine.str_at(&[key]);
         if taken(name, &resources) {
             return say(reason, name);
         }
     }
-    for name in mine
-        .list_at(&["shortNames"])
-        .iter()
-        .filter_map(Value::as_str)
-    {
+    for name in mine.list_at(&["shortNames"]).iter().filter_map(Value::as_str) {
         if taken(name, &resources) {
             return say("ShortNamesConflict", name);
         }
@@ -285,10 +201,7 @@ pub async fn refresh(core: &Core) -> Result<(), ApiError> {
     }
     let table = Arc::new(core::table(catalog, &core.registry));
     let generation = table.generation;
-    *core
-        .table
-        .write()
-        .unwrap_or_else(std::sync::PoisonError::into_inner) = table;
+    *core.table.write().unwrap_or_else(std::sync::PoisonError::into_inner) = table;
     core.table_changes.send_replace(generation);
     Ok(())
 }
@@ -296,9 +209,7 @@ pub async fn refresh(core: &Core) -> Result<(), ApiError> {
 /// Follows the definitions until the server stops.
 pub async fn follow(core: Arc<Core>) {
     let prefix = format!("{ROOT}apiextensions.k8s.io/customresourcedefinitions/");
-    let Some(cache) = core.registry.cache(&prefix) else {
-        return;
-    };
+    let Some(cache) = core.registry.cache(&prefix) else { return };
     loop {
         let (_, mut watcher) = cache.snapshot_and_watch();
         if let Err(error) = refresh(&core).await {
@@ -337,91 +248,40 @@ impl Hooks for Quiet {
 async fn settle(core: &Core, all: &[Value], crd: &Value) -> Result<(), ApiError> {
     let kind = core.kind("apiextensions.k8s.io/customresourcedefinitions")?;
     let name = crd.name();
-    if crd.deleting()
-        && crd
-            .finalizers()
-            .iter()
-            .any(|f| f == "customresourcecleanup.apiextensions.k8s.io")
-    {
+    if crd.deleting() && crd.finalizers().iter().any(|f| f == "customresourcecleanup.apiextensions.k8s.io") {
         let t = core.table();
-        let prefix = format!(
-            "{}/{}",
-            crd.str_at(&["spec", "group"]),
-            crd.str_at(&["spec", "names", "plural"])
-        );
+        let prefix = format!("{}/{}", crd.str_at(&["spec", "group"]), crd.str_at(&["spec", "names", "plural"]));
         if let Some(k) = t.kinds.get(&prefix) {
             for e in k.cache.snapshot().range("") {
-                match rest::delete(
-                    &core.registry,
-                    k,
-                    &e.namespace,
-                    &e.name,
-                    &rest::DeleteOptions::default(),
-                    &Quiet,
-                )
-                .await
-                {
+                match rest::delete(&core.registry, k, &e.namespace, &e.name, &rest::DeleteOptions::default(), &Quiet).await {
                     Ok(_) => {}
                     Err(e) if e.is_not_found() => {}
                     Err(e) => return Err(e),
                 }
             }
         }
-        rest::update(
-            &core.registry,
-            &kind,
-            "",
-            name,
-            &WriteOptions::default(),
-            &Quiet,
-            |old| {
-                let mut v = old.unwrap_or_default();
-                let left: Vec<String> = v
-                    .finalizers()
-                    .into_iter()
-                    .filter(|f| f != "customresourcecleanup.apiextensions.k8s.io")
-                    .collect();
-                v.meta_mut().insert("finalizers".into(), json!(left));
-                std::future::ready(Ok(v))
-            },
-        )
+        rest::update(&core.registry, &kind, "", name, &WriteOptions::default(), &Quiet, |old| {
+            let mut v = old.unwrap_or_default();
+            let left: Vec<String> = v.finalizers().into_iter().filter(|f| f != "customresourcecleanup.apiextensions.k8s.io").collect();
+            v.meta_mut().insert("finalizers".into(), json!(left));
+            std::future::ready(Ok(v))
+        })
         .await?;
         return Ok(());
     }
     let clash = conflict(all, crd);
-    let stored: Vec<&Value> = crd
-        .list_at(&["spec", "versions"])
-        .iter()
-        .filter(|x| x["storage"] == true)
-        .map(|x| &x["name"])
-        .collect();
-    let accepted = crd
-        .list_at(&["status", "conditions"])
-        .iter()
-        .find(|c| c["type"] == "NamesAccepted");
+    let stored: Vec<&Value> = crd.list_at(&["spec", "versions"]).iter().filter(|x| x["storage"] == true).map(|x| &x["name"]).collect();
+    let accepted = crd.list_at(&["status", "conditions"]).iter().find(|c| c["type"] == "NamesAccepted");
     let done = match &clash {
-        Some((_, message)) => {
-            accepted.is_some_and(|c| c["status"] == "False" && c["message"] == **message)
-        }
-        None => {
-            is_established(crd)
-                && crd.at(&["status", "acceptedNames"]) == crd.at(&["spec", "names"])
-        }
-    } && stored
-        .iter()
-        .all(|s| crd.list_at(&["status", "storedVersions"]).contains(s))
-        && crd
-            .finalizers()
-            .iter()
-            .any(|f| f == "customresourcecleanup.apiextensions.k8s.io");
+        Some((_, message)) => accepted.is_some_and(|c| c["status"] == "False" && c["message"] == **message),
+        None => is_established(crd) && crd.at(&["status", "acceptedNames"]) == crd.at(&["spec", "names"]),
+    } && stored.iter().all(|s| crd.list_at(&["status", "storedVersions"]).contains(s))
+        && crd.finalizers().iter().any(|f| f == "customresourcecleanup.apiextensions.k8s.io");
     if done || crd.deleting() {
         return Ok(());
     }
     for (sub, finalizer) in [("", true), ("status", false)] {
-        let o = WriteOptions {
-            subresource: sub.into(),
-            ..WriteOptions::default()
-        };
+        let o = WriteOptions { subresource: sub.into(), ..WriteOptions::default() };
         rest::update(&core.registry, &kind, "", name, &o, &Quiet, |old| {
             let mut v = old.unwrap_or_default();
             if finalizer {

@@ -31,28 +31,14 @@ fn wants_protobuf(headers: &HeaderMap, document: &str) -> Option<bool> {
 }
 
 /// Serves an OpenAPI path; `None` if it is another one.
-pub fn serve(
-    table: &Table,
-    others: &Aggregator,
-    path: &str,
-    headers: &HeaderMap,
-    f: Format,
-) -> Option<Result<Reply, ApiError>> {
+pub fn serve(table: &Table, others: &Aggregator, path: &str, headers: &HeaderMap, f: Format) -> Option<Result<Reply, ApiError>> {
     let rest = path.strip_prefix("/openapi/")?.trim_end_matches('/');
     let tag = openapi::etag(VERSION, (others.generation() << 32) + table.generation);
     let etag = format!("\"{tag}\"");
     let Some(protobuf) = wants_protobuf(headers, rest) else {
-        return Some(Err(ApiError::new(
-            406,
-            "NotAcceptable",
-            "only the following media types are accepted: application/json, application/com.github.proto-openapi.spec.v2.v1.0+protobuf",
-        )));
+        return Some(Err(ApiError::new(406, "NotAcceptable", "only the following media types are accepted: application/json, application/com.github.proto-openapi.spec.v2.v1.0+protobuf")));
     };
-    if headers
-        .get(header::IF_NONE_MATCH)
-        .and_then(|h| h.to_str().ok())
-        == Some(&etag)
-    {
+    if headers.get(header::IF_NONE_MATCH).and_then(|h| h.to_str().ok()) == Some(&etag) {
         return Some(Ok(tagged(respond::unchanged(), &etag)));
     }
     let catalog = &table.catalog;
@@ -67,34 +53,22 @@ pub fn serve(
             aggregator::merge_v3_index(&mut v, &others.remotes());
             v
         }
-        other => match other
-            .strip_prefix("v3/")
-            .and_then(|p| openapi::v3(catalog, p, VERSION))
-        {
+        other => match other.strip_prefix("v3/").and_then(|p| openapi::v3(catalog, p, VERSION)) {
             Some(v) => v,
             None => return Some(Err(ApiError::no_resource())),
         },
     };
     if protobuf {
-        return Some(Ok(tagged(
-            respond::bytes(200, PROTOBUF, openapi::protobuf::encode(&v), f.gzip),
-            &etag,
-        )));
+        return Some(Ok(tagged(respond::bytes(200, PROTOBUF, openapi::protobuf::encode(&v), f.gzip), &etag)));
     }
     let bytes = serde_json::to_vec(&v).unwrap_or_default();
-    Some(Ok(tagged(
-        respond::bytes(200, "application/json", bytes, f.gzip),
-        &etag,
-    )))
+    Some(Ok(tagged(respond::bytes(200, "application/json", bytes, f.gzip), &etag)))
 }
 
 fn tagged(mut r: Reply, etag: &str) -> Reply {
     if let Ok(v) = HeaderValue::from_str(etag) {
         r.headers_mut().insert(header::ETAG, v);
     }
-    r.headers_mut().insert(
-        header::VARY,
-        HeaderValue::from_static("Accept-Encoding, Accept"),
-    );
+    r.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept-Encoding, Accept"));
     r
 }

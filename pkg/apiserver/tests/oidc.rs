@@ -17,9 +17,7 @@ use kube::{
 };
 use ring::{
     rand::SystemRandom,
-    signature::{
-        ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, RSA_PKCS1_SHA256, RsaKeyPair,
-    },
+    signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair, RSA_PKCS1_SHA256, RsaKeyPair},
 };
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
 use serde_json::{Value, json};
@@ -39,84 +37,47 @@ async fn issuer() -> Issuer {
     let dir = tempfile::tempdir().expect("a folder");
     let pki = Pki::open(dir.path()).expect("pki");
     let ca = pki.authority("issuer-ca", "issuer-ca").expect("ca");
-    let leaf = knarr_pki::issue(
-        &ca,
-        &Leaf {
-            file: "issuer".into(),
-            common_name: "issuer".into(),
-            dns_names: vec!["localhost".into()],
-            server: true,
-            ..Leaf::default()
-        },
-    )
-    .expect("leaf");
+    let leaf = knarr_pki::issue(&ca, &Leaf { file: "issuer".into(), common_name: "issuer".into(), dns_names: vec!["localhost".into()], server: true, ..Leaf::default() }).expect("leaf");
     let random = SystemRandom::new();
     let der = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).expect("key");
-    let ec = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der.as_ref(), &random)
-        .expect("key");
-    let PrivateKeyDer::Pkcs8(der) = PrivateKeyDer::from_pem_slice(RSA.as_bytes()).expect("pem")
-    else {
-        panic!("PKCS#8")
-    };
+    let ec = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der.as_ref(), &random).expect("key");
+    let PrivateKeyDer::Pkcs8(der) = PrivateKeyDer::from_pem_slice(RSA.as_bytes()).expect("pem") else { panic!("PKCS#8") };
     let rsa = RsaKeyPair::from_pkcs8(der.secret_pkcs8_der()).expect("key");
     let point = ec.public_key().as_ref().to_vec();
     let public: ring::rsa::PublicKeyComponents<Vec<u8>> = rsa.public().into();
     let keys = json!({"keys": [
         {"kty": "EC", "use": "sig", "crv": "P-256", "kid": "e", "alg": "ES256", "x": B64.encode(&point[1..33]), "y": B64.encode(&point[33..65])},
         {"kty": "RSA", "use": "sig", "kid": "r", "alg": "RS256", "n": B64.encode(&public.n), "e": B64.encode(&public.e)}]});
-    let chain: Vec<_> = CertificateDer::pem_slice_iter(leaf.certificate.as_bytes())
-        .collect::<Result<_, _>>()
-        .expect("pem");
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(leaf.certificate.as_bytes()).collect::<Result<_, _>>().expect("pem");
     let key = PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).expect("pem");
-    let config = rustls::ServerConfig::builder_with_provider(Arc::new(
-        rustls::crypto::ring::default_provider(),
-    ))
-    .with_safe_default_protocol_versions()
-    .expect("versions")
-    .with_no_client_auth()
-    .with_single_cert(chain, key)
-    .expect("certificate");
+    let config = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_no_client_auth()
+        .with_single_cert(chain, key)
+        .expect("certificate");
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
-    let listener = tokio::net::TcpListener::bind("localhost:0")
-        .await
-        .expect("port");
-    let url = format!(
-        "https://localhost:{}",
-        listener.local_addr().expect("address").port()
-    );
+    let listener = tokio::net::TcpListener::bind("localhost:0").await.expect("port");
+    let url = format!("https://localhost:{}", listener.local_addr().expect("address").port());
     let discovery = json!({"issuer": url, "jwks_uri": format!("{url}/keys")});
     tokio::spawn(async move {
         while let Ok((tcp, _)) = listener.accept().await {
             let (acceptor, discovery, keys) = (acceptor.clone(), discovery.clone(), keys.clone());
             tokio::spawn(async move {
-                let Ok(tls) = acceptor.accept(tcp).await else {
-                    return;
-                };
-                let service =
-                    hyper::service::service_fn(move |r: Request<hyper::body::Incoming>| {
-                        let body = match r.uri().path() {
-                            "/.well-known/openid-configuration" => discovery.to_string(),
-                            "/keys" => keys.to_string(),
-                            _ => String::new(),
-                        };
-                        async move {
-                            Ok::<_, std::convert::Infallible>(Response::new(Full::new(
-                                Bytes::from(body),
-                            )))
-                        }
-                    });
-                let _ = hyper::server::conn::http1::Builder::new()
-                    .serve_connection(TokioIo::new(tls), service)
-                    .await;
+                let Ok(tls) = acceptor.accept(tcp).await else { return };
+                let service = hyper::service::service_fn(move |r: Request<hyper::body::Incoming>| {
+                    let body = match r.uri().path() {
+                        "/.well-known/openid-configuration" => discovery.to_string(),
+                        "/keys" => keys.to_string(),
+                        _ => String::new(),
+                    };
+                    async move { Ok::<_, std::convert::Infallible>(Response::new(Full::new(Bytes::from(body)))) }
+                });
+                let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(tls), service).await;
             });
         }
     });
-    Issuer {
-        url,
-        ca: ca.certificate().to_owned(),
-        ec,
-        rsa,
-    }
+    Issuer { url, ca: ca.certificate().to_owned(), ec, rsa }
 }
 
 impl Issuer {
@@ -127,24 +88,14 @@ impl Issuer {
             claims[k] = v.clone();
         }
         let head = json!({"alg": alg, "kid": if alg == "RS256" { "r" } else { "e" }});
-        let text = format!(
-            "{}.{}",
-            B64.encode(head.to_string()),
-            B64.encode(claims.to_string())
-        );
+        let text = format!("{}.{}", B64.encode(head.to_string()), B64.encode(claims.to_string()));
         let random = SystemRandom::new();
         let sig = if alg == "RS256" {
             let mut sig = vec![0; self.rsa.public().modulus_len()];
-            self.rsa
-                .sign(&RSA_PKCS1_SHA256, &random, text.as_bytes(), &mut sig)
-                .expect("signed");
+            self.rsa.sign(&RSA_PKCS1_SHA256, &random, text.as_bytes(), &mut sig).expect("signed");
             sig
         } else {
-            self.ec
-                .sign(&random, text.as_bytes())
-                .expect("signed")
-                .as_ref()
-                .to_vec()
+            self.ec.sign(&random, text.as_bytes()).expect("signed").as_ref().to_vec()
         };
         format!("{text}.{}", B64.encode(sig))
     }
@@ -153,65 +104,32 @@ impl Issuer {
 async fn bearer(h: &common::Harness, token: &str) -> Client {
     let mut file = Kubeconfig::from_yaml(&h.kubeconfig).expect("kubeconfig");
     for named in &mut file.auth_infos {
-        named.auth_info = Some(
-            serde_json::from_value(if token.is_empty() {
-                json!({})
-            } else {
-                json!({"token": token})
-            })
-            .expect("shape"),
-        );
+        named.auth_info = Some(serde_json::from_value(if token.is_empty() { json!({}) } else { json!({"token": token}) }).expect("shape"));
     }
-    let config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default())
-        .await
-        .expect("config");
+    let config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.expect("config");
     Client::try_from(config).expect("client")
 }
 
 async fn send(c: &Client, method: &str, path: &str, body: &Value) -> (u16, Value) {
-    let r = Request::builder()
-        .method(method)
-        .uri(path)
-        .header("content-type", "application/json")
-        .body(kube::client::Body::from(body.to_string().into_bytes()))
-        .expect("request");
+    let r = Request::builder().method(method).uri(path).header("content-type", "application/json").body(kube::client::Body::from(body.to_string().into_bytes())).expect("request");
     let answer = c.send(r).await.expect("an answer");
     let code = answer.status().as_u16();
     let bytes = answer.into_body().collect().await.expect("body").to_bytes();
-    (
-        code,
-        serde_json::from_slice(&bytes).unwrap_or_else(|_| json!(String::from_utf8_lossy(&bytes))),
-    )
+    (code, serde_json::from_slice(&bytes).unwrap_or_else(|_| json!(String::from_utf8_lossy(&bytes))))
 }
 
 /// The user the server sees, or the code of its refusal.
 async fn whoami(h: &common::Harness, token: &str) -> Result<Value, u16> {
     let body = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"});
-    let (code, v) = send(
-        &bearer(h, token).await,
-        "POST",
-        "/apis/authentication.k8s.io/v1/selfsubjectreviews",
-        &body,
-    )
-    .await;
-    if code == 201 {
-        Ok(v["status"]["userInfo"].clone())
-    } else {
-        Err(code)
-    }
+    let (code, v) = send(&bearer(h, token).await, "POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", &body).await;
+    if code == 201 { Ok(v["status"]["userInfo"].clone()) } else { Err(code) }
 }
 
 /// Why a review refuses a token.
 async fn why(h: &common::Harness, token: &str) -> String {
     let c = h.server.client(knarr_apiserver::UserInfo::admin());
     let body = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": {"token": token}});
-    let (code, v) = send(
-        &c,
-        "POST",
-        "/apis/authentication.k8s.io/v1/tokenreviews",
-        &body,
-    )
-    .await;
+    let (code, v) = send(&c, "POST", "/apis/authentication.k8s.io/v1/tokenreviews", &body).await;
     assert_eq!(code, 201, "{v}");
     v["status"]["error"].as_str().unwrap_or("").to_owned()
 }
@@ -250,66 +168,24 @@ async fn claims_make_users() {
     ready(&h, &i.token("ES256", good.clone())).await;
     let user = json!({"username": "oidc:jane@example.com", "uid": "42", "groups": ["oidc:dev", "oidc:ops", "system:authenticated"], "extra": {"authentication.kubernetes.io/credential-id": ["JTI=7"]}});
     for alg in ["ES256", "RS256"] {
-        assert_eq!(
-            whoami(&h, &i.token(alg, good.clone())).await,
-            Ok(user.clone()),
-            "{alg}"
-        );
+        assert_eq!(whoami(&h, &i.token(alg, good.clone())).await, Ok(user.clone()), "{alg}");
     }
-    assert_eq!(
-        whoami(
-            &h,
-            &i.token(
-                "ES256",
-                with(json!({"roles": "one", "aud": ["x", "other"]}))
-            )
-        )
-        .await
-        .map(|u| u["groups"].clone()),
-        Ok(json!(["oidc:one", "system:authenticated"]))
-    );
+    assert_eq!(whoami(&h, &i.token("ES256", with(json!({"roles": "one", "aud": ["x", "other"]})))).await.map(|u| u["groups"].clone()), Ok(json!(["oidc:one", "system:authenticated"])));
     let mut forged = i.token("ES256", good.clone());
     let at = forged.len() - 5;
     forged.replace_range(at..at + 1, if &forged[at..=at] == "A" { "B" } else { "A" });
-    let mixed = i.token("ES256", good.clone()).replace(
-        &B64.encode(r#"{"alg":"ES256","kid":"e"}"#),
-        &B64.encode(r#"{"alg":"none","kid":"e"}"#),
-    );
+    let mixed = i.token("ES256", good.clone()).replace(&B64.encode(r#"{"alg":"ES256","kid":"e"}"#), &B64.encode(r#"{"alg":"none","kid":"e"}"#));
     for (token, message) in [
-        (
-            i.token("ES256", with(json!({"exp": 1_000_000_000}))),
-            "oidc: verify token: oidc: token is expired (Token Expiry: 2001-09-09 01:46:40 +0000 UTC)",
-        ),
-        (
-            i.token("ES256", with(json!({"aud": "else"}))),
-            r#"oidc: verify token: oidc: expected audience in ["cluster" "other"] got ["else"]"#,
-        ),
-        (
-            i.token("ES256", with(json!({"email_verified": false}))),
-            "oidc: email not verified",
-        ),
-        (
-            i.token("ES256", with(json!({"hd": "example.org"}))),
-            "oidc: required claim hd value does not match. Got = example.org, want = example.com",
-        ),
-        (
-            i.token("ES256", with(json!({"email": null}))),
-            r#"oidc: parse username claims "email": it is no string"#,
-        ),
-        (
-            forged,
-            "oidc: verify token: failed to verify signature: failed to verify id token signature",
-        ),
-        (
-            mixed,
-            "oidc: verify token: failed to verify signature: failed to verify id token signature",
-        ),
+        (i.token("ES256", with(json!({"exp": 1_000_000_000}))), "oidc: verify token: oidc: token is expired (Token Expiry: 2001-09-09 01:46:40 +0000 UTC)"),
+        (i.token("ES256", with(json!({"aud": "else"}))), r#"oidc: verify token: oidc: expected audience in ["cluster" "other"] got ["else"]"#),
+        (i.token("ES256", with(json!({"email_verified": false}))), "oidc: email not verified"),
+        (i.token("ES256", with(json!({"hd": "example.org"}))), "oidc: required claim hd value does not match. Got = example.org, want = example.com"),
+        (i.token("ES256", with(json!({"email": null}))), r#"oidc: parse username claims "email": it is no string"#),
+        (forged, "oidc: verify token: failed to verify signature: failed to verify id token signature"),
+        (mixed, "oidc: verify token: failed to verify signature: failed to verify id token signature"),
     ] {
         assert_eq!(whoami(&h, &token).await, Err(401), "{message}");
-        assert_eq!(
-            why(&h, &token).await,
-            format!("[invalid bearer token, {message}]")
-        );
+        assert_eq!(why(&h, &token).await, format!("[invalid bearer token, {message}]"));
     }
 }
 
@@ -329,29 +205,15 @@ async fn expressions_make_users() {
     let claims = |name: &str, from: i64| json!({"user": {"name": name}, "roles": "a,b", "number": 7, "team": ["red", ""], "nbf": from});
     ready(&h, &i.token("ES256", claims("joe", now))).await;
     let user = json!({"username": "joe:x", "uid": "7", "groups": ["a", "b", "system:authenticated"], "extra": {"example.com/team": ["red"]}});
-    assert_eq!(
-        whoami(&h, &i.token("ES256", claims("joe", now))).await,
-        Ok(user)
-    );
+    assert_eq!(whoami(&h, &i.token("ES256", claims("joe", now))).await, Ok(user));
     let long = i.token("ES256", claims("joe", now - 100_000));
-    assert_eq!(
-        why(&h, &long).await,
-        "[invalid bearer token, oidc: error evaluating claim validation expression: validation expression 'claims.exp - claims.nbf <= 86400' failed: tokens live for a day at most]"
-    );
+    assert_eq!(why(&h, &long).await, "[invalid bearer token, oidc: error evaluating claim validation expression: validation expression 'claims.exp - claims.nbf <= 86400' failed: tokens live for a day at most]");
     let system = i.token("ES256", claims("system:node:a", now));
-    assert_eq!(
-        why(&h, &system).await,
-        "[invalid bearer token, oidc: error evaluating user info validation rule: validation expression '!user.username.startsWith('system:')' failed: system: is reserved]"
-    );
+    assert_eq!(why(&h, &system).await, "[invalid bearer token, oidc: error evaluating user info validation rule: validation expression '!user.username.startsWith('system:')' failed: system: is reserved]");
     // A configuration put in force later: what the one before said is over.
     let later = json!({"apiVersion": "apiserver.config.k8s.io/v1", "kind": "AuthenticationConfiguration", "anonymous": {"enabled": true, "conditions": [{"path": "/livez"}]}, "jwt": []});
-    h.server
-        .set_authentication(&parsed(&later))
-        .expect("it is right");
-    assert_eq!(
-        whoami(&h, &i.token("ES256", claims("joe", now))).await,
-        Err(401)
-    );
+    h.server.set_authentication(&parsed(&later)).expect("it is right");
+    assert_eq!(whoami(&h, &i.token("ES256", claims("joe", now))).await, Err(401));
     let broken = json!({"apiVersion": "apiserver.config.k8s.io/v1", "kind": "AuthenticationConfiguration", "jwt": [{"issuer": {"url": "", "audiences": ["a"]}, "claimMappings": {"username": {"expression": "'x'"}}}]});
     assert!(h.server.set_authentication(&parsed(&broken)).is_err());
     // Only the named path is open to everybody.
@@ -366,10 +228,7 @@ async fn configurations_are_checked() {
     let refused = async |jwt: Value| {
         let mut v = base.clone();
         v["jwt"] = jwt;
-        common::try_start(|c| c.authentication = Some(parsed(&v)))
-            .await
-            .err()
-            .expect("it must not start")
+        common::try_start(|c| c.authentication = Some(parsed(&v))).await.err().expect("it must not start")
     };
     let text = refused(json!([
         {"issuer": {"url": "http://a?b=c", "audiences": ["x", "y"]}, "claimMappings": {"username": {"claim": "sub"}}},
@@ -390,29 +249,18 @@ async fn configurations_are_checked() {
     ] {
         assert!(text.contains(part), "{part}\nnot in\n{text}");
     }
-    assert!(
-        AuthenticationConfiguration::parse(
-            "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\njwts: []\n"
-        )
-        .expect_err("an unknown field")
-        .contains("jwts")
-    );
+    assert!(AuthenticationConfiguration::parse("apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\njwts: []\n").expect_err("an unknown field").contains("jwts"));
 }
 
 #[tokio::test]
 async fn a_changed_file_is_read_again() {
     let dir = tempfile::tempdir().expect("a folder");
     let path = dir.path().join("authentication.yaml");
-    let text = |enabled: bool| {
-        format!(
-            "apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\nanonymous: {{enabled: {enabled}}}\n"
-        )
-    };
+    let text = |enabled: bool| format!("apiVersion: apiserver.config.k8s.io/v1\nkind: AuthenticationConfiguration\nanonymous: {{enabled: {enabled}}}\n");
     std::fs::write(&path, text(true)).expect("written");
     let first = AuthenticationConfiguration::parse(&text(true)).expect("a configuration");
     let h = common::start_with(|c| c.authentication = Some(first)).await;
-    h.server
-        .follow_authentication(path.clone(), std::time::Duration::from_millis(20));
+    h.server.follow_authentication(path.clone(), std::time::Duration::from_millis(20));
     let nobody = bearer(&h, "").await;
     let until = async |code: u16| {
         for _ in 0..200 {

@@ -97,11 +97,7 @@ impl Expr {
     pub fn qualified(&self) -> Option<String> {
         match &self.kind {
             Kind::Ident(n) => Some(n.clone()),
-            Kind::Select {
-                operand,
-                field,
-                test: false,
-            } => operand.qualified().map(|o| format!("{o}.{field}")),
+            Kind::Select { operand, field, test: false } => operand.qualified().map(|o| format!("{o}.{field}")),
             _ => None,
         }
     }

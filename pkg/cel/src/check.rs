@@ -52,13 +52,7 @@ struct Checker<'e> {
 /// # Errors
 /// Everything that is wrong with it.
 pub fn check(source: &str, mut expr: Expr, env: &Env) -> Result<Checked, Issues> {
-    let mut c = Checker {
-        env,
-        scopes: Vec::new(),
-        issues: Vec::new(),
-        types: HashMap::new(),
-        bound: Vec::new(),
-    };
+    let mut c = Checker { env, scopes: Vec::new(), issues: Vec::new(), types: HashMap::new(), bound: Vec::new() };
     let t = c.expr(&mut expr);
     if !c.issues.is_empty() {
         return Err(Issues::new(source, c.issues));
@@ -66,11 +60,7 @@ pub fn check(source: &str, mut expr: Expr, env: &Env) -> Result<Checked, Issues>
     let result = c.settled(&t);
     let ids: Vec<(u32, Type)> = c.types.iter().map(|(i, t)| (*i, t.clone())).collect();
     let types = ids.into_iter().map(|(i, t)| (i, c.settled(&t))).collect();
-    Ok(Checked {
-        expr,
-        types,
-        result,
-    })
+    Ok(Checked { expr, types, result })
 }
 
 impl Checker<'_> {
@@ -117,19 +107,10 @@ impl Checker<'_> {
 
     fn replace(&self, t: &Type, open: &dyn Fn(&Type) -> Type) -> Type {
         match self.shallow(t) {
-            Type::List(d) if has_vars(&d.ty) => Type::List(Arc::new(Decl {
-                ty: self.replace(&d.ty, open),
-                max: d.max,
-                list: d.list.clone(),
-            })),
-            Type::Map(k, v) if has_vars(&k) || has_vars(&v.ty) => Type::Map(
-                Arc::new(self.replace(&k, open)),
-                Arc::new(Decl {
-                    ty: self.replace(&v.ty, open),
-                    max: v.max,
-                    list: v.list.clone(),
-                }),
-            ),
+            Type::List(d) if has_vars(&d.ty) => Type::List(Arc::new(Decl { ty: self.replace(&d.ty, open), max: d.max, list: d.list.clone() })),
+            Type::Map(k, v) if has_vars(&k) || has_vars(&v.ty) => {
+                Type::Map(Arc::new(self.replace(&k, open)), Arc::new(Decl { ty: self.replace(&v.ty, open), max: v.max, list: v.list.clone() }))
+            }
             Type::Optional(t) => Type::Optional(Arc::new(self.replace(&t, open))),
             Type::Type(t) => Type::Type(Arc::new(self.replace(&t, open))),
             other => open(&other),
@@ -160,16 +141,11 @@ impl Checker<'_> {
             }
             (a, b) if a.is_dyn() || b.is_dyn() => true,
             (Type::List(a), Type::List(b)) => self.fits(&a.ty, &b.ty, depth + 1),
-            (Type::Map(ak, av), Type::Map(bk, bv)) => {
-                self.fits(ak, bk, depth + 1) && self.fits(&av.ty, &bv.ty, depth + 1)
-            }
+            (Type::Map(ak, av), Type::Map(bk, bv)) => self.fits(ak, bk, depth + 1) && self.fits(&av.ty, &bv.ty, depth + 1),
             (Type::Optional(a), Type::Optional(b)) => self.fits(a, b, depth + 1),
             (Type::Type(_), Type::Type(_)) => true,
             // Null stands for any struct, time or library value.
-            (Type::Object(_) | Type::Duration | Type::Timestamp | Type::Opaque(_), Type::Null)
-            | (Type::Null, Type::Object(_) | Type::Duration | Type::Timestamp | Type::Opaque(_)) => {
-                true
-            }
+            (Type::Object(_) | Type::Duration | Type::Timestamp | Type::Opaque(_), Type::Null) | (Type::Null, Type::Object(_) | Type::Duration | Type::Timestamp | Type::Opaque(_)) => true,
             (a, b) => a == b,
         }
     }
@@ -226,18 +202,12 @@ impl Checker<'_> {
                     self.fail(at, why)
                 }
             },
-            Kind::Select {
-                operand,
-                field,
-                test,
-            } => {
+            Kind::Select { operand, field, test } => {
                 if !*test && let Some(q) = operand.qualified() {
                     let root = q.split('.').next().unwrap_or_default().to_owned();
                     let full = format!("{q}.{field}");
-                    let known = self.env.variables.contains_key(&full)
-                        || !self.env.variables.contains_key(&root);
-                    if known
-                        && self.scopes.iter().all(|(n, _)| *n != root)
+                    let known = self.env.variables.contains_key(&full) || !self.env.variables.contains_key(&root);
+                    if known && self.scopes.iter().all(|(n, _)| *n != root)
                         && let Some(t) = self.named(&full)
                     {
                         e.kind = Kind::Ident(full);
@@ -260,10 +230,7 @@ impl Checker<'_> {
                             Type::Optional(t) => t.as_ref().clone(),
                             Type::Dyn => Type::Dyn,
                             other => {
-                                let why = format!(
-                                    "expected type 'optional_type({0})' but found '{0}'",
-                                    self.shown(&other)
-                                );
+                                let why = format!("expected type 'optional_type({0})' but found '{0}'", self.shown(&other));
                                 self.fail(xat, why)
                             }
                         };
@@ -292,16 +259,9 @@ impl Checker<'_> {
             Kind::Struct { name, fields } => {
                 let name = name.clone();
                 let known = self.env.structs.get(&name).cloned();
-                let open = self
-                    .env
-                    .open_structs
-                    .iter()
-                    .any(|o| name == *o || name.starts_with(&format!("{o}.")));
+                let open = self.env.open_structs.iter().any(|o| name == *o || name.starts_with(&format!("{o}.")));
                 if known.is_none() && !open {
-                    return self.fail(
-                        at,
-                        format!("undeclared reference to '{name}' (in container '')"),
-                    );
+                    return self.fail(at, format!("undeclared reference to '{name}' (in container '')"));
                 }
                 for (field, value, optional) in fields {
                     let vat = value.at;
@@ -316,11 +276,7 @@ impl Checker<'_> {
                         }
                         Some(f) => {
                             if !self.fits(&f.decl.ty, &t, 0) {
-                                let why = format!(
-                                    "expected type of field '{field}' is '{}' but provided type is '{}'",
-                                    f.decl.ty,
-                                    self.shown(&t)
-                                );
+                                let why = format!("expected type of field '{field}' is '{}' but provided type is '{}'", f.decl.ty, self.shown(&t));
                                 self.fail(vat, why);
                             }
                         }
@@ -328,10 +284,7 @@ impl Checker<'_> {
                 }
                 match known {
                     Some(o) => Type::Object(o),
-                    None => Type::Object(Arc::new(ObjectType {
-                        name,
-                        fields: std::collections::BTreeMap::new(),
-                    })),
+                    None => Type::Object(Arc::new(ObjectType { name, fields: std::collections::BTreeMap::new() })),
                 }
             }
             Kind::Fold(f) => self.fold(f),
@@ -343,18 +296,10 @@ impl Checker<'_> {
         let Some(before) = before else { return t };
         let mark = self.bound.clone();
         if self.fits(&before, &t, 0) {
-            return if self.shallow(&t).is_dyn() || self.shallow(&before) == Type::Null {
-                t
-            } else {
-                before
-            };
+            return if self.shallow(&t).is_dyn() || self.shallow(&before) == Type::Null { t } else { before };
         }
         self.bound = mark;
-        let why = format!(
-            "expected type '{}' but found '{}'",
-            self.shown(&before),
-            self.shown(&t)
-        );
+        let why = format!("expected type '{}' but found '{}'", self.shown(&before), self.shown(&t));
         self.fail(at, why)
     }
 
@@ -371,30 +316,17 @@ impl Checker<'_> {
                 if let Some(f) = o.fields.get(field) {
                     return f.decl.ty.clone();
                 }
-                if o.fields.is_empty()
-                    && self
-                        .env
-                        .open_structs
-                        .iter()
-                        .any(|s| o.name == *s || o.name.starts_with(&format!("{s}.")))
-                {
+                if o.fields.is_empty() && self.env.open_structs.iter().any(|s| o.name == *s || o.name.starts_with(&format!("{s}."))) {
                     return Type::Dyn;
                 }
                 self.fail(at, format!("undefined field '{field}'"))
             }
             Type::Optional(inner) if !optional => {
                 let t = self.select(at, &inner, field, true);
-                if t == Type::Error {
-                    t
-                } else {
-                    Type::Optional(Arc::new(t))
-                }
+                if t == Type::Error { t } else { Type::Optional(Arc::new(t)) }
             }
             other => {
-                let why = format!(
-                    "type '{}' does not support field selection",
-                    self.shown(&other)
-                );
+                let why = format!("type '{}' does not support field selection", self.shown(&other));
                 self.fail(at, why)
             }
         }
@@ -402,32 +334,20 @@ impl Checker<'_> {
 
     fn call(&mut self, e: &mut Expr) -> Type {
         let at = e.at;
-        let Kind::Call {
-            target,
-            function,
-            args,
-        } = &mut e.kind
-        else {
-            return Type::Error;
-        };
+        let Kind::Call { target, function, args } = &mut e.kind else { return Type::Error };
         // `strings.quote(x)` is a function of that name if there is no variable `strings`.
         if let Some(t) = target.as_ref()
             && let Some(q) = t.qualified()
         {
             let root = q.split('.').next().unwrap_or_default().to_owned();
             let full = format!("{q}.{function}");
-            if self.scopes.iter().all(|(n, _)| *n != root)
-                && !self.env.variables.contains_key(&root)
-                && decls::function(&full).is_some()
-            {
+            if self.scopes.iter().all(|(n, _)| *n != root) && !self.env.variables.contains_key(&root) && decls::function(&full).is_some() {
                 *function = full;
                 *target = None;
             }
         }
         if function == "_?._" {
-            let Some(operand) = args.first_mut() else {
-                return Type::Error;
-            };
+            let Some(operand) = args.first_mut() else { return Type::Error };
             let t = self.expr(operand);
             let field = match args.get(1).map(|f| &f.kind) {
                 Some(Kind::Literal(Literal::String(s))) => s.clone(),
@@ -438,11 +358,7 @@ impl Checker<'_> {
                 other => other,
             };
             let t = self.select(at, &inner, &field, true);
-            return if t == Type::Error {
-                t
-            } else {
-                Type::Optional(Arc::new(t))
-            };
+            return if t == Type::Error { t } else { Type::Optional(Arc::new(t)) };
         }
         let member = target.is_some();
         let function = function.clone();
@@ -457,10 +373,7 @@ impl Checker<'_> {
             if types.contains(&Type::Error) {
                 return Type::Error;
             }
-            return self.fail(
-                at,
-                format!("undeclared reference to '{function}' (in container '')"),
-            );
+            return self.fail(at, format!("undeclared reference to '{function}' (in container '')"));
         };
         if types.contains(&Type::Error) {
             return Type::Error;
@@ -469,25 +382,13 @@ impl Checker<'_> {
             Some(t) => t,
             None => {
                 let shown: Vec<String> = types.iter().map(|t| self.shown(t)).collect();
-                let applied = if member {
-                    format!("{}.({})", shown[0], shown[1..].join(", "))
-                } else {
-                    format!("({})", shown.join(", "))
-                };
-                self.fail(
-                    at,
-                    format!("found no matching overload for '{function}' applied to '{applied}'"),
-                )
+                let applied = if member { format!("{}.({})", shown[0], shown[1..].join(", ")) } else { format!("({})", shown.join(", ")) };
+                self.fail(at, format!("found no matching overload for '{function}' applied to '{applied}'"))
             }
         }
     }
 
-    fn resolve(
-        &mut self,
-        overloads: &'static [Overload],
-        member: bool,
-        types: &[Type],
-    ) -> Option<Type> {
+    fn resolve(&mut self, overloads: &'static [Overload], member: bool, types: &[Type]) -> Option<Type> {
         let mut found: Option<Type> = None;
         let mut chosen: Option<Vec<Option<Type>>> = None;
         let start = self.bound.clone();
@@ -497,11 +398,7 @@ impl Checker<'_> {
             }
             self.bound = start.clone();
             let mut params: HashMap<&'static str, Type> = HashMap::new();
-            let wanted: Vec<Type> = o
-                .args
-                .iter()
-                .map(|a| self.instance(a, &mut params))
-                .collect();
+            let wanted: Vec<Type> = o.args.iter().map(|a| self.instance(a, &mut params)).collect();
             if !wanted.iter().zip(types).all(|(w, t)| self.fits(w, t, 0)) {
                 continue;
             }
@@ -560,10 +457,7 @@ impl Checker<'_> {
             Type::Dyn | Type::Error => (Type::Dyn, Type::Dyn),
             Type::Var(_) => (Type::Dyn, Type::Dyn),
             other => {
-                let why = format!(
-                    "expression of type '{}' cannot be range of a comprehension (must be list, map, or dynamic)",
-                    self.shown(&other)
-                );
+                let why = format!("expression of type '{}' cannot be range of a comprehension (must be list, map, or dynamic)", self.shown(&other));
                 self.fail(at, why);
                 (Type::Error, Type::Error)
             }
@@ -576,27 +470,18 @@ impl Checker<'_> {
                 self.scopes.push((f.var.clone(), first));
                 self.scopes.push((second_name.clone(), second));
             }
-            None => self
-                .scopes
-                .push((f.var.clone(), if is_list { second } else { first })),
+            None => self.scopes.push((f.var.clone(), if is_list { second } else { first })),
         }
         let condition_at = f.condition.at;
         let condition = self.expr(&mut f.condition);
         if !self.fits(&Type::Bool, &condition, 0) {
-            let why = format!(
-                "expected type 'bool' but found '{}'",
-                self.shown(&condition)
-            );
+            let why = format!("expected type 'bool' but found '{}'", self.shown(&condition));
             self.fail(condition_at, why);
         }
         let step_at = f.step.at;
         let step = self.expr(&mut f.step);
         if !self.fits(&accu, &step, 0) {
-            let why = format!(
-                "expected type '{}' but found '{}'",
-                self.shown(&accu),
-                self.shown(&step)
-            );
+            let why = format!("expected type '{}' but found '{}'", self.shown(&accu), self.shown(&step));
             self.fail(step_at, why);
         }
         self.scopes.truncate(depth);

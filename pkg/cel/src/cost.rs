@@ -34,18 +34,8 @@ fn traversal(v: &Value<'_>, depth: usize) -> u64 {
     match v {
         Value::String(t) => (t.as_str().len() as f64 * TRAVERSAL) as u64,
         Value::Bytes(b) => (b.len() as f64 * TRAVERSAL) as u64,
-        Value::List(_) | Value::JsonList(..) => v
-            .elements()
-            .unwrap_or_default()
-            .iter()
-            .map(|e| traversal(e, depth + 1))
-            .sum(),
-        Value::Map(_) | Value::JsonMap(..) => v
-            .keys()
-            .unwrap_or_default()
-            .iter()
-            .map(|k| 1 + v.entry(k).map_or(0, |e| traversal(&e, depth + 1)))
-            .sum(),
+        Value::List(_) | Value::JsonList(..) => v.elements().unwrap_or_default().iter().map(|e| traversal(e, depth + 1)).sum(),
+        Value::Map(_) | Value::JsonMap(..) => v.keys().unwrap_or_default().iter().map(|k| 1 + v.entry(k).map_or(0, |e| traversal(&e, depth + 1))).sum(),
         _ => 1,
     }
 }
@@ -62,22 +52,8 @@ pub(crate) fn call(function: &str, args: &[Value<'_>], result: Option<&Value<'_>
     match function {
         "check" => 350_000,
         "fieldSelector" | "labelSelector" => selector(size(1)),
-        "isSorted" | "sum" | "max" | "min" | "indexOf" | "lastIndexOf" | "includes" => {
-            args.first().map_or(0, |v| traversal(v, 0))
-        }
-        "url"
-        | "lowerAscii"
-        | "upperAscii"
-        | "substring"
-        | "trim"
-        | "jsonpatch.escapeKey"
-        | "isIP"
-        | "cidr"
-        | "isCIDR"
-        | "quantity"
-        | "isQuantity"
-        | "semver"
-        | "isSemver" => factor(size(0), TRAVERSAL),
+        "isSorted" | "sum" | "max" | "min" | "indexOf" | "lastIndexOf" | "includes" => args.first().map_or(0, |v| traversal(v, 0)),
+        "url" | "lowerAscii" | "upperAscii" | "substring" | "trim" | "jsonpatch.escapeKey" | "isIP" | "cidr" | "isCIDR" | "quantity" | "isQuantity" | "semver" | "isSemver" => factor(size(0), TRAVERSAL),
         "replace" | "split" | "ip.isCanonical" => factor(size(0), 2.0 * TRAVERSAL),
         "join" => result.map_or(0, |r| factor(r.size(), 2.0 * TRAVERSAL)),
         "find" | "findAll" => factor(size(0) + 1, TRAVERSAL) * factor(size(1), REGEX),
@@ -90,16 +66,8 @@ pub(crate) fn call(function: &str, args: &[Value<'_>], result: Option<&Value<'_>
                 },
                 _ => 16,
             };
-            let parsed = if is_text(1) {
-                factor(size(1), TRAVERSAL)
-            } else {
-                0
-            };
-            let masked = if function == "containsCIDR" {
-                factor(bytes, TRAVERSAL) + 1
-            } else {
-                0
-            };
+            let parsed = if is_text(1) { factor(size(1), TRAVERSAL) } else { 0 };
+            let masked = if function == "containsCIDR" { factor(bytes, TRAVERSAL) + 1 } else { 0 };
             factor(2 * bytes, TRAVERSAL) + masked + parsed
         }
         "validate" => factor(1 + size(1), TRAVERSAL) * factor(128, REGEX),

@@ -1,10 +1,7 @@
 //! The functions that exist, as data: a name, and for each overload its arguments and its result.
 //! A receiver is the argument before the dot.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, OnceLock},
-};
+use std::{collections::HashMap, sync::{Arc, OnceLock}};
 
 use crate::types::{Decl, Type};
 
@@ -164,19 +161,8 @@ jsonpatch.escapeKey (string)string
 
 /// The named formats, functions without arguments: `format.dns1123Label()`.
 pub(crate) const FORMATS: [&str; 13] = [
-    "dns1123Label",
-    "dns1123Subdomain",
-    "dns1035Label",
-    "qualifiedName",
-    "dns1123LabelPrefix",
-    "dns1123SubdomainPrefix",
-    "dns1035LabelPrefix",
-    "labelValue",
-    "uri",
-    "uuid",
-    "byte",
-    "date",
-    "datetime",
+    "dns1123Label", "dns1123Subdomain", "dns1035Label", "qualifiedName", "dns1123LabelPrefix", "dns1123SubdomainPrefix", "dns1035LabelPrefix", "labelValue",
+    "uri", "uuid", "byte", "date", "datetime",
 ];
 
 /// The overloads of a function.
@@ -190,10 +176,7 @@ pub(crate) fn function(name: &str) -> Option<&'static [Overload]> {
             all.insert(name.to_owned(), words.map(overload).collect());
         }
         for f in FORMATS {
-            all.insert(
-                format!("format.{f}"),
-                vec![overload("()kubernetes.NamedFormat")],
-            );
+            all.insert(format!("format.{f}"), vec![overload("()kubernetes.NamedFormat")]);
         }
         all
     })
@@ -210,11 +193,7 @@ fn overload(sig: &'static str) -> Overload {
         args.push(parse(receiver));
     }
     args.extend(split(&sig[open + 1..close]).into_iter().map(parse));
-    Overload {
-        member: !receiver.is_empty(),
-        args,
-        result: parse(&sig[close + 1..]),
-    }
+    Overload { member: !receiver.is_empty(), args, result: parse(&sig[close + 1..]) }
 }
 
 /// Splits at commas outside of `<>`.

@@ -14,17 +14,11 @@ pub struct Issue {
 impl Issue {
     /// Something wrong with meaning.
     pub(crate) fn new(at: u32, message: impl Into<String>) -> Self {
-        Self {
-            at: at as usize,
-            message: message.into(),
-        }
+        Self { at: at as usize, message: message.into() }
     }
     /// Something wrong with form.
     pub(crate) fn syntax(at: usize, message: String) -> Self {
-        Self {
-            at,
-            message: format!("Syntax error: {message}"),
-        }
+        Self { at, message: format!("Syntax error: {message}") }
     }
 }
 
@@ -39,10 +33,7 @@ pub struct Issues {
 impl Issues {
     pub(crate) fn new(source: &str, mut all: Vec<Issue>) -> Self {
         all.sort_by_key(|i| i.at);
-        Self {
-            all,
-            source: source.to_owned(),
-        }
+        Self { all, source: source.to_owned() }
     }
 }
 
@@ -57,25 +48,11 @@ impl fmt::Display for Issues {
             let before: Vec<char> = self.source.chars().take(issue.at).collect();
             let line = before.iter().filter(|c| **c == '\n').count();
             let column = before.iter().rev().take_while(|c| **c != '\n').count();
-            write!(
-                f,
-                "ERROR: <input>:{}:{}: {}",
-                line + 1,
-                column + 1,
-                issue.message
-            )?;
+            write!(f, "ERROR: <input>:{}:{}: {}", line + 1, column + 1, issue.message)?;
             if let Some(text) = self.source.split('\n').nth(line) {
                 let text = text.replace('\t', " ");
-                let dots: String = text
-                    .chars()
-                    .take(column)
-                    .map(|c| if c.is_ascii() { '.' } else { '．' })
-                    .collect();
-                let mark = if text.chars().nth(column).is_some_and(|c| !c.is_ascii()) {
-                    '＾'
-                } else {
-                    '^'
-                };
+                let dots: String = text.chars().take(column).map(|c| if c.is_ascii() { '.' } else { '．' }).collect();
+                let mark = if text.chars().nth(column).is_some_and(|c| !c.is_ascii()) { '＾' } else { '^' };
                 write!(f, "\n | {text}\n | {dots}{mark}")?;
             }
         }

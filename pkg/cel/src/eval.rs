@@ -8,8 +8,8 @@ use crate::{
     cost,
     error::EvalError,
     functions,
-    types::ListKind,
     value::{Key, Struct, Text, Value, same_keys},
+    types::ListKind,
 };
 
 /// Where variables come from. Values may be made when they are asked for.
@@ -31,10 +31,7 @@ pub struct Bindings<'a>(pub Vec<(&'static str, Value<'a>)>);
 
 impl<'a> Variables<'a> for Bindings<'a> {
     fn get(&self, name: &str) -> Option<Result<Value<'a>, EvalError>> {
-        self.0
-            .iter()
-            .find(|(n, _)| *n == name)
-            .map(|(_, v)| Ok(v.clone()))
+        self.0.iter().find(|(n, _)| *n == name).map(|(_, v)| Ok(v.clone()))
     }
 }
 
@@ -52,11 +49,7 @@ pub(crate) struct Eval<'p, 'a> {
 impl<'p, 'a> Eval<'p, 'a> {
     pub(crate) fn spend(&mut self, n: u64) -> Result<(), EvalError> {
         self.cost = self.cost.saturating_add(n);
-        if self.cost > self.limit {
-            Err(EvalError::CostExceeded)
-        } else {
-            Ok(())
-        }
+        if self.cost > self.limit { Err(EvalError::CostExceeded) } else { Ok(()) }
     }
 
     pub(crate) fn expr(&mut self, e: &'p Expr) -> Outcome<'a> {
@@ -66,11 +59,7 @@ impl<'p, 'a> Eval<'p, 'a> {
                 self.spend(cost::ACCESS)?;
                 self.variable(name)
             }
-            Kind::Select {
-                operand,
-                field,
-                test,
-            } => {
+            Kind::Select { operand, field, test } => {
                 let v = self.expr(operand)?;
                 if *test {
                     return Ok(Value::Bool(self.has(&v, field)?));
@@ -78,11 +67,7 @@ impl<'p, 'a> Eval<'p, 'a> {
                 self.spend(cost::ACCESS)?;
                 select(&v, field)
             }
-            Kind::Call {
-                target,
-                function,
-                args,
-            } => self.call(target.as_deref(), function, args),
+            Kind::Call { target, function, args } => self.call(target.as_deref(), function, args),
             Kind::List(all) => {
                 let mut out = Vec::with_capacity(all.len());
                 for (x, optional) in all {
@@ -104,9 +89,7 @@ impl<'p, 'a> Eval<'p, 'a> {
                         Value::Optional(Some(v)) if *optional => v.as_ref().clone(),
                         v => v,
                     };
-                    let key = key.key().ok_or_else(|| {
-                        EvalError::new(format!("unsupported key type: {}", key.type_name()))
-                    })?;
+                    let key = key.key().ok_or_else(|| EvalError::new(format!("unsupported key type: {}", key.type_name())))?;
                     if out.insert(key, v).is_some() {
                         return Err(EvalError::new("Failed with repeated key"));
                     }
@@ -125,10 +108,7 @@ impl<'p, 'a> Eval<'p, 'a> {
                     out.insert(f.clone(), v);
                 }
                 self.spend(cost::STRUCT)?;
-                Ok(Value::Struct(Rc::new(Struct {
-                    name: name.clone(),
-                    fields: out,
-                })))
+                Ok(Value::Struct(Rc::new(Struct { name: name.clone(), fields: out })))
             }
             Kind::Fold(f) => self.fold(f),
         }
@@ -154,20 +134,11 @@ impl<'p, 'a> Eval<'p, 'a> {
             Value::Optional(None) => Ok(false),
             Value::Optional(Some(v)) => self.has(v, field),
             Value::Map(_) | Value::JsonMap(..) | Value::Struct(_) => Ok(v.member(field).is_some()),
-            other => Err(EvalError::new(if other.is_number() {
-                "no such overload".to_owned()
-            } else {
-                format!("unexpected type for presence test: {}", other.type_name())
-            })),
+            other => Err(EvalError::new(if other.is_number() { "no such overload".to_owned() } else { format!("unexpected type for presence test: {}", other.type_name()) })),
         }
     }
 
-    fn call(
-        &mut self,
-        target: Option<&'p Expr>,
-        function: &'p str,
-        args: &'p [Expr],
-    ) -> Outcome<'a> {
+    fn call(&mut self, target: Option<&'p Expr>, function: &'p str, args: &'p [Expr]) -> Outcome<'a> {
         match (function, args) {
             ("_&&_", [a, b]) => return self.logical(a, b, false),
             ("_||_", [a, b]) => return self.logical(a, b, true),
@@ -194,11 +165,7 @@ impl<'p, 'a> Eval<'p, 'a> {
                     None => return Err(EvalError::new("no such overload")),
                 };
                 return match v {
-                    Value::Optional(Some(v)) => Ok(if function == "or" {
-                        Value::Optional(Some(v))
-                    } else {
-                        v.as_ref().clone()
-                    }),
+                    Value::Optional(Some(v)) => Ok(if function == "or" { Value::Optional(Some(v)) } else { v.as_ref().clone() }),
                     Value::Optional(None) => self.expr(alternative),
                     _ => Err(EvalError::new("no such overload")),
                 };
@@ -239,9 +206,7 @@ impl<'p, 'a> Eval<'p, 'a> {
         if let (Value::List(_), Some(more)) = (&left, right.elements()) {
             self.release(Some(a));
             self.spend(1)?;
-            let Value::List(mut l) = left else {
-                return Err(EvalError::new("no such overload"));
-            };
+            let Value::List(mut l) = left else { return Err(EvalError::new("no such overload")) };
             Rc::make_mut(&mut l).extend(more);
             return Ok(Value::List(l));
         }
@@ -279,9 +244,7 @@ impl<'p, 'a> Eval<'p, 'a> {
             return init;
         }
         self.scopes.push((&f.accu, init));
-        let result = self
-            .turns(f, &range, depth)
-            .and_then(|()| self.expr(&f.result));
+        let result = self.turns(f, &range, depth).and_then(|()| self.expr(&f.result));
         self.scopes.truncate(depth);
         result
     }
@@ -289,24 +252,15 @@ impl<'p, 'a> Eval<'p, 'a> {
     fn turns(&mut self, f: &'p Fold, range: &Value<'a>, depth: usize) -> Result<(), EvalError> {
         let keys = match range {
             Value::List(_) | Value::JsonList(..) => None,
-            _ => Some(
-                range
-                    .keys()
-                    .ok_or_else(|| EvalError::new("no such overload"))?,
-            ),
+            _ => Some(range.keys().ok_or_else(|| EvalError::new("no such overload"))?),
         };
-        let n = keys
-            .as_ref()
-            .map_or_else(|| range.size() as usize, Vec::len);
+        let n = keys.as_ref().map_or_else(|| range.size() as usize, Vec::len);
         for i in 0..n {
             self.scopes.truncate(depth + 1);
             let (first, second) = match &keys {
                 Some(all) => {
                     let Some(k) = all.get(i) else { break };
-                    (
-                        key_value(k),
-                        f.var2.is_some().then(|| range.entry(k)).flatten(),
-                    )
+                    (key_value(k), f.var2.is_some().then(|| range.entry(k)).flatten())
                 }
                 None => {
                     let item = range.element(i);
@@ -375,9 +329,7 @@ fn literal<'a>(l: &Literal) -> Value<'a> {
 /// `v.field`.
 pub(crate) fn select<'a>(v: &Value<'a>, field: &str) -> Outcome<'a> {
     match v {
-        Value::Map(_) | Value::JsonMap(..) | Value::Struct(_) => v
-            .member(field)
-            .ok_or_else(|| EvalError::new(format!("no such key: {}", crate::unescape(field)))),
+        Value::Map(_) | Value::JsonMap(..) | Value::Struct(_) => v.member(field).ok_or_else(|| EvalError::new(format!("no such key: {}", crate::unescape(field)))),
         Value::Optional(None) => Ok(Value::Optional(None)),
         Value::Optional(Some(inner)) => Ok(Value::Optional(inner.member(field).map(Rc::new))),
         _ => Err(EvalError::new("no such overload")),

@@ -34,8 +34,7 @@ pub(crate) struct Spanned {
 
 /// Operators, the longest first.
 const OPERATORS: [&str; 26] = [
-    "==", "!=", "<=", ">=", "&&", "||", "(", ")", "[", "]", "{", "}", ".", ",", ":", "?", "+", "-",
-    "*", "/", "%", "!", "<", ">", "=", ";",
+    "==", "!=", "<=", ">=", "&&", "||", "(", ")", "[", "]", "{", "}", ".", ",", ":", "?", "+", "-", "*", "/", "%", "!", "<", ">", "=", ";",
 ];
 
 pub(crate) fn lex(source: &[char]) -> Result<Vec<Spanned>, Issue> {
@@ -46,11 +45,7 @@ pub(crate) fn lex(source: &[char]) -> Result<Vec<Spanned>, Issue> {
             i += 1;
             continue;
         }
-        let two = |s: &str| {
-            s.chars()
-                .enumerate()
-                .all(|(n, x)| source.get(i + n) == Some(&x))
-        };
+        let two = |s: &str| s.chars().enumerate().all(|(n, x)| source.get(i + n) == Some(&x));
         if two("//") {
             while source.get(i).is_some_and(|c| *c != '\n') {
                 i += 1;
@@ -60,40 +55,25 @@ pub(crate) fn lex(source: &[char]) -> Result<Vec<Spanned>, Issue> {
         let from = i;
         let token = if let Some(start) = quoted(source, i) {
             string(source, &mut i, start)?
-        } else if c.is_ascii_digit()
-            || (c == '.' && source.get(i + 1).is_some_and(char::is_ascii_digit))
-        {
+        } else if c.is_ascii_digit() || (c == '.' && source.get(i + 1).is_some_and(char::is_ascii_digit)) {
             number(source, &mut i)?
         } else if c.is_ascii_alphabetic() || c == '_' {
-            while source
-                .get(i)
-                .is_some_and(|c| c.is_ascii_alphanumeric() || *c == '_')
-            {
+            while source.get(i).is_some_and(|c| c.is_ascii_alphanumeric() || *c == '_') {
                 i += 1;
             }
             Token::Ident(source[from..i].iter().collect())
         } else if let Some(op) = OPERATORS.iter().find(|o| two(o)) {
             if matches!(*op, "=" | ";") {
-                return Err(Issue::syntax(
-                    from,
-                    format!("token recognition error at: '{op}'"),
-                ));
+                return Err(Issue::syntax(from, format!("token recognition error at: '{op}'")));
             }
             i += op.len();
             Token::Op(op)
         } else {
-            return Err(Issue::syntax(
-                from,
-                format!("token recognition error at: '{c}'"),
-            ));
+            return Err(Issue::syntax(from, format!("token recognition error at: '{c}'")));
         };
         out.push(Spanned { token, from, to: i });
     }
-    out.push(Spanned {
-        token: Token::End,
-        from: source.len(),
-        to: source.len(),
-    });
+    out.push(Spanned { token: Token::End, from: source.len(), to: source.len() });
     Ok(out)
 }
 
@@ -110,13 +90,7 @@ fn quoted(s: &[char], i: usize) -> Option<Start> {
         match c.to_ascii_lowercase() {
             'r' if !raw => raw = true,
             'b' if !bytes => bytes = true,
-            '"' | '\'' => {
-                return Some(Start {
-                    raw,
-                    bytes,
-                    quote: q,
-                });
-            }
+            '"' | '\'' => return Some(Start { raw, bytes, quote: q }),
             _ => return None,
         }
         q += 1;
@@ -137,9 +111,7 @@ fn string(s: &[char], i: &mut usize, start: Start) -> Result<Token, Issue> {
     let mut bytes: Vec<u8> = Vec::new();
     let mut text = String::new();
     loop {
-        let Some(&c) = s.get(*i) else {
-            return Err(cut());
-        };
+        let Some(&c) = s.get(*i) else { return Err(cut()) };
         if c == q && (!triple || (s.get(*i + 1) == Some(&q) && s.get(*i + 2) == Some(&q))) {
             *i += if triple { 3 } else { 1 };
             break;
@@ -161,10 +133,7 @@ fn string(s: &[char], i: &mut usize, start: Start) -> Result<Token, Issue> {
         let mut digits = |n: usize, radix: u32, first: Option<char>| -> Result<u32, Issue> {
             let mut v: u32 = first.and_then(|c| c.to_digit(radix)).unwrap_or(0);
             for _ in 0..n {
-                let d = s
-                    .get(*i)
-                    .and_then(|c| c.to_digit(radix))
-                    .ok_or_else(|| bad("invalid escape sequence"))?;
+                let d = s.get(*i).and_then(|c| c.to_digit(radix)).ok_or_else(|| bad("invalid escape sequence"))?;
                 *i += 1;
                 v = v.wrapping_mul(radix).wrapping_add(d);
             }
@@ -187,12 +156,7 @@ fn string(s: &[char], i: &mut usize, start: Start) -> Result<Token, Issue> {
         };
         if start.bytes {
             if point {
-                bytes.extend_from_slice(
-                    char::from_u32(value)
-                        .unwrap_or('\u{fffd}')
-                        .encode_utf8(&mut [0; 4])
-                        .as_bytes(),
-                );
+                bytes.extend_from_slice(char::from_u32(value).unwrap_or('\u{fffd}').encode_utf8(&mut [0; 4]).as_bytes());
             } else {
                 bytes.push((value & 0xff) as u8);
             }
@@ -200,11 +164,7 @@ fn string(s: &[char], i: &mut usize, start: Start) -> Result<Token, Issue> {
             text.push(char::from_u32(value).ok_or_else(|| bad("invalid unicode code point"))?);
         }
     }
-    Ok(if start.bytes {
-        Token::Bytes(bytes)
-    } else {
-        Token::String(text)
-    })
+    Ok(if start.bytes { Token::Bytes(bytes) } else { Token::String(text) })
 }
 
 fn number(s: &[char], i: &mut usize) -> Result<Token, Issue> {
@@ -214,23 +174,16 @@ fn number(s: &[char], i: &mut usize) -> Result<Token, Issue> {
         *i += usize::from(u);
         u
     };
-    if s[from] == '0'
-        && matches!(s.get(from + 1), Some('x' | 'X'))
-        && s.get(from + 2).is_some_and(char::is_ascii_hexdigit)
-    {
+    if s[from] == '0' && matches!(s.get(from + 1), Some('x' | 'X')) && s.get(from + 2).is_some_and(char::is_ascii_hexdigit) {
         *i += 2;
         while s.get(*i).is_some_and(char::is_ascii_hexdigit) {
             *i += 1;
         }
         let t: String = s[from + 2..*i].iter().collect();
         if unsigned(i) {
-            return u64::from_str_radix(&t, 16)
-                .map(Token::Uint)
-                .map_err(|_| Issue::syntax(from, "invalid uint literal".into()));
+            return u64::from_str_radix(&t, 16).map(Token::Uint).map_err(|_| Issue::syntax(from, "invalid uint literal".into()));
         }
-        return i64::from_str_radix(&t, 16)
-            .map(Token::Int)
-            .map_err(|_| Issue::syntax(from, "invalid int literal".into()));
+        return i64::from_str_radix(&t, 16).map(Token::Int).map_err(|_| Issue::syntax(from, "invalid int literal".into()));
     }
     let run = |i: &mut usize| {
         while s.get(*i).is_some_and(char::is_ascii_digit) {
@@ -254,21 +207,13 @@ fn number(s: &[char], i: &mut usize) -> Result<Token, Issue> {
     }
     let t: String = s[from..*i].iter().collect();
     if double {
-        return t
-            .parse()
-            .map(Token::Double)
-            .map_err(|_| Issue::syntax(from, "invalid double literal".into()));
+        return t.parse().map(Token::Double).map_err(|_| Issue::syntax(from, "invalid double literal".into()));
     }
     if unsigned(i) {
-        return t
-            .parse()
-            .map(Token::Uint)
-            .map_err(|_| Issue::syntax(from, "invalid uint literal".into()));
+        return t.parse().map(Token::Uint).map_err(|_| Issue::syntax(from, "invalid uint literal".into()));
     }
     if t == "9223372036854775808" {
         return Ok(Token::BigInt);
     }
-    t.parse()
-        .map(Token::Int)
-        .map_err(|_| Issue::syntax(from, "invalid int literal".into()))
+    t.parse().map(Token::Int).map_err(|_| Issue::syntax(from, "invalid int literal".into()))
 }

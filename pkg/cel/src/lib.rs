@@ -52,30 +52,15 @@ impl Program {
         let expr = parse(source)?;
         let c = check::check(source, expr, env)?;
         functions::validate_literals(&c.expr, source)?;
-        Ok(Self {
-            expr: c.expr,
-            result: c.result,
-            types: c.types,
-        })
+        Ok(Self { expr: c.expr, result: c.result, types: c.types })
     }
 
     /// Evaluates it; the result and what it has cost.
     ///
     /// # Errors
     /// The expression fails, or costs more than `limit`.
-    pub fn eval<'a, 'p>(
-        &'p self,
-        variables: &'p dyn Variables<'a>,
-        authorizer: Option<&'p dyn Authorizer>,
-        limit: u64,
-    ) -> (Result<Value<'a>, EvalError>, u64) {
-        let mut e = eval::Eval {
-            variables,
-            authorizer,
-            scopes: Vec::new(),
-            cost: 0,
-            limit,
-        };
+    pub fn eval<'a, 'p>(&'p self, variables: &'p dyn Variables<'a>, authorizer: Option<&'p dyn Authorizer>, limit: u64) -> (Result<Value<'a>, EvalError>, u64) {
+        let mut e = eval::Eval { variables, authorizer, scopes: Vec::new(), cost: 0, limit };
         let r = e.expr(&self.expr);
         (r, e.cost)
     }
@@ -101,18 +86,13 @@ fn takes(e: &ast::Expr, v: &str, f: &str) -> bool {
         Kind::Literal(_) | Kind::Ident(_) => false,
         Kind::Select { operand, field, .. } => of(operand) && field == f || takes(operand, v, f),
         Kind::Call { target, args, .. } => {
-            let optional =
-                target.is_none() && matches!(args.as_slice(), [a, b] if of(a) && named(b));
-            optional
-                || target.as_ref().is_some_and(|t| takes(t, v, f))
-                || args.iter().any(|a| takes(a, v, f))
+            let optional = target.is_none() && matches!(args.as_slice(), [a, b] if of(a) && named(b));
+            optional || target.as_ref().is_some_and(|t| takes(t, v, f)) || args.iter().any(|a| takes(a, v, f))
         }
         Kind::List(l) => l.iter().any(|(e, _)| takes(e, v, f)),
         Kind::Map(m) => m.iter().any(|(k, x, _)| takes(k, v, f) || takes(x, v, f)),
         Kind::Struct { fields, .. } => fields.iter().any(|(_, x, _)| takes(x, v, f)),
-        Kind::Fold(x) => [&x.range, &x.init, &x.condition, &x.step, &x.result]
-            .iter()
-            .any(|e| takes(e, v, f)),
+        Kind::Fold(x) => [&x.range, &x.init, &x.condition, &x.step, &x.result].iter().any(|e| takes(e, v, f)),
     }
 }
 
@@ -122,41 +102,18 @@ fn uses(e: &ast::Expr, v: &str) -> bool {
         Kind::Literal(_) => false,
         Kind::Ident(n) => n == v,
         Kind::Select { operand, .. } => uses(operand, v),
-        Kind::Call { target, args, .. } => {
-            target.as_ref().is_some_and(|t| uses(t, v)) || args.iter().any(|a| uses(a, v))
-        }
+        Kind::Call { target, args, .. } => target.as_ref().is_some_and(|t| uses(t, v)) || args.iter().any(|a| uses(a, v)),
         Kind::List(l) => l.iter().any(|(e, _)| uses(e, v)),
         Kind::Map(m) => m.iter().any(|(a, b, _)| uses(a, v) || uses(b, v)),
         Kind::Struct { fields, .. } => fields.iter().any(|(_, e, _)| uses(e, v)),
-        Kind::Fold(f) => [&f.range, &f.init, &f.condition, &f.step, &f.result]
-            .into_iter()
-            .any(|e| uses(e, v)),
+        Kind::Fold(f) => [&f.range, &f.init, &f.condition, &f.step, &f.result].into_iter().any(|e| uses(e, v)),
     }
 }
 
 /// Words that a field's name may not be in an expression.
 const KEYWORDS: [&str; 21] = [
-    "true",
-    "false",
-    "null",
-    "in",
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
+    "true", "false", "null", "in", "as", "break", "const", "continue", "else", "for", "function", "if", "import", "let", "loop", "package", "namespace", "return",
+    "var", "void", "while",
 ];
 
 /// Whether a field's name can be written in an expression at all.
@@ -175,10 +132,7 @@ pub fn escape(name: &str) -> String {
     if !name.contains("__") && !name.contains(['.', '-', '/']) {
         return name.to_owned();
     }
-    name.replace("__", "__underscores__")
-        .replace('.', "__dot__")
-        .replace('-', "__dash__")
-        .replace('/', "__slash__")
+    name.replace("__", "__underscores__").replace('.', "__dot__").replace('-', "__dash__").replace('/', "__slash__")
 }
 
 /// The name of a field in JSON from the one in expressions.
@@ -192,10 +146,7 @@ pub fn unescape(name: &str) -> String {
     if !name.contains("__") {
         return name.to_owned();
     }
-    name.replace("__dot__", ".")
-        .replace("__dash__", "-")
-        .replace("__slash__", "/")
-        .replace("__underscores__", "__")
+    name.replace("__dot__", ".").replace("__dash__", "-").replace("__slash__", "/").replace("__underscores__", "__")
 }
 
 #[cfg(test)]

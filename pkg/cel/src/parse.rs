@@ -12,25 +12,8 @@ const LONGEST: usize = 100_000;
 /// The deepest nesting.
 const DEEPEST: usize = 150;
 /// Words that may not name anything.
-const RESERVED: [&str; 17] = [
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-];
+const RESERVED: [&str; 17] =
+    ["as", "break", "const", "continue", "else", "for", "function", "if", "import", "let", "loop", "package", "namespace", "return", "var", "void", "while"];
 const PRIMARY: &str = "{'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}";
 
 pub(crate) struct Parser {
@@ -49,25 +32,10 @@ pub fn parse(source: &str) -> Result<Expr, Issues> {
     let failed = |i: Issue| Issues::new(source, vec![i]);
     let chars: Vec<char> = source.chars().collect();
     if chars.len() > LONGEST {
-        return Err(Issues::new(
-            "",
-            vec![Issue::new(
-                0,
-                format!(
-                    "expression code point size exceeds limit: size: {}, limit {LONGEST}",
-                    chars.len()
-                ),
-            )],
-        ));
+        return Err(Issues::new("", vec![Issue::new(0, format!("expression code point size exceeds limit: size: {}, limit {LONGEST}", chars.len()))]));
     }
     let tokens = lex(&chars).map_err(failed)?;
-    let mut p = Parser {
-        source: chars,
-        tokens,
-        next: 0,
-        depth: 0,
-        ids: 0,
-    };
+    let mut p = Parser { source: chars, tokens, next: 0, depth: 0, ids: 0 };
     let e = p.expr().map_err(failed)?;
     if *p.peek() != Token::End {
         return Err(failed(p.unexpected("<EOF>", true)));
@@ -82,10 +50,7 @@ impl Parser {
         self.tokens.get(self.next).map_or(&Token::End, |t| &t.token)
     }
     fn at(&self) -> u32 {
-        self.tokens
-            .get(self.next)
-            .or_else(|| self.tokens.last())
-            .map_or(0, |t| t.from as u32)
+        self.tokens.get(self.next).or_else(|| self.tokens.last()).map_or(0, |t| t.from as u32)
     }
     fn advance(&mut self) {
         if self.next + 1 < self.tokens.len() {
@@ -103,49 +68,28 @@ impl Parser {
         yes
     }
     fn expect(&mut self, op: &str) -> Result<(), Issue> {
-        if self.take(op) {
-            Ok(())
-        } else {
-            Err(self.unexpected(&format!("'{op}'"), false))
-        }
+        if self.take(op) { Ok(()) } else { Err(self.unexpected(&format!("'{op}'"), false)) }
     }
     fn unexpected(&self, wanted: &str, extra: bool) -> Issue {
         let at = self.at() as usize;
-        let text = self.tokens.get(self.next).map_or_else(
-            || "<EOF>".into(),
-            |t| t.token.text(&self.source, t.from, t.to),
-        );
+        let text = self.tokens.get(self.next).map_or_else(|| "<EOF>".into(), |t| t.token.text(&self.source, t.from, t.to));
         let what = if extra { "extraneous" } else { "mismatched" };
         Issue::syntax(at, format!("{what} input '{text}' expecting {wanted}"))
     }
     /// A new expression.
     pub(crate) fn make(&mut self, at: u32, kind: Kind) -> Expr {
         self.ids += 1;
-        Expr {
-            id: self.ids,
-            at,
-            kind,
-        }
+        Expr { id: self.ids, at, kind }
     }
     /// A call without a receiver.
     pub(crate) fn call(&mut self, at: u32, function: &str, args: Vec<Expr>) -> Expr {
-        self.make(
-            at,
-            Kind::Call {
-                target: None,
-                function: function.into(),
-                args,
-            },
-        )
+        self.make(at, Kind::Call { target: None, function: function.into(), args })
     }
 
     pub(crate) fn expr(&mut self) -> Parsed {
         self.depth += 1;
         if self.depth > DEEPEST {
-            return Err(Issue::new(
-                0,
-                format!("expression recursion limit exceeded: {DEEPEST}"),
-            ));
+            return Err(Issue::new(0, format!("expression recursion limit exceeded: {DEEPEST}")));
         }
         let r = self.conditional();
         self.depth -= 1;
@@ -171,16 +115,13 @@ impl Parser {
             let mut it = all.into_iter();
             while let Some((left, at)) = it.next() {
                 match it.next() {
-                    Some((right, op)) => {
-                        next.push((self.call(op, function, vec![left, right]), at))
-                    }
+                    Some((right, op)) => next.push((self.call(op, function, vec![left, right]), at)),
                     None => next.push((left, at)),
                 }
             }
             all = next;
         }
-        all.pop()
-            .map_or_else(|| self.make(0, Kind::Literal(Literal::Null)), |(e, _)| e)
+        all.pop().map_or_else(|| self.make(0, Kind::Literal(Literal::Null)), |(e, _)| e)
     }
 
     /// The operator at hand, if it binds at least as tightly as asked: how tightly, and its function.
@@ -225,10 +166,7 @@ impl Parser {
             }
             chain += 1;
             if chain > DEEPEST {
-                return Err(Issue::new(
-                    0,
-                    format!("expression recursion limit exceeded: {DEEPEST}"),
-                ));
+                return Err(Issue::new(0, format!("expression recursion limit exceeded: {DEEPEST}")));
             }
             let at = self.at();
             self.advance();
@@ -262,11 +200,7 @@ impl Parser {
                 }
             }
             let inner = self.unary_operand()?;
-            return Ok(if count % 2 == 1 {
-                self.call(at, name, vec![inner])
-            } else {
-                inner
-            });
+            return Ok(if count % 2 == 1 { self.call(at, name, vec![inner]) } else { inner });
         }
         self.unary_operand()
     }
@@ -282,10 +216,7 @@ impl Parser {
         loop {
             chain += 1;
             if chain > DEEPEST {
-                return Err(Issue::new(
-                    0,
-                    format!("expression recursion limit exceeded: {DEEPEST}"),
-                ));
+                return Err(Issue::new(0, format!("expression recursion limit exceeded: {DEEPEST}")));
             }
             let at = self.at();
             if self.take(".") {
@@ -307,23 +238,14 @@ impl Parser {
                     let args = self.arguments(")")?;
                     e = macros::member(self, open, e, name, args)?;
                 } else {
-                    e = self.make(
-                        at,
-                        Kind::Select {
-                            operand: Box::new(e),
-                            field: name,
-                            test: false,
-                        },
-                    );
+                    e = self.make(at, Kind::Select { operand: Box::new(e), field: name, test: false });
                 }
             } else if self.take("[") {
                 let optional = self.take("?");
                 let index = self.expr()?;
                 self.expect("]")?;
                 e = self.call(at, if optional { "_[?_]" } else { "_[_]" }, vec![e, index]);
-            } else if self.is("{")
-                && let Some(name) = e.qualified().filter(|_| struct_name(&e))
-            {
+            } else if self.is("{") && let Some(name) = e.qualified().filter(|_| struct_name(&e)) {
                 self.advance();
                 let fields = self.fields()?;
                 let at = e.at;
@@ -430,19 +352,12 @@ impl Parser {
     fn named(&mut self, name: String, at: u32, rooted: bool) -> Parsed {
         self.advance();
         if RESERVED.contains(&name.as_str()) {
-            return Err(Issue::syntax(
-                at as usize,
-                "reserved identifier: ".to_owned() + &name,
-            ));
+            return Err(Issue::syntax(at as usize, "reserved identifier: ".to_owned() + &name));
         }
         let open = self.at();
         if self.take("(") {
             let args = self.arguments(")")?;
-            return if rooted {
-                Ok(self.call(open, &name, args))
-            } else {
-                macros::global(self, open, name, args)
-            };
+            return if rooted { Ok(self.call(open, &name, args)) } else { macros::global(self, open, name, args) };
         }
         Ok(self.make(at, Kind::Ident(name)))
     }

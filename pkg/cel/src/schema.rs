@@ -27,14 +27,7 @@ pub(crate) fn wrap<'a>(v: &'a Json, decl: &'a Decl) -> Value<'a> {
             match decl.ty {
                 Type::Double => double(),
                 Type::Uint => n.as_u64().map_or_else(double, Value::Uint),
-                Type::Int => n
-                    .as_i64()
-                    .or_else(|| {
-                        n.as_f64()
-                            .filter(|f| f.fract() == 0.0 && f.abs() < 9.2e18)
-                            .map(|f| f as i64)
-                    })
-                    .map_or_else(double, Value::Int),
+                Type::Int => n.as_i64().or_else(|| n.as_f64().filter(|f| f.fract() == 0.0 && f.abs() < 9.2e18).map(|f| f as i64)).map_or_else(double, Value::Int),
                 _ => n.as_i64().map_or_else(double, Value::Int),
             }
         }
@@ -43,9 +36,7 @@ pub(crate) fn wrap<'a>(v: &'a Json, decl: &'a Decl) -> Value<'a> {
             match decl.ty {
                 Type::Timestamp => time::parse_timestamp(s).map_or_else(text, Value::Timestamp),
                 Type::Duration => time::parse_duration(s).map_or_else(text, Value::Duration),
-                Type::Bytes => STANDARD
-                    .decode(s)
-                    .map_or_else(|_| text(), |b| Value::Bytes(b.into())),
+                Type::Bytes => STANDARD.decode(s).map_or_else(|_| text(), |b| Value::Bytes(b.into())),
                 _ => text(),
             }
         }
@@ -76,148 +67,64 @@ fn declare(s: &Json, name: &str, root: bool, depth: usize) -> Option<(Decl, u64)
         return None;
     }
     let count = |key: &str| s.get(key).and_then(Json::as_i64).map(|n| n.max(0) as u64);
-    let sized = |ty: Type, max: u64| Decl {
-        ty,
-        max: Some(max),
-        list: ListKind::Atomic,
-    };
+    let sized = |ty: Type, max: u64| Decl { ty, max: Some(max), list: ListKind::Atomic };
     let length = count("maxLength").map(|n| n * 4);
     if flag(s, "x-kubernetes-int-or-string") {
         return Some((sized(Type::Dyn, length.unwrap_or(REQUEST - 2)), 1));
     }
     let embedded = |s: &Json| flag(s, "x-kubernetes-embedded-resource");
-    match s
-        .get("type")
-        .and_then(Json::as_str)
-        .unwrap_or(if root { "object" } else { "" })
-    {
+    match s.get("type").and_then(Json::as_str).unwrap_or(if root { "object" } else { "" }) {
         "array" => {
             let items = s.get("items").filter(|i| i.is_object())?;
-            let (inner, least) =
-                declare(items, &format!("{name}.@idx"), embedded(items), depth + 1)?;
+            let (inner, least) = declare(items, &format!("{name}.@idx"), embedded(items), depth + 1)?;
             let list = match s.get("x-kubernetes-list-type").and_then(Json::as_str) {
                 Some("set") => ListKind::Set,
                 Some("map") => ListKind::Map(
-                    s.get("x-kubernetes-list-map-keys")
-                        .and_then(Json::as_array)
-                        .into_iter()
-                        .flatten()
-                        .filter_map(|k| k.as_str().map(str::to_owned))
-                        .collect(),
+                    s.get("x-kubernetes-list-map-keys").and_then(Json::as_array).into_iter().flatten().filter_map(|k| k.as_str().map(str::to_owned)).collect(),
                 ),
                 _ => ListKind::Atomic,
             };
             let max = count("maxItems").unwrap_or((REQUEST - 2) / (least + 1));
-            Some((
-                Decl {
-                    ty: Type::List(Arc::new(inner)),
-                    max: Some(max),
-                    list,
-                },
-                2,
-            ))
+            Some((Decl { ty: Type::List(Arc::new(inner)), max: Some(max), list }, 2))
         }
         "object" => {
             if let Some(inner) = s.get("additionalProperties").filter(|a| a.is_object()) {
-                let (value, least) =
-                    declare(inner, &format!("{name}.@elem"), embedded(inner), depth + 1)?;
+                let (value, least) = declare(inner, &format!("{name}.@elem"), embedded(inner), depth + 1)?;
                 let max = count("maxProperties").unwrap_or((REQUEST - 2) / (least + 6));
-                return Some((
-                    sized(Type::Map(Arc::new(Type::String), Arc::new(value)), max),
-                    2,
-                ));
+                return Some((sized(Type::Map(Arc::new(Type::String), Arc::new(value)), max), 2));
             }
-            let required: Vec<&str> = s
-                .get("required")
-                .and_then(Json::as_array)
-                .into_iter()
-                .flatten()
-                .filter_map(Json::as_str)
-                .collect();
+            let required: Vec<&str> = s.get("required").and_then(Json::as_array).into_iter().flatten().filter_map(Json::as_str).collect();
             let mut fields = BTreeMap::new();
             let mut least = 2;
-            for (key, p) in s
-                .get("properties")
-                .and_then(Json::as_object)
-                .into_iter()
-                .flatten()
-            {
-                let Some((decl, size)) =
-                    declare(p, &format!("{name}.{key}"), embedded(p), depth + 1)
-                else {
-                    continue;
-                };
+            for (key, p) in s.get("properties").and_then(Json::as_object).into_iter().flatten() {
+                let Some((decl, size)) = declare(p, &format!("{name}.{key}"), embedded(p), depth + 1) else { continue };
                 if required.contains(&key.as_str()) && p.get("default").is_none_or(Json::is_null) {
                     least += key.len() as u64 + size + 4;
                 }
                 if crate::accessible(key) {
-                    fields.insert(
-                        crate::escape(key),
-                        Field {
-                            name: key.clone(),
-                            decl,
-                        },
-                    );
+                    fields.insert(crate::escape(key), Field { name: key.clone(), decl });
                 }
             }
             if root {
                 let text = || sized(Type::String, REQUEST - 2);
-                let field = |n: &str, decl: Decl| {
-                    (
-                        n.to_owned(),
-                        Field {
-                            name: n.to_owned(),
-                            decl,
-                        },
-                    )
-                };
+                let field = |n: &str, decl: Decl| (n.to_owned(), Field { name: n.to_owned(), decl });
                 fields.extend([field("apiVersion", text()), field("kind", text())]);
                 let meta = BTreeMap::from([field("name", text()), field("generateName", text())]);
-                let meta = ObjectType {
-                    name: format!("{name}.metadata"),
-                    fields: meta,
-                };
+                let meta = ObjectType { name: format!("{name}.metadata"), fields: meta };
                 fields.extend([field("metadata", sized(Type::Object(Arc::new(meta)), 0))]);
             }
-            Some((
-                sized(
-                    Type::Object(Arc::new(ObjectType {
-                        name: name.to_owned(),
-                        fields,
-                    })),
-                    0,
-                ),
-                least,
-            ))
+            Some((sized(Type::Object(Arc::new(ObjectType { name: name.to_owned(), fields })), 0), least))
         }
-        "string" => Some(
-            match s.get("format").and_then(Json::as_str).unwrap_or_default() {
-                "byte" => (
-                    sized(Type::Bytes, count("maxLength").unwrap_or(REQUEST - 2)),
-                    2,
-                ),
-                "duration" => (sized(Type::Duration, 32), 3),
-                "date" => (sized(Type::Timestamp, 12), 12),
-                "date-time" => (sized(Type::Timestamp, 32), 21),
-                _ => {
-                    let named = s
-                        .get("enum")
-                        .and_then(Json::as_array)
-                        .filter(|e| !e.is_empty())
-                        .map(|e| {
-                            e.iter()
-                                .filter_map(Json::as_str)
-                                .map(str::len)
-                                .max()
-                                .unwrap_or(0) as u64
-                        });
-                    (
-                        sized(Type::String, length.or(named).unwrap_or(REQUEST - 2)),
-                        2,
-                    )
-                }
-            },
-        ),
+        "string" => Some(match s.get("format").and_then(Json::as_str).unwrap_or_default() {
+            "byte" => (sized(Type::Bytes, count("maxLength").unwrap_or(REQUEST - 2)), 2),
+            "duration" => (sized(Type::Duration, 32), 3),
+            "date" => (sized(Type::Timestamp, 12), 12),
+            "date-time" => (sized(Type::Timestamp, 32), 21),
+            _ => {
+                let named = s.get("enum").and_then(Json::as_array).filter(|e| !e.is_empty()).map(|e| e.iter().filter_map(Json::as_str).map(str::len).max().unwrap_or(0) as u64);
+                (sized(Type::String, length.or(named).unwrap_or(REQUEST - 2)), 2)
+            }
+        }),
         "boolean" => Some((sized(Type::Bool, 0), 4)),
         "number" => Some((sized(Type::Double, 0), 1)),
         "integer" => Some((sized(Type::Int, 0), 1)),
@@ -239,27 +146,15 @@ fn object(ty: &'static Builtin, depth: usize) -> Type {
     let mut fields = BTreeMap::new();
     ty.each_field(&mut |f| {
         if crate::accessible(f.name) {
-            fields.insert(
-                crate::escape(f.name),
-                Field {
-                    name: f.name.to_owned(),
-                    decl: shape(&f.shape, depth + 1),
-                },
-            );
+            fields.insert(crate::escape(f.name), Field { name: f.name.to_owned(), decl: shape(&f.shape, depth + 1) });
         }
     });
     if depth == 0 {
         for n in ["apiVersion", "kind"] {
-            fields.entry(n.to_owned()).or_insert_with(|| Field {
-                name: n.to_owned(),
-                decl: Decl::of(Type::String),
-            });
+            fields.entry(n.to_owned()).or_insert_with(|| Field { name: n.to_owned(), decl: Decl::of(Type::String) });
         }
     }
-    Type::Object(Arc::new(ObjectType {
-        name: ty.name.to_owned(),
-        fields,
-    }))
+    Type::Object(Arc::new(ObjectType { name: ty.name.to_owned(), fields }))
 }
 
 fn shape(s: &Shape, depth: usize) -> Decl {

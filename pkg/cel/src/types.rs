@@ -94,46 +94,21 @@ impl PartialEq for ObjectType {
 
 impl Decl {
     /// Any value.
-    pub const ANY: Decl = Decl {
-        ty: Type::Dyn,
-        max: None,
-        list: ListKind::Atomic,
-    };
+    pub const ANY: Decl = Decl { ty: Type::Dyn, max: None, list: ListKind::Atomic };
 
     /// A type of unknown size.
     #[must_use]
     pub const fn of(ty: Type) -> Self {
-        Self {
-            ty,
-            max: None,
-            list: ListKind::Atomic,
-        }
+        Self { ty, max: None, list: ListKind::Atomic }
     }
 }
 
 impl ObjectType {
     /// A struct from its fields.
     #[must_use]
-    pub fn new(
-        name: impl Into<String>,
-        fields: impl IntoIterator<Item = (&'static str, Type)>,
-    ) -> Arc<Self> {
-        let fields = fields
-            .into_iter()
-            .map(|(n, ty)| {
-                (
-                    n.to_owned(),
-                    Field {
-                        name: n.to_owned(),
-                        decl: Decl::of(ty),
-                    },
-                )
-            })
-            .collect();
-        Arc::new(Self {
-            name: name.into(),
-            fields,
-        })
+    pub fn new(name: impl Into<String>, fields: impl IntoIterator<Item = (&'static str, Type)>) -> Arc<Self> {
+        let fields = fields.into_iter().map(|(n, ty)| (n.to_owned(), Field { name: n.to_owned(), decl: Decl::of(ty) })).collect();
+        Arc::new(Self { name: name.into(), fields })
     }
 }
 

@@ -226,13 +226,7 @@ impl<'a> Value<'a> {
             Value::Duration(_) => "google.protobuf.Duration",
             Value::Timestamp(_) => "google.protobuf.Timestamp",
             Value::List(_) | Value::JsonList(..) => "list",
-            Value::JsonMap(
-                _,
-                Decl {
-                    ty: Type::Object(o),
-                    ..
-                },
-            ) => return o.name.clone(),
+            Value::JsonMap(_, Decl { ty: Type::Object(o), .. }) => return o.name.clone(),
             Value::Map(_) | Value::JsonMap(..) => "map",
             Value::Struct(s) => return s.name.clone(),
             Value::Optional(_) => "optional_type",
@@ -295,22 +289,10 @@ impl<'a> Value<'a> {
     pub(crate) fn keys(&self) -> Option<Vec<Key<'a>>> {
         match self {
             Value::Map(m) => Some(m.keys().cloned().collect()),
-            Value::JsonMap(
-                m,
-                Decl {
-                    ty: Type::Object(o),
-                    ..
-                },
-            ) => Some(
-                o.fields
-                    .iter()
-                    .filter(|(_, f)| m.contains_key(&f.name))
-                    .map(|(k, _)| Key::String(Text::Owned(k.as_str().into())))
-                    .collect(),
-            ),
-            Value::JsonMap(m, _) => {
-                Some(m.keys().map(|k| Key::String(Text::Borrowed(k))).collect())
+            Value::JsonMap(m, Decl { ty: Type::Object(o), .. }) => {
+                Some(o.fields.iter().filter(|(_, f)| m.contains_key(&f.name)).map(|(k, _)| Key::String(Text::Owned(k.as_str().into()))).collect())
             }
+            Value::JsonMap(m, _) => Some(m.keys().map(|k| Key::String(Text::Borrowed(k))).collect()),
             _ => None,
         }
     }
@@ -381,20 +363,12 @@ impl<'a> Value<'a> {
                 _ => false,
             },
             (Value::Opaque(a), Value::Opaque(b)) => same_opaque(a, b),
-            (Value::List(_) | Value::JsonList(..), Value::List(_) | Value::JsonList(..)) => {
-                self.equal_lists(o, depth)
-            }
+            (Value::List(_) | Value::JsonList(..), Value::List(_) | Value::JsonList(..)) => self.equal_lists(o, depth),
             (Value::Struct(a), Value::Struct(b)) => {
-                a.name == b.name
-                    && a.fields.len() == b.fields.len()
-                    && a.fields
-                        .iter()
-                        .all(|(k, v)| b.fields.get(k).is_some_and(|w| v.equal(w, depth + 1)))
+                a.name == b.name && a.fields.len() == b.fields.len() && a.fields.iter().all(|(k, v)| b.fields.get(k).is_some_and(|w| v.equal(w, depth + 1)))
             }
             (Value::Map(_) | Value::JsonMap(..), Value::Map(_) | Value::JsonMap(..)) => {
-                let (Some(a), Some(b)) = (self.keys(), o.keys()) else {
-                    return false;
-                };
+                let (Some(a), Some(b)) = (self.keys(), o.keys()) else { return false };
                 a.len() == b.len() && a.iter().all(|k| matches!((self.entry(k), o.entry(k)), (Some(x), Some(y)) if x.equal(&y, depth + 1)))
             }
             _ => self.compare(o) == Some(Ordering::Equal) && self.is_number() && o.is_number(),
@@ -402,19 +376,14 @@ impl<'a> Value<'a> {
     }
 
     fn equal_lists(&self, o: &Value<'_>, depth: usize) -> bool {
-        let (Some(a), Some(b)) = (self.elements(), o.elements()) else {
-            return false;
-        };
+        let (Some(a), Some(b)) = (self.elements(), o.elements()) else { return false };
         if a.len() != b.len() {
             return false;
         }
         match self.list_kind().or_else(|| o.list_kind()) {
             None | Some(ListKind::Atomic) => a.iter().zip(&b).all(|(x, y)| x.equal(y, depth + 1)),
             Some(ListKind::Set) => a.iter().all(|x| b.iter().any(|y| x.equal(y, depth + 1))),
-            Some(ListKind::Map(keys)) => a.iter().all(|x| {
-                b.iter()
-                    .any(|y| same_keys(x, y, keys) && x.equal(y, depth + 1))
-            }),
+            Some(ListKind::Map(keys)) => a.iter().all(|x| b.iter().any(|y| same_keys(x, y, keys) && x.equal(y, depth + 1))),
         }
     }
 
@@ -445,11 +414,7 @@ impl<'a> Value<'a> {
                 return Some(Ordering::Less);
             }
             let whole = d.trunc() as i128;
-            Some(
-                whole
-                    .cmp(&i)
-                    .then_with(|| d.fract().partial_cmp(&0.0).unwrap_or(Ordering::Equal)),
-            )
+            Some(whole.cmp(&i).then_with(|| d.fract().partial_cmp(&0.0).unwrap_or(Ordering::Equal)))
         };
         Some(match (self, o) {
             (Bool(a), Bool(b)) => a.cmp(b),
@@ -498,11 +463,7 @@ impl<'a> Value<'a> {
             Value::Timestamp(t) => json!(crate::functions::time::rfc3339(t)),
             Value::JsonList(l, _) => Json::Array(l.to_vec()),
             Value::JsonMap(m, _) => Json::Object((*m).clone()),
-            Value::List(l) => Json::Array(
-                l.iter()
-                    .map(|v| v.jsoned(depth + 1))
-                    .collect::<Result<_, _>>()?,
-            ),
+            Value::List(l) => Json::Array(l.iter().map(|v| v.jsoned(depth + 1)).collect::<Result<_, _>>()?),
             Value::Map(m) => {
                 let mut out = JsonMap::new();
                 for (k, v) in m.iter() {
@@ -528,12 +489,7 @@ impl<'a> Value<'a> {
             Value::Opaque(o) => match o.as_ref() {
                 Opaque::Quantity(q) => json!(q.to_string()),
                 Opaque::Ip(ip) => json!(ip.to_string()),
-                _ => {
-                    return Err(EvalError::new(format!(
-                        "unsupported type for JSON: {}",
-                        self.type_name()
-                    )));
-                }
+                _ => return Err(EvalError::new(format!("unsupported type for JSON: {}", self.type_name()))),
             },
             Value::Type(_) => return Err(EvalError::new("unsupported type for JSON: type")),
         })
@@ -542,13 +498,11 @@ impl<'a> Value<'a> {
 
 /// Whether two list elements have the same keys.
 pub(crate) fn same_keys(a: &Value<'_>, b: &Value<'_>, keys: &[String]) -> bool {
-    keys.iter().all(
-        |k| match (a.member(&crate::escape(k)), b.member(&crate::escape(k))) {
-            (Some(x), Some(y)) => x.equals(&y),
-            (None, None) => true,
-            _ => false,
-        },
-    )
+    keys.iter().all(|k| match (a.member(&crate::escape(k)), b.member(&crate::escape(k))) {
+        (Some(x), Some(y)) => x.equals(&y),
+        (None, None) => true,
+        _ => false,
+    })
 }
 
 fn same_opaque(a: &Opaque, b: &Opaque) -> bool {
@@ -560,10 +514,7 @@ fn same_opaque(a: &Opaque, b: &Opaque) -> bool {
         (Opaque::Semver(a), Opaque::Semver(b)) => a.compare(b) == Ordering::Equal,
         (Opaque::Format(a), Opaque::Format(b)) => a == b,
         (Opaque::Decision(a), Opaque::Decision(b)) => a == b,
-        (Opaque::Authorizer(a), Opaque::Authorizer(b))
-        | (Opaque::PathCheck(a), Opaque::PathCheck(b))
-        | (Opaque::GroupCheck(a), Opaque::GroupCheck(b))
-        | (Opaque::ResourceCheck(a), Opaque::ResourceCheck(b)) => a == b,
+        (Opaque::Authorizer(a), Opaque::Authorizer(b)) | (Opaque::PathCheck(a), Opaque::PathCheck(b)) | (Opaque::GroupCheck(a), Opaque::GroupCheck(b)) | (Opaque::ResourceCheck(a), Opaque::ResourceCheck(b)) => a == b,
         _ => false,
     }
 }

@@ -17,10 +17,8 @@ async fn main() -> anyhow::Result<()> {
         informers: Some(informers.clone()),
         ..Default::default()
     };
-    let scheduler = knarr_scheduler::Config {
-        informers: Some(informers.clone()),
-        ..Default::default()
-    };
+    let scheduler =
+        knarr_scheduler::Config { informers: Some(informers.clone()), ..Default::default() };
     if std::env::var_os("FAKE_KUBELET").is_some() {
         tokio::spawn(fake_kubelet(informers.clone()));
     }
@@ -48,23 +46,14 @@ async fn fake_kubelet(i: knarr_runner::Informers) {
         if matches!(e, knarr_runner::Event::Deleted(_)) || !bound {
             continue;
         }
-        let phase = p
-            .status
-            .as_ref()
-            .and_then(|s| s.phase.clone())
-            .unwrap_or_default();
+        let phase = p.status.as_ref().and_then(|s| s.phase.clone()).unwrap_or_default();
         let i = i.clone();
         if meta::deleting(&p.metadata) {
             tokio::spawn(async move { i.delete(p.as_ref(), None, Some(0)).await.map(drop) });
         } else if phase == "Pending" {
             next_ip += 1;
             let now = meta::time(meta::now());
-            let ends = p
-                .metadata
-                .annotations
-                .as_ref()
-                .and_then(|a| a.get("exit"))
-                .cloned();
+            let ends = p.metadata.annotations.as_ref().and_then(|a| a.get("exit")).cloned();
             let (phase, ready) = match ends.as_deref() {
                 None => ("Running", "True"),
                 Some("0") => ("Succeeded", "False"),
@@ -77,9 +66,7 @@ async fn fake_kubelet(i: knarr_runner::Informers) {
                     {"type": "Ready", "status": ready, "lastTransitionTime": now}]}}));
             tokio::spawn(async move {
                 let m = &p.metadata;
-                i.patch::<Pod, _>(meta::ns(m), meta::name(m), "status", &patch)
-                    .await
-                    .map(drop)
+                i.patch::<Pod, _>(meta::ns(m), meta::name(m), "status", &patch).await.map(drop)
             });
         }
     }

@@ -20,8 +20,7 @@ pub type SignWithToken = fn(content: &str, id: &str, secret: &str) -> String;
 
 fn field(s: &Secret, name: &str) -> String {
     let data = s.data.as_ref().and_then(|d| d.get(name));
-    data.map(|v| String::from_utf8_lossy(&v.0).into_owned())
-        .unwrap_or_default()
+    data.map(|v| String::from_utf8_lossy(&v.0).into_owned()).unwrap_or_default()
 }
 
 fn is_token(s: &Secret) -> bool {
@@ -46,11 +45,7 @@ pub struct Signer {
 impl Signer {
     /// A controller over these informers.
     pub fn new(i: &Informers, sign: SignWithToken) -> Self {
-        Self {
-            secrets: i.get(),
-            maps: i.get(),
-            sign,
-        }
+        Self { secrets: i.get(), maps: i.get(), sign }
     }
 }
 
@@ -98,20 +93,12 @@ impl Controller for Signer {
         self.secrets.has_synced() && self.maps.has_synced()
     }
     fn plan(&self, key: &Key, now: Timestamp) -> Plan {
-        let Some(map) = self.maps.by_key(key) else {
-            return Plan::none();
-        };
+        let Some(map) = self.maps.by_key(key) else { return Plan::none() };
         let have = map.data.clone().unwrap_or_default();
-        let Some(content) = have.get("kubeconfig") else {
-            return Plan::none();
-        };
+        let Some(content) = have.get("kubeconfig") else { return Plan::none() };
         let tokens = self.secrets.in_namespace(TOKENS);
         let mut want = signatures(&tokens, content, now, self.sign);
-        want.extend(
-            have.iter()
-                .filter(|(k, _)| !k.starts_with(SIGNATURE))
-                .map(|(k, v)| (k.clone(), v.clone())),
-        );
+        want.extend(have.iter().filter(|(k, _)| !k.starts_with(SIGNATURE)).map(|(k, v)| (k.clone(), v.clone())));
         if want == have {
             return Plan::none();
         }
@@ -149,9 +136,7 @@ impl Controller for Cleaner {
         self.secrets.has_synced()
     }
     fn plan(&self, key: &Key, now: Timestamp) -> Plan {
-        let Some(s) = self.secrets.by_key(key).filter(|s| is_token(s)) else {
-            return Plan::none();
-        };
+        let Some(s) = self.secrets.by_key(key).filter(|s| is_token(s)) else { return Plan::none() };
         match left(&s, now) {
             None => Plan::none(),
             Some(seconds) if seconds <= 0.0 => Plan::one(Action::delete(s.as_ref(), None, None)),
@@ -171,22 +156,10 @@ mod tests {
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
     fn token(id: &str, more: &[(&str, &str)]) -> Arc<Secret> {
-        let data = [("token-id", id), ("token-secret", "s")]
-            .into_iter()
-            .chain(more.iter().copied());
-        let data = data
-            .map(|(k, v)| (k.to_owned(), ByteString(v.as_bytes().to_vec())))
-            .collect();
-        let metadata = ObjectMeta {
-            namespace: Some(TOKENS.into()),
-            ..ObjectMeta::default()
-        };
-        Arc::new(Secret {
-            metadata,
-            data: Some(data),
-            type_: Some(TOKEN_TYPE.into()),
-            ..Secret::default()
-        })
+        let data = [("token-id", id), ("token-secret", "s")].into_iter().chain(more.iter().copied());
+        let data = data.map(|(k, v)| (k.to_owned(), ByteString(v.as_bytes().to_vec()))).collect();
+        let metadata = ObjectMeta { namespace: Some(TOKENS.into()), ..ObjectMeta::default() };
+        Arc::new(Secret { metadata, data: Some(data), type_: Some(TOKEN_TYPE.into()), ..Secret::default() })
     }
 
     #[test]
@@ -200,17 +173,9 @@ mod tests {
             token("broken", &[signing, ("expiration", "soon")]),
             token("silent", &[]),
         ];
-        let made = signatures(&tokens, "text", now, |text, id, secret| {
-            format!("{text} {id} {secret}")
-        });
-        let wanted = [
-            ("jws-kubeconfig-always", "text always s"),
-            ("jws-kubeconfig-good00", "text good00 s"),
-        ];
-        assert_eq!(
-            made,
-            wanted.map(|(k, v)| (k.to_owned(), v.to_owned())).into()
-        );
+        let made = signatures(&tokens, "text", now, |text, id, secret| format!("{text} {id} {secret}"));
+        let wanted = [("jws-kubeconfig-always", "text always s"), ("jws-kubeconfig-good00", "text good00 s")];
+        assert_eq!(made, wanted.map(|(k, v)| (k.to_owned(), v.to_owned())).into());
         assert_eq!(left(&tokens[0], now), Some(86_400.0));
     }
 }

@@ -67,12 +67,7 @@ impl Certificates {
         signer: Option<Arc<dyn CertificateSigner>>,
         approve_serving: bool,
     ) -> Self {
-        Self {
-            requests: i.get(),
-            nodes: i.get(),
-            signer,
-            approve_serving,
-        }
+        Self { requests: i.get(), nodes: i.get(), signer, approve_serving }
     }
 }
 
@@ -84,20 +79,13 @@ fn addresses(n: &Node) -> impl Iterator<Item = &str> {
 /// Whether a kubelet's request for a certificate to serve with names its node and the addresses
 /// that this node says it has and no other does, and nothing else.
 fn serves_itself(r: &CertificateSigningRequest, s: &Subject, nodes: &[Arc<Node>]) -> bool {
-    let Some(name) = s.common_name.strip_prefix("system:node:") else {
-        return false;
-    };
+    let Some(name) = s.common_name.strip_prefix("system:node:") else { return false };
     if r.spec.username.as_ref() != Some(&s.common_name) {
         return false;
     }
-    let (own, others): (Vec<_>, Vec<_>) =
-        nodes.iter().partition(|n| meta::name(&n.metadata) == name);
+    let (own, others): (Vec<_>, Vec<_>) = nodes.iter().partition(|n| meta::name(&n.metadata) == name);
     let Some(own) = own.first() else { return false };
-    let names = s
-        .dns_names
-        .iter()
-        .cloned()
-        .chain(s.addresses.iter().map(IpAddr::to_string));
+    let names = s.dns_names.iter().cloned().chain(s.addresses.iter().map(IpAddr::to_string));
     names.into_iter().all(|wanted| {
         (wanted == name || addresses(own).any(|a| a == wanted))
             && !others.iter().any(|n| addresses(n).any(|a| a == wanted))
@@ -248,8 +236,7 @@ impl Controller for Certificates {
                 Event::Updated { old, new } => !addresses(old).eq(addresses(new)),
                 Event::Deleted(_) => false,
             };
-            let waiting =
-                |r: &&Arc<CertificateSigningRequest>| r.spec.signer_name == rules::KUBELET_SERVING;
+            let waiting = |r: &&Arc<CertificateSigningRequest>| r.spec.signer_name == rules::KUBELET_SERVING;
             for r in requests.list().iter().filter(|_| told).filter(waiting) {
                 q.add(Key::of(&r.metadata));
             }
@@ -295,15 +282,10 @@ impl Controller for Certificates {
                 let text = "Auto approving kubelet serving certificate of the node's own names.";
                 let mut next = r.as_ref().clone();
                 let c = new_condition("Approved", "AutoApproved", text, now);
-                next.status
-                    .get_or_insert_default()
-                    .conditions
-                    .get_or_insert_default()
-                    .push(c);
-                plan.push(Action::call(
-                    "approve a serving certificate",
-                    move |i| async move { i.update_subresource(&next, "approval").await.map(drop) },
-                ));
+                next.status.get_or_insert_default().conditions.get_or_insert_default().push(c);
+                plan.push(Action::call("approve a serving certificate", move |i| async move {
+                    i.update_subresource(&next, "approval").await.map(drop)
+                }));
             }
         }
         plan
@@ -320,24 +302,15 @@ mod tests {
         let node = |name: &str, address: &str| {
             let mut n = Node::default();
             n.metadata.name = Some(name.into());
-            let address = NodeAddress {
-                type_: "InternalIP".into(),
-                address: address.into(),
-            };
-            n.status = Some(NodeStatus {
-                addresses: Some(vec![address]),
-                ..NodeStatus::default()
-            });
+            let address = NodeAddress { type_: "InternalIP".into(), address: address.into() };
+            n.status = Some(NodeStatus { addresses: Some(vec![address]), ..NodeStatus::default() });
             Arc::new(n)
         };
         let nodes = [node("n1", "10.0.0.1"), node("n2", "10.0.0.2")];
         let subject = |names: &[&str], addresses: &[&str]| Subject {
             common_name: "system:node:n2".into(),
             dns_names: names.iter().map(|&n| n.to_owned()).collect(),
-            addresses: addresses
-                .iter()
-                .map(|a| a.parse().expect("an address"))
-                .collect(),
+            addresses: addresses.iter().map(|a| a.parse().expect("an address")).collect(),
             ..Subject::default()
         };
         let mut r = CertificateSigningRequest::default();
@@ -346,11 +319,7 @@ mod tests {
         assert!(!serves_itself(&r, &subject(&["n1"], &["10.0.0.2"]), &nodes));
         assert!(!serves_itself(&r, &subject(&[], &["10.0.0.1"]), &nodes));
         assert!(!serves_itself(&r, &subject(&[], &["10.96.0.1"]), &nodes));
-        assert!(!serves_itself(
-            &r,
-            &subject(&["n2"], &["10.0.0.2"]),
-            &nodes[..1]
-        ));
+        assert!(!serves_itself(&r, &subject(&["n2"], &["10.0.0.2"]), &nodes[..1]));
         r.spec.username = Some("system:node:n1".into());
         assert!(!serves_itself(&r, &subject(&["n2"], &["10.0.0.2"]), &nodes));
     }

@@ -23,10 +23,7 @@ pub fn claim<K: Kind>(
     matches: impl Fn(Option<&Labels>) -> bool,
     filter: impl Fn(&K) -> bool,
 ) -> Claimed<K> {
-    let mut c = Claimed {
-        owned: Vec::new(),
-        actions: Vec::new(),
-    };
+    let mut c = Claimed { owned: Vec::new(), actions: Vec::new() };
     for o in cache.owned_by(&owner.uid) {
         let m = o.meta();
         if meta::ns(m) != ns || !filter(&o) {

@@ -55,26 +55,14 @@ fn text<'a>(v: &'a Value, k: &str) -> &'a str {
 
 /// All collections (no subresources). `failed` names group versions that could not be read, with
 /// the reason.
-pub async fn discover(
-    i: &Informers,
-) -> Result<(Vec<Resource>, Vec<(String, String)>), kube::Error> {
+pub async fn discover(i: &Informers) -> Result<(Vec<Resource>, Vec<(String, String)>), kube::Error> {
     let mut versions: Vec<(String, String)> = vec![(String::new(), "v1".to_owned())];
     let groups = get(i, "/apis").await?;
-    for g in groups
-        .get("groups")
-        .and_then(Value::as_array)
-        .into_iter()
-        .flatten()
-    {
+    for g in groups.get("groups").and_then(Value::as_array).into_iter().flatten() {
         let name = text(g, "name");
         let preferred = g.get("preferredVersion").map_or("", |p| text(p, "version"));
         versions.push((name.to_owned(), preferred.to_owned()));
-        for v in g
-            .get("versions")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-        {
+        for v in g.get("versions").and_then(Value::as_array).into_iter().flatten() {
             let v = text(v, "version");
             if v != preferred {
                 versions.push((name.to_owned(), v.to_owned()));
@@ -82,11 +70,7 @@ pub async fn discover(
         }
     }
     let lists = futures::future::join_all(versions.iter().map(|(g, v)| async move {
-        let path = if g.is_empty() {
-            format!("/api/{v}")
-        } else {
-            format!("/apis/{g}/{v}")
-        };
+        let path = if g.is_empty() { format!("/api/{v}") } else { format!("/apis/{g}/{v}") };
         (g, v, get(i, &path).await)
     }))
     .await;
@@ -100,12 +84,7 @@ pub async fn discover(
                 continue;
             }
         };
-        for r in list
-            .get("resources")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-        {
+        for r in list.get("resources").and_then(Value::as_array).into_iter().flatten() {
             let plural = text(r, "name").to_owned();
             if plural.contains('/') || seen.insert((g.clone(), plural.clone()), ()).is_some() {
                 continue;
@@ -115,10 +94,7 @@ pub async fn discover(
                 version: v.clone(),
                 plural,
                 kind: text(r, "kind").to_owned(),
-                namespaced: r
-                    .get("namespaced")
-                    .and_then(Value::as_bool)
-                    .unwrap_or(false),
+                namespaced: r.get("namespaced").and_then(Value::as_bool).unwrap_or(false),
                 verbs: r
                     .get("verbs")
                     .and_then(Value::as_array)

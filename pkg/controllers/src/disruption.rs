@@ -44,10 +44,7 @@ impl Disruption {
         for p in pods {
             let ns = meta::ns(&p.metadata);
             let Some(o) = meta::controller_of(&p.metadata) else {
-                return Err(format!(
-                    "found no controller ref for pod {:?}",
-                    meta::name(&p.metadata)
-                ));
+                return Err(format!("found no controller ref for pod {:?}", meta::name(&p.metadata)));
             };
             let (uid, n) = match o.kind.as_str() {
                 "ReplicaSet" => {
@@ -57,10 +54,9 @@ impl Disruption {
                         .and_then(|s| meta::controller_of(&s.metadata))
                         .and_then(|d| self.deployments.get(ns, &d.name));
                     match (d, s) {
-                        (Some(d), _) => (
-                            meta::uid(&d.metadata).to_owned(),
-                            d.spec.replicas.unwrap_or(1),
-                        ),
+                        (Some(d), _) => {
+                            (meta::uid(&d.metadata).to_owned(), d.spec.replicas.unwrap_or(1))
+                        }
                         (None, Some(s)) => (o.uid.clone(), s.spec.replicas.unwrap_or(1)),
                         (None, None) => continue,
                     }
@@ -70,10 +66,9 @@ impl Disruption {
                     None => continue,
                 },
                 "ReplicationController" => match self.rcs.get(ns, &o.name) {
-                    Some(s) => (
-                        o.uid.clone(),
-                        s.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1),
-                    ),
+                    Some(s) => {
+                        (o.uid.clone(), s.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1))
+                    }
                     None => continue,
                 },
                 other => {
@@ -103,8 +98,7 @@ impl Controller for Disruption {
     }
     fn watch(&self, _: &Informers, queue: &Queue<Key>) {
         let q = queue.clone();
-        self.budgets
-            .on_event(move |e| q.add(Key::of(&e.object().metadata)));
+        self.budgets.on_event(move |e| q.add(Key::of(&e.object().metadata)));
         let (q, budgets) = (queue.clone(), self.budgets.clone());
         self.pods.on_event(move |e| {
             let p = e.object();
@@ -126,17 +120,13 @@ impl Controller for Disruption {
             }
         };
         let f = all(self.budgets.clone(), queue.clone());
-        self.deployments
-            .on_event(move |e| f(meta::ns(&e.object().metadata)));
+        self.deployments.on_event(move |e| f(meta::ns(&e.object().metadata)));
         let f = all(self.budgets.clone(), queue.clone());
-        self.statefulsets
-            .on_event(move |e| f(meta::ns(&e.object().metadata)));
+        self.statefulsets.on_event(move |e| f(meta::ns(&e.object().metadata)));
         let f = all(self.budgets.clone(), queue.clone());
-        self.sets
-            .on_event(move |e| f(meta::ns(&e.object().metadata)));
+        self.sets.on_event(move |e| f(meta::ns(&e.object().metadata)));
         let f = all(self.budgets.clone(), queue.clone());
-        self.rcs
-            .on_event(move |e| f(meta::ns(&e.object().metadata)));
+        self.rcs.on_event(move |e| f(meta::ns(&e.object().metadata)));
     }
     fn synced(&self) -> bool {
         self.budgets.has_synced()
@@ -147,12 +137,8 @@ impl Controller for Disruption {
             && self.statefulsets.has_synced()
     }
     fn plan(&self, key: &Key, now: Timestamp) -> Plan {
-        let Some(b) = self.budgets.by_key(key) else {
-            return Plan::none();
-        };
-        let Some(spec) = &b.spec else {
-            return Plan::none();
-        };
+        let Some(b) = self.budgets.by_key(key) else { return Plan::none() };
+        let Some(spec) = &b.spec else { return Plan::none() };
         let mut plan = Plan::none();
         let pods: Vec<Arc<Pod>> = self
             .pods
@@ -186,9 +172,9 @@ impl Controller for Disruption {
         // Evictions that were allowed and not yet seen count for two minutes.
         let mut disrupted = st.disrupted_pods.take().unwrap_or_default();
         disrupted.retain(|name, t| {
-            let live = pods
-                .iter()
-                .any(|p| meta::name(&p.metadata) == name && !meta::deleting(&p.metadata));
+            let live = pods.iter().any(|p| {
+                meta::name(&p.metadata) == name && !meta::deleting(&p.metadata)
+            });
             live && meta::seconds_between(t.0, now) < 120.0
         });
         if !disrupted.is_empty() {
@@ -219,11 +205,7 @@ impl Controller for Disruption {
                 ("False", "SyncFailed", e.clone())
             }
             None => {
-                let allowed = if expected <= 0 {
-                    0
-                } else {
-                    (healthy - desired).max(0)
-                };
+                let allowed = if expected <= 0 { 0 } else { (healthy - desired).max(0) };
                 st.current_healthy = Some(healthy);
                 st.desired_healthy = Some(desired);
                 st.expected_pods = Some(expected);
@@ -237,19 +219,10 @@ impl Controller for Disruption {
         };
         if pods.is_empty() && b.status.is_none() {
             let text = "No matching pods found";
-            plan.push(Action::event(
-                COMPONENT,
-                b.as_ref(),
-                EventType::Normal,
-                "NoPods",
-                text,
-            ));
+            plan.push(Action::event(COMPONENT, b.as_ref(), EventType::Normal, "NoPods", text));
         }
         let conds = st.conditions.get_or_insert_default();
-        let old = conds
-            .iter()
-            .position(|c| c.type_ == "DisruptionAllowed")
-            .map(|i| conds.remove(i));
+        let old = conds.iter().position(|c| c.type_ == "DisruptionAllowed").map(|i| conds.remove(i));
         let since = old
             .filter(|o| o.status == status)
             .map(|o| o.last_transition_time)

@@ -21,8 +21,7 @@ fn watch_pods(pods: &Cache<Pod>, services: &Arc<Cache<Service>>, queue: &Queue<K
     pods.on_event(move |e| {
         let touch = |p: &Pod| {
             for svc in s.in_namespace(meta::ns(&p.metadata)) {
-                if selector(&svc).is_some_and(|x| meta::map_matches(x, p.metadata.labels.as_ref()))
-                {
+                if selector(&svc).is_some_and(|x| meta::map_matches(x, p.metadata.labels.as_ref())) {
                     q.add(Key::of(&svc.metadata));
                 }
             }
@@ -67,10 +66,7 @@ fn headless(s: &Service) -> bool {
 }
 
 fn publishes_not_ready(s: &Service) -> bool {
-    s.spec
-        .as_ref()
-        .and_then(|s| s.publish_not_ready_addresses)
-        .unwrap_or(false)
+    s.spec.as_ref().and_then(|s| s.publish_not_ready_addresses).unwrap_or(false)
 }
 
 /// The number a service port leads to in this pod.
@@ -113,8 +109,8 @@ fn target_ref(p: &Pod) -> ObjectReference {
 /// A pod's host name within the service's domain.
 fn hostname(p: &Pod, s: &Service) -> Option<String> {
     let spec = p.spec.as_ref()?;
-    let inside =
-        spec.subdomain == s.metadata.name && meta::ns(&p.metadata) == meta::ns(&s.metadata);
+    let inside = spec.subdomain == s.metadata.name
+        && meta::ns(&p.metadata) == meta::ns(&s.metadata);
     spec.hostname.clone().filter(|h| inside && !h.is_empty())
 }
 
@@ -128,10 +124,7 @@ fn ips(p: &Pod) -> Vec<&str> {
         .filter(|i| !i.is_empty())
         .collect();
     if many.is_empty() {
-        st.and_then(|s| s.pod_ip.as_deref())
-            .filter(|i| !i.is_empty())
-            .into_iter()
-            .collect()
+        st.and_then(|s| s.pod_ip.as_deref()).filter(|i| !i.is_empty()).into_iter().collect()
     } else {
         many
     }

@@ -8,8 +8,8 @@ mod graph;
 
 use crate::discovery::{Resource, discover};
 use graph::{Graph, Ident, Node};
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use k8s_openapi::kube_aggregator::pkg::apis::apiregistration::v1::APIService;
 use knarr_runner::{Delta, HasMeta, Informers, Queue, Source, message, meta, reflect};
 use serde_json::{Value, json};
@@ -57,11 +57,7 @@ impl Collector {
     }
     fn resource(&self, api_version: &str, kind: &str) -> Option<Arc<Resource>> {
         let k = (group_of(api_version).to_owned(), kind.to_owned());
-        self.kinds
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&k)
-            .cloned()
+        self.kinds.lock().unwrap_or_else(PoisonError::into_inner).get(&k).cloned()
     }
 
     fn seen(&self, r: &Arc<Resource>, m: &ObjectMeta) {
@@ -116,11 +112,7 @@ impl Collector {
                     verbs: Vec::new(),
                 })
             }),
-            namespace: if namespaced {
-                meta::ns(m).to_owned()
-            } else {
-                String::new()
-            },
+            namespace: if namespaced { meta::ns(m).to_owned() } else { String::new() },
             name: o.name.clone(),
         }
     }
@@ -138,15 +130,10 @@ impl Collector {
     async fn live(&self, i: &Ident) -> Result<Option<ObjectMeta>, kube::Error> {
         if i.resource.plural.is_empty() {
             // A kind that is not served: no proof that the owner is gone.
-            return Err(kube::Error::Service(
-                "the owner's kind is not served".into(),
-            ));
+            return Err(kube::Error::Service("the owner's kind is not served".into()));
         }
         let req = http::Request::get(format!("{}/{}", i.resource.path(&i.namespace), i.name))
-            .header(
-                "accept",
-                "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json",
-            )
+            .header("accept", "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json")
             .body(Vec::new())
             .map_err(|e| kube::Error::Service(Box::new(e)))?;
         match self.informers.client().request::<Partial>(req).await {
@@ -159,10 +146,7 @@ impl Collector {
     async fn patch(&self, i: &Ident, patch: &Value) -> Result<(), kube::Error> {
         let req = http::Request::patch(format!("{}/{}", i.resource.path(&i.namespace), i.name))
             .header("content-type", "application/merge-patch+json")
-            .header(
-                "accept",
-                "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json",
-            )
+            .header("accept", "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json")
             .body(serde_json::to_vec(patch).map_err(kube::Error::SerdeError)?)
             .map_err(|e| kube::Error::Service(Box::new(e)))?;
         match self.informers.client().request_text(req).await {
@@ -172,17 +156,12 @@ impl Collector {
     }
 
     async fn remove_finalizer(&self, i: &Ident, uid: &str, f: &str) -> Result<(), kube::Error> {
-        let Some(m) = self.live(i).await? else {
-            return Ok(());
-        };
+        let Some(m) = self.live(i).await? else { return Ok(()) };
         if meta::uid(&m) != uid {
             return Ok(());
         }
         let left: Vec<&String> = m.finalizers.iter().flatten().filter(|x| *x != f).collect();
-        if m.finalizers
-            .as_ref()
-            .is_none_or(|all| all.len() == left.len())
-        {
+        if m.finalizers.as_ref().is_none_or(|all| all.len() == left.len()) {
             return Ok(());
         }
         let patch = json!({"metadata": {
@@ -196,19 +175,11 @@ impl Collector {
         uid: &str,
         doomed: &HashSet<String>,
     ) -> Result<(), kube::Error> {
-        let Some(m) = self.live(i).await? else {
-            return Ok(());
-        };
-        let left: Vec<&OwnerReference> = m
-            .owner_references
-            .iter()
-            .flatten()
-            .filter(|o| !doomed.contains(&o.uid))
-            .collect();
+        let Some(m) = self.live(i).await? else { return Ok(()) };
+        let left: Vec<&OwnerReference> =
+            m.owner_references.iter().flatten().filter(|o| !doomed.contains(&o.uid)).collect();
         if meta::uid(&m) != uid
-            || m.owner_references
-                .as_ref()
-                .is_none_or(|all| all.len() == left.len())
+            || m.owner_references.as_ref().is_none_or(|all| all.len() == left.len())
         {
             return Ok(());
         }
@@ -220,9 +191,7 @@ impl Collector {
     /// Lets all owners of an object go without it, so that a circle of owners that wait for one
     /// another comes apart.
     async fn unblock(&self, i: &Ident, uid: &str) -> Result<(), kube::Error> {
-        let Some(m) = self.live(i).await? else {
-            return Ok(());
-        };
+        let Some(m) = self.live(i).await? else { return Ok(()) };
         let mut owners = m.owner_references.clone().unwrap_or_default();
         if meta::uid(&m) != uid || owners.iter().all(|o| o.block_owner_deletion != Some(true)) {
             return Ok(());
@@ -237,9 +206,7 @@ impl Collector {
 
     /// Orphans the dependents of an object being deleted, then lets it go.
     async fn process_orphan(&self, uid: &str) -> Result<(), kube::Error> {
-        let Some(node) = self.graph().get(uid).cloned() else {
-            return Ok(());
-        };
+        let Some(node) = self.graph().get(uid).cloned() else { return Ok(()) };
         let only = HashSet::from([uid.to_owned()]);
         let dependents = self.graph().dependents(uid);
         for d in dependents {
@@ -253,9 +220,7 @@ impl Collector {
 
     /// Looks whether an object must go.
     async fn process(&self, uid: &str) -> Result<(), kube::Error> {
-        let Some(node) = self.graph().get(uid).cloned() else {
-            return Ok(());
-        };
+        let Some(node) = self.graph().get(uid).cloned() else { return Ok(()) };
         if node.is_virtual {
             return match self.live(&node.ident).await? {
                 Some(m) if meta::uid(&m) == uid => Ok(()),
@@ -324,9 +289,7 @@ impl Collector {
                 .iter()
                 .filter_map(|d| g.get(d).map(|n| (d, n)))
                 .filter(|(_, n)| {
-                    n.owners
-                        .iter()
-                        .any(|o| o.uid == uid && o.block_owner_deletion == Some(true))
+                    n.owners.iter().any(|o| o.uid == uid && o.block_owner_deletion == Some(true))
                 })
                 .map(|(d, n)| (d.clone(), n.foreground))
                 .collect()
@@ -439,13 +402,9 @@ pub async fn run(informers: Informers, cancel: CancellationToken) {
     });
     let changed = Arc::new(Notify::new());
     let n = changed.clone();
-    informers
-        .get::<CustomResourceDefinition>()
-        .on_event(move |_| n.notify_one());
+    informers.get::<CustomResourceDefinition>().on_event(move |_| n.notify_one());
     let n = changed.clone();
-    informers
-        .get::<APIService>()
-        .on_event(move |_| n.notify_one());
+    informers.get::<APIService>().on_event(move |_| n.notify_one());
     let mut workers = tokio::task::JoinSet::new();
     for _ in 0..4 {
         workers.spawn(c.clone().worker());
@@ -478,11 +437,8 @@ pub async fn run(informers: Informers, cancel: CancellationToken) {
                     }
                     let token = cancel.child_token();
                     watches.insert(r.clone(), token.clone());
-                    let src = Source {
-                        path: r.path(""),
-                        query: String::new(),
-                        metadata_only: true,
-                    };
+                    let src =
+                        Source { path: r.path(""), query: String::new(), metadata_only: true };
                     let (c, r, mut listing) = (c.clone(), Arc::new(r), None);
                     tokio::spawn(reflect::<Partial, _>(
                         informers.client().clone(),

@@ -93,17 +93,10 @@ pub async fn run(client: kube::Client, cfg: Config, shutdown: CancellationToken)
         .clone()
         .unwrap_or_else(|| Informers::with_cancel(client, shutdown.clone()));
     let i = informers.clone();
-    let mut s = Set {
-        tasks: JoinSet::new(),
-        informers,
-        cancel: shutdown,
-    };
+    let mut s = Set { tasks: JoinSet::new(), informers, cancel: shutdown };
     s.add(workloads::deployment::Deployments::new(&i), 4);
     s.add(workloads::replicas::Replicas::<ReplicaSet>::new(&i), 4);
-    s.add(
-        workloads::replicas::Replicas::<ReplicationController>::new(&i),
-        2,
-    );
+    s.add(workloads::replicas::Replicas::<ReplicationController>::new(&i), 2);
     s.add(workloads::daemonset::DaemonSets::new(&i), 2);
     s.add(workloads::statefulset::StatefulSets::new(&i), 2);
     s.add(workloads::job::Jobs::new(&i), 2);
@@ -124,10 +117,7 @@ pub async fn run(client: kube::Client, cfg: Config, shutdown: CancellationToken)
     s.add(nodes::Evictions::new(&i), 2);
     s.add(nodes::PodGc::new(&i, cfg.terminated_pod_threshold), 2);
     let signer = cfg.certificate_signer.clone();
-    s.add(
-        certificates::Certificates::new(&i, signer, cfg.approve_serving),
-        1,
-    );
+    s.add(certificates::Certificates::new(&i, signer, cfg.approve_serving), 1);
     if let Some(sign) = cfg.bootstrap_signer {
         s.add(bootstrap::Signer::new(&i, sign), 1);
     }

@@ -19,10 +19,7 @@ pub struct Namespaces {
 impl Namespaces {
     /// A controller over these informers.
     pub fn new(i: &Informers) -> Self {
-        Self {
-            namespaces: i.get(),
-            pods: i.get(),
-        }
+        Self { namespaces: i.get(), pods: i.get() }
     }
 }
 
@@ -45,10 +42,7 @@ async fn list(i: &Informers, r: &Resource, ns: &str) -> Result<Vec<Value>, kube:
         .body(Vec::new())
         .map_err(|e| kube::Error::Service(Box::new(e)))?;
     let v: Value = i.client().request(req).await?;
-    Ok(v.get("items")
-        .and_then(Value::as_array)
-        .cloned()
-        .unwrap_or_default())
+    Ok(v.get("items").and_then(Value::as_array).cloned().unwrap_or_default())
 }
 
 async fn delete(i: &Informers, path: &str) -> Result<(), kube::Error> {
@@ -91,14 +85,10 @@ async fn clear(i: &Informers, r: &Resource, ns: &str, p: &mut Progress) {
             let mut held = false;
             for o in &items {
                 for f in o["metadata"]["finalizers"].as_array().into_iter().flatten() {
-                    *p.finalizers
-                        .entry(f.as_str().unwrap_or("").to_owned())
-                        .or_default() += 1;
+                    *p.finalizers.entry(f.as_str().unwrap_or("").to_owned()).or_default() += 1;
                     held = true;
                 }
-                let grace = o["metadata"]["deletionGracePeriodSeconds"]
-                    .as_i64()
-                    .unwrap_or(0);
+                let grace = o["metadata"]["deletionGracePeriodSeconds"].as_i64().unwrap_or(0);
                 p.estimate = p.estimate.max(grace);
             }
             p.estimate = p.estimate.max(if held { 15 } else { 1 });
@@ -118,10 +108,8 @@ async fn clear_all(i: &Informers, ns: &str) -> Result<Progress, kube::Error> {
             list.join(", ")
         ));
     }
-    let mut wanted: Vec<&Resource> = resources
-        .iter()
-        .filter(|r| r.namespaced && r.can("delete") && r.can("list"))
-        .collect();
+    let mut wanted: Vec<&Resource> =
+        resources.iter().filter(|r| r.namespaced && r.can("delete") && r.can("list")).collect();
     // Pods first and alone: what they need to end in order must outlive them.
     wanted.sort_by_key(|r| !(r.group.is_empty() && r.plural == "pods"));
     for r in wanted {
@@ -133,21 +121,12 @@ async fn clear_all(i: &Informers, ns: &str) -> Result<Progress, kube::Error> {
     Ok(p)
 }
 
-fn set(
-    conds: &mut Vec<NamespaceCondition>,
-    kind: &str,
-    bad: Option<(&str, String)>,
-    good: (&str, &str),
-    now: Timestamp,
-) {
+fn set(conds: &mut Vec<NamespaceCondition>, kind: &str, bad: Option<(&str, String)>, good: (&str, &str), now: Timestamp) {
     let (status, reason, text) = match bad {
         Some((r, t)) => ("True", r, t),
         None => ("False", good.0, good.1.to_owned()),
     };
-    let old = conds
-        .iter()
-        .position(|c| c.type_ == kind)
-        .map(|i| (i, conds[i].clone()));
+    let old = conds.iter().position(|c| c.type_ == kind).map(|i| (i, conds[i].clone()));
     let keep = old.as_ref().filter(|(_, o)| o.status == status);
     let c = NamespaceCondition {
         type_: kind.into(),
@@ -165,35 +144,22 @@ fn set(
 }
 
 fn conditions(ns: &Namespace, p: &Progress, now: Timestamp) -> Vec<NamespaceCondition> {
-    let mut c = ns
-        .status
-        .as_ref()
-        .and_then(|s| s.conditions.clone())
-        .unwrap_or_default();
+    let mut c = ns.status.as_ref().and_then(|s| s.conditions.clone()).unwrap_or_default();
     let list = |m: &BTreeMap<String, usize>, word: &str| {
-        m.iter()
-            .map(|(k, n)| format!("{k} {word} {n} resource instances"))
-            .collect::<Vec<_>>()
-            .join(", ")
+        m.iter().map(|(k, n)| format!("{k} {word} {n} resource instances")).collect::<Vec<_>>().join(", ")
     };
     set(
         &mut c,
         "NamespaceDeletionDiscoveryFailure",
         p.discovery.clone().map(|t| ("DiscoveryFailed", t)),
-        (
-            "ResourcesDiscovered",
-            "All resources successfully discovered",
-        ),
+        ("ResourcesDiscovered", "All resources successfully discovered"),
         now,
     );
     set(
         &mut c,
         "NamespaceDeletionGroupVersionParsingFailure",
         None,
-        (
-            "ParsedGroupVersions",
-            "All legacy kube types successfully parsed",
-        ),
+        ("ParsedGroupVersions", "All legacy kube types successfully parsed"),
         now,
     );
     let failed = (!p.failures.is_empty()).then(|| {
@@ -210,20 +176,11 @@ fn conditions(ns: &Namespace, p: &Progress, now: Timestamp) -> Vec<NamespaceCond
         &mut c,
         "NamespaceDeletionContentFailure",
         failed,
-        (
-            "ContentDeleted",
-            "All content successfully deleted, may be waiting on finalization",
-        ),
+        ("ContentDeleted", "All content successfully deleted, may be waiting on finalization"),
         now,
     );
     let remain = (!p.remaining.is_empty()).then(|| {
-        (
-            "SomeResourcesRemain",
-            format!(
-                "Some resources are remaining: {}",
-                list(&p.remaining, "has")
-            ),
-        )
+        ("SomeResourcesRemain", format!("Some resources are remaining: {}", list(&p.remaining, "has")))
     });
     set(
         &mut c,
@@ -245,20 +202,13 @@ fn conditions(ns: &Namespace, p: &Progress, now: Timestamp) -> Vec<NamespaceCond
         &mut c,
         "NamespaceFinalizersRemaining",
         held,
-        (
-            "ContentHasNoFinalizers",
-            "All content-preserving finalizers finished",
-        ),
+        ("ContentHasNoFinalizers", "All content-preserving finalizers finished"),
         now,
     );
     c
 }
 
-async fn finalize(
-    i: Informers,
-    ns: Arc<Namespace>,
-    q: Arc<Cache<Namespace>>,
-) -> Result<(), kube::Error> {
+async fn finalize(i: Informers, ns: Arc<Namespace>, q: Arc<Cache<Namespace>>) -> Result<(), kube::Error> {
     let name = meta::name(&ns.metadata).to_owned();
     let mut ns = ns.as_ref().clone();
     if ns.status.as_ref().and_then(|s| s.phase.as_deref()) != Some("Terminating") {
@@ -291,10 +241,7 @@ async fn finalize(
         Err(e) if knarr_runner::is_not_found(&e) => {}
         Err(e) => return Err(e),
         Ok(o) => {
-            let gone = o
-                .spec
-                .as_ref()
-                .is_none_or(|s| s.finalizers.as_ref().is_none_or(Vec::is_empty))
+            let gone = o.spec.as_ref().is_none_or(|s| s.finalizers.as_ref().is_none_or(Vec::is_empty))
                 && o.metadata.finalizers.as_ref().is_none_or(Vec::is_empty);
             if gone {
                 q.observe_deleted("", &name, meta::uid(&o.metadata));
@@ -329,9 +276,7 @@ impl Controller for Namespaces {
         self.namespaces.has_synced() && self.pods.has_synced()
     }
     fn plan(&self, key: &Key, _: Timestamp) -> Plan {
-        let Some(ns) = self.namespaces.by_key(key) else {
-            return Plan::none();
-        };
+        let Some(ns) = self.namespaces.by_key(key) else { return Plan::none() };
         let finalizing = ns
             .spec
             .as_ref()
@@ -346,10 +291,7 @@ impl Controller for Namespaces {
             && busy.iter().all(|p| meta::deleting(&p.metadata))
             && ns.status.as_ref().is_some_and(|s| s.conditions.is_some())
         {
-            return Plan {
-                requeue_after: Some(Duration::from_secs(5)),
-                ..Plan::default()
-            };
+            return Plan { requeue_after: Some(Duration::from_secs(5)), ..Plan::default() };
         }
         let all = self.namespaces.clone();
         let what = format!("finalize Namespace {}", key.name);

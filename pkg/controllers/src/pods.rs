@@ -10,10 +10,7 @@ use std::sync::Arc;
 
 /// The phase, `Pending` where none is told.
 pub fn phase(p: &Pod) -> &str {
-    p.status
-        .as_ref()
-        .and_then(|s| s.phase.as_deref())
-        .unwrap_or("Pending")
+    p.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("Pending")
 }
 
 /// Whether it has ended.
@@ -27,16 +24,8 @@ pub fn active(p: &Pod) -> bool {
 }
 
 /// A condition's status (`True`, …).
-pub fn condition<'a>(
-    p: &'a Pod,
-    kind: &str,
-) -> Option<&'a k8s_openapi::api::core::v1::PodCondition> {
-    p.status
-        .as_ref()?
-        .conditions
-        .as_ref()?
-        .iter()
-        .find(|c| c.type_ == kind)
+pub fn condition<'a>(p: &'a Pod, kind: &str) -> Option<&'a k8s_openapi::api::core::v1::PodCondition> {
+    p.status.as_ref()?.conditions.as_ref()?.iter().find(|c| c.type_ == kind)
 }
 
 /// Whether the pod is ready.
@@ -79,19 +68,11 @@ pub fn next_available<'a>(
 
 /// The node it is bound to, or the empty string.
 pub fn node(p: &Pod) -> &str {
-    p.spec
-        .as_ref()
-        .and_then(|s| s.node_name.as_deref())
-        .unwrap_or("")
+    p.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or("")
 }
 
 /// A pod made from a template for an owner; named by the server.
-pub fn from_template(
-    t: &PodTemplateSpec,
-    ns: &str,
-    owner_name: &str,
-    owner: OwnerReference,
-) -> Pod {
+pub fn from_template(t: &PodTemplateSpec, ns: &str, owner_name: &str, owner: OwnerReference) -> Pod {
     let tm = t.metadata.clone().unwrap_or_default();
     // Room for the five random characters.
     let mut prefix = format!("{owner_name}-");
@@ -117,9 +98,7 @@ fn restarts(p: &Pod) -> i32 {
     p.status
         .as_ref()
         .and_then(|s| s.container_statuses.as_ref())
-        .map_or(0, |cs| {
-            cs.iter().map(|c| c.restart_count).max().unwrap_or(0)
-        })
+        .map_or(0, |cs| cs.iter().map(|c| c.restart_count).max().unwrap_or(0))
 }
 
 fn deletion_cost(p: &Pod) -> i32 {

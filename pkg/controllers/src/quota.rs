@@ -96,11 +96,7 @@ impl Quotas {
             };
             for x in quotas.in_namespace(meta::ns(e.object().meta())) {
                 let key = Key::of(&x.metadata);
-                if late {
-                    q.add_after(key, SETTLED)
-                } else {
-                    q.add(key)
-                }
+                if late { q.add_after(key, SETTLED) } else { q.add(key) }
             }
         });
     }
@@ -119,10 +115,7 @@ impl Quotas {
                 .in_namespace(ns)
                 .iter()
                 .filter(|s| {
-                    f(s.spec
-                        .as_ref()
-                        .and_then(|s| s.type_.as_deref())
-                        .unwrap_or("ClusterIP"))
+                    f(s.spec.as_ref().and_then(|s| s.type_.as_deref()).unwrap_or("ClusterIP"))
                 })
                 .count()
         };
@@ -143,7 +136,9 @@ impl Quotas {
             "replicationcontrollers" | "count/replicationcontrollers" => {
                 count(self.rcs.in_namespace(ns).len())
             }
-            "resourcequotas" | "count/resourcequotas" => count(self.quotas.in_namespace(ns).len()),
+            "resourcequotas" | "count/resourcequotas" => {
+                count(self.quotas.in_namespace(ns).len())
+            }
             "persistentvolumeclaims" | "count/persistentvolumeclaims" => {
                 count(self.claims.in_namespace(ns).len())
             }
@@ -186,9 +181,7 @@ fn pod_sum(p: &Pod, limits: bool, resource: &str) -> i128 {
         } else {
             r.and_then(|r| r.requests.as_ref())
         };
-        list.and_then(|l| l.get(resource))
-            .and_then(|q| parse_milli(&q.0))
-            .unwrap_or(0)
+        list.and_then(|l| l.get(resource)).and_then(|q| parse_milli(&q.0)).unwrap_or(0)
     };
     let mut sum: i128 = spec.containers.iter().map(&of).sum();
     let (mut sidecars, mut init) = (0, 0);
@@ -213,12 +206,9 @@ fn pod_sum(p: &Pod, limits: bool, resource: &str) -> i128 {
 fn in_scope(q: &ResourceQuota, p: &Pod) -> bool {
     let spec = p.spec.as_ref();
     let best_effort = p.status.as_ref().and_then(|s| s.qos_class.as_deref()) == Some("BestEffort");
-    let terminating = spec
-        .and_then(|s| s.active_deadline_seconds)
-        .is_some_and(|d| d >= 0);
-    let class = spec
-        .and_then(|s| s.priority_class_name.as_deref())
-        .unwrap_or("");
+    let terminating =
+        spec.and_then(|s| s.active_deadline_seconds).is_some_and(|d| d >= 0);
+    let class = spec.and_then(|s| s.priority_class_name.as_deref()).unwrap_or("");
     let scope = |name: &str, op: &str, values: &[String]| match name {
         "BestEffort" => best_effort,
         "NotBestEffort" => !best_effort,
@@ -234,16 +224,9 @@ fn in_scope(q: &ResourceQuota, p: &Pod) -> bool {
     };
     let Some(s) = &q.spec else { return true };
     s.scopes.iter().flatten().all(|n| scope(n, "Exists", &[]))
-        && s.scope_selector
-            .iter()
-            .flat_map(|s| s.match_expressions.iter().flatten())
-            .all(|m| {
-                scope(
-                    &m.scope_name,
-                    &m.operator,
-                    m.values.as_deref().unwrap_or(&[]),
-                )
-            })
+        && s.scope_selector.iter().flat_map(|s| s.match_expressions.iter().flatten()).all(|m| {
+            scope(&m.scope_name, &m.operator, m.values.as_deref().unwrap_or(&[]))
+        })
 }
 
 /// The class a claim asks for.
@@ -256,9 +239,7 @@ fn class_of(c: &PersistentVolumeClaim) -> &str {
 
 /// What claims ask for, those of one class or all.
 fn storage(claims: &[Arc<PersistentVolumeClaim>], class: Option<&str>) -> i128 {
-    let wanted = claims
-        .iter()
-        .filter(|c| class.is_none_or(|n| class_of(c) == n));
+    let wanted = claims.iter().filter(|c| class.is_none_or(|n| class_of(c) == n));
     wanted
         .filter_map(|c| {
             let r = c.spec.as_ref()?.resources.as_ref()?.requests.as_ref()?;
@@ -295,9 +276,7 @@ impl Controller for Quotas {
                 let all = p.spec.iter().flat_map(|s| s.containers.iter());
                 all.map(|c| c.resources.clone()).collect::<Vec<_>>()
             };
-            gone(old) != gone(new)
-                || pods::finished(old) != pods::finished(new)
-                || asks(old) != asks(new)
+            gone(old) != gone(new) || pods::finished(old) != pods::finished(new) || asks(old) != asks(new)
         });
         self.watch_kind(&self.services, queue, |old, new| {
             let counted = |s: &Service| s.spec.as_ref().map(|s| (s.type_.clone(), s.ports.clone()));
@@ -325,43 +304,26 @@ impl Controller for Quotas {
             && self.others.iter().all(|o| (o.synced)())
     }
     fn plan(&self, key: &Key, _: Timestamp) -> Plan {
-        let Some(q) = self.quotas.by_key(key) else {
-            return Plan::none();
-        };
-        let hard = q
-            .spec
-            .as_ref()
-            .and_then(|s| s.hard.clone())
-            .unwrap_or_default();
+        let Some(q) = self.quotas.by_key(key) else { return Plan::none() };
+        let hard = q.spec.as_ref().and_then(|s| s.hard.clone()).unwrap_or_default();
         let old = q.status.clone().unwrap_or_default();
         let before = old.used.clone().unwrap_or_default();
         let used: BTreeMap<String, Quantity> = hard
             .iter()
             .map(|(k, h)| {
                 let v = self.used(&key.namespace, &q, k);
-                let kept = before
-                    .get(k)
-                    .cloned()
-                    .unwrap_or_else(|| Quantity("0".into()));
-                (
-                    k.clone(),
-                    v.map_or(kept, |v| Quantity(format_like(v, &h.0))),
-                )
+                let kept = before.get(k).cloned().unwrap_or_else(|| Quantity("0".into()));
+                (k.clone(), v.map_or(kept, |v| Quantity(format_like(v, &h.0))))
             })
             .collect();
         let number = |m: &BTreeMap<String, Quantity>| {
-            m.iter()
-                .map(|(k, v)| (k.clone(), parse_milli(&v.0)))
-                .collect::<Vec<_>>()
+            m.iter().map(|(k, v)| (k.clone(), parse_milli(&v.0))).collect::<Vec<_>>()
         };
         if old.hard.as_ref() == Some(&hard) && number(&before) == number(&used) {
             return Plan::none();
         }
         let mut next = q.as_ref().clone();
-        next.status = Some(ResourceQuotaStatus {
-            hard: Some(hard),
-            used: Some(used),
-        });
+        next.status = Some(ResourceQuotaStatus { hard: Some(hard), used: Some(used) });
         Plan::one(Action::update_status(next))
     }
 }

@@ -20,11 +20,7 @@ impl Aggregation {
 
 /// The rules of all roles that the aggregation selects, each once, in the order of role names.
 fn aggregated(role: &ClusterRole, all: &[Arc<ClusterRole>]) -> Option<Vec<PolicyRule>> {
-    let selectors = role
-        .aggregation_rule
-        .as_ref()?
-        .cluster_role_selectors
-        .as_deref()?;
+    let selectors = role.aggregation_rule.as_ref()?.cluster_role_selectors.as_deref()?;
     let mut rules: Vec<PolicyRule> = Vec::new();
     for s in selectors {
         let mut hits: Vec<&Arc<ClusterRole>> = all
@@ -61,12 +57,8 @@ impl Controller for Aggregation {
         self.roles.has_synced()
     }
     fn plan(&self, key: &Key, _: Timestamp) -> Plan {
-        let Some(role) = self.roles.by_key(key) else {
-            return Plan::none();
-        };
-        let Some(rules) = aggregated(&role, &self.roles.list()) else {
-            return Plan::none();
-        };
+        let Some(role) = self.roles.by_key(key) else { return Plan::none() };
+        let Some(rules) = aggregated(&role, &self.roles.list()) else { return Plan::none() };
         if role.rules.clone().unwrap_or_default() == rules {
             return Plan::none();
         }

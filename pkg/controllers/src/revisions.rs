@@ -88,13 +88,8 @@ pub fn surplus(
     live: impl Fn(&ControllerRevision) -> bool,
 ) -> Vec<Action> {
     let dead: Vec<_> = history.iter().filter(|r| !live(r)).collect();
-    let n = dead
-        .len()
-        .saturating_sub(usize::try_from(limit).unwrap_or(0));
-    dead.into_iter()
-        .take(n)
-        .map(|r| Action::delete(r.as_ref(), None, None))
-        .collect()
+    let n = dead.len().saturating_sub(usize::try_from(limit).unwrap_or(0));
+    dead.into_iter().take(n).map(|r| Action::delete(r.as_ref(), None, None)).collect()
 }
 
 /// The template as it was at a revision.

@@ -66,8 +66,7 @@ impl<K: Kind> Controller for PerNamespace<K> {
     }
     fn watch(&self, _: &Informers, queue: &Queue<Key>) {
         let q = queue.clone();
-        self.namespaces
-            .on_event(move |e| q.add(Key::of(&e.object().metadata)));
+        self.namespaces.on_event(move |e| q.add(Key::of(&e.object().metadata)));
         let (q, want) = (queue.clone(), self.want.meta().name.clone());
         self.objects.on_event(move |e| {
             let m = e.object().meta();
@@ -80,9 +79,7 @@ impl<K: Kind> Controller for PerNamespace<K> {
         self.namespaces.has_synced() && self.objects.has_synced()
     }
     fn plan(&self, key: &Key, _: Timestamp) -> Plan {
-        let Some(ns) = self.namespaces.by_key(key) else {
-            return Plan::none();
-        };
+        let Some(ns) = self.namespaces.by_key(key) else { return Plan::none() };
         let terminating =
             ns.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Terminating");
         if meta::deleting(&ns.metadata) || terminating {

@@ -13,7 +13,8 @@ use crate::record::now;
 use crate::sandbox::Sandbox;
 
 /// Events for one client.
-pub(crate) type Events = Pin<Box<dyn Stream<Item = Result<ContainerEventResponse, Status>> + Send>>;
+pub(crate) type Events =
+    Pin<Box<dyn Stream<Item = Result<ContainerEventResponse, Status>> + Send>>;
 
 impl Cri {
     /// Tells of a change, with the state of the whole pod after it.
@@ -45,10 +46,8 @@ impl Cri {
     /// Events from now on. A client that is too slow is told so and must list again.
     pub(crate) fn events(self: &Arc<Self>) -> Events {
         let stream = BroadcastStream::new(self.events.subscribe());
-        Box::pin(
-            stream.map(|event| {
-                event.map_err(|e| Status::data_loss(format!("events were lost: {e}")))
-            }),
-        )
+        Box::pin(stream.map(|event| {
+            event.map_err(|e| Status::data_loss(format!("events were lost: {e}")))
+        }))
     }
 }

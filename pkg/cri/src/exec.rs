@@ -29,19 +29,16 @@ impl Container {
         let shim = self.running().await?;
         let path = self.dir.join("config.json");
         let bytes = std::fs::read(&path).map_err(Error::io("read", &path))?;
-        let spec: serde_json::Value =
-            serde_json::from_slice(&bytes).map_err(|e| Error::Record {
-                path,
-                reason: e.to_string(),
-            })?;
+        let spec: serde_json::Value = serde_json::from_slice(&bytes).map_err(|e| Error::Record {
+            path,
+            reason: e.to_string(),
+        })?;
         let mut process = spec["process"].clone();
         process["args"] = serde_json::json!(args);
         process["terminal"] = serde_json::json!(tty);
         if tty
             && let Some(env) = process["env"].as_array_mut()
-            && !env
-                .iter()
-                .any(|e| e.as_str().is_some_and(|e| e.starts_with("TERM=")))
+            && !env.iter().any(|e| e.as_str().is_some_and(|e| e.starts_with("TERM=")))
         {
             env.push(serde_json::json!("TERM=xterm"));
         }
@@ -105,9 +102,7 @@ impl Cri {
 
 /// Reads to the end; what is too much is read and dropped.
 async fn collect(from: Option<impl AsyncRead + Unpin>) -> Bytes {
-    let Some(mut from) = from else {
-        return Bytes::new();
-    };
+    let Some(mut from) = from else { return Bytes::new() };
     let mut all = Vec::new();
     let mut buffer = vec![0u8; 16 << 10];
     loop {

@@ -30,14 +30,11 @@ impl Flights {
                     let (all, name) = (self.0.clone(), key.clone());
                     let task = tokio::spawn(async move {
                         let out = work.await.map_err(Status::from);
-                        all.lock()
-                            .unwrap_or_else(PoisonError::into_inner)
-                            .remove(&name);
+                        all.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
                         out
                     });
                     let flight: Flight = async move {
-                        task.await
-                            .unwrap_or_else(|e| Err(Status::internal(e.to_string())))
+                        task.await.unwrap_or_else(|e| Err(Status::internal(e.to_string())))
                     }
                     .boxed()
                     .shared();
@@ -46,9 +43,7 @@ impl Flights {
                 }
             }
         };
-        flight
-            .await
-            .map_err(|status| Error::Status(Box::new(status)))
+        flight.await.map_err(|status| Error::Status(Box::new(status)))
     }
 }
 

@@ -70,8 +70,7 @@ impl Runtime {
     }
 
     pub(crate) async fn start(&self, id: &str) -> Result<(), Error> {
-        self.run("OCI runtime start failed", &["start".as_ref(), id.as_ref()])
-            .await
+        self.run("OCI runtime start failed", &["start".as_ref(), id.as_ref()]).await
     }
 
     /// Kills and removes; no error if it is gone.

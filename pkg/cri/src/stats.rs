@@ -59,9 +59,7 @@ impl Cri {
         };
         let mut containers = Vec::new();
         for c in self.containers_of(&s.id) {
-            let Some(stats) = read(&c).await? else {
-                continue;
-            };
+            let Some(stats) = read(&c).await? else { continue };
             sum.cpu_usage += stats.cpu_usage;
             sum.memory_usage += stats.memory_usage;
             sum.memory_working_set += stats.memory_working_set;
@@ -140,10 +138,7 @@ fn network(pid: i32) -> v1::NetworkUsage {
         .lines()
         .filter_map(|line| {
             let (name, numbers) = line.split_once(':')?;
-            let n: Vec<u64> = numbers
-                .split_whitespace()
-                .map_while(|n| n.parse().ok())
-                .collect();
+            let n: Vec<u64> = numbers.split_whitespace().map_while(|n| n.parse().ok()).collect();
             (name.trim() != "lo").then_some(())?;
             Some(v1::NetworkInterfaceUsage {
                 name: name.trim().to_owned(),
@@ -154,10 +149,7 @@ fn network(pid: i32) -> v1::NetworkUsage {
             })
         })
         .collect();
-    let first = interfaces
-        .iter()
-        .position(|i| i.name == "eth0")
-        .unwrap_or(0);
+    let first = interfaces.iter().position(|i| i.name == "eth0").unwrap_or(0);
     let default_interface = (first < interfaces.len()).then(|| interfaces.remove(first));
     v1::NetworkUsage {
         timestamp: now(),

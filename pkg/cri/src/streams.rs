@@ -47,9 +47,7 @@ impl Cri {
             return Err(Error::Invalid("exec needs a command".to_owned()));
         }
         if r.tty && r.stderr {
-            return Err(Error::Invalid(
-                "tty and stderr cannot both be true".to_owned(),
-            ));
+            return Err(Error::Invalid("tty and stderr cannot both be true".to_owned()));
         }
         if !(r.stdin || r.stdout || r.stderr) {
             return Err(Error::Invalid(
@@ -70,9 +68,7 @@ impl Cri {
 
     pub(crate) async fn attach_url(&self, r: AttachRequest) -> Result<String, Error> {
         if r.tty && r.stderr {
-            return Err(Error::Invalid(
-                "tty and stderr cannot both be true".to_owned(),
-            ));
+            return Err(Error::Invalid("tty and stderr cannot both be true".to_owned()));
         }
         let container = self.container(&r.container_id)?;
         container.running().await?;
@@ -90,8 +86,9 @@ impl Cri {
         if !sandbox.ready() {
             return Err(Error::State("sandbox container is not running".to_owned()));
         }
-        let port =
-            |p: &i32| u16::try_from(*p).map_err(|_| Error::Invalid(format!("invalid port {p}")));
+        let port = |p: &i32| {
+            u16::try_from(*p).map_err(|_| Error::Invalid(format!("invalid port {p}")))
+        };
         Ok(self.server()?.port_forward_url(PortForwardParams {
             pod_sandbox_id: sandbox.id.clone(),
             ports: r.port.iter().map(port).collect::<Result<_, _>>()?,
@@ -102,24 +99,16 @@ impl Cri {
 #[tonic::async_trait]
 impl Handler for Sessions {
     async fn exec(&self, params: ExecParams, streams: Streams) -> ExecResult {
-        let Some(cri) = self.0.upgrade() else {
-            return gone();
-        };
+        let Some(cri) = self.0.upgrade() else { return gone() };
         let started = async {
             let container = cri.container(&params.container_id)?;
-            container
-                .exec(params.command, params.tty, streams.stdin.is_some())
-                .await
+            container.exec(params.command, params.tty, streams.stdin.is_some()).await
         };
         let mut session = match started.await {
             Ok(session) => session,
             Err(e) => return ExecResult::Failed(e.to_string()),
         };
-        let (input, out, err) = (
-            session.stdin.take(),
-            session.stdout.take(),
-            session.stderr.take(),
-        );
+        let (input, out, err) = (session.stdin.take(), session.stdout.take(), session.stderr.take());
         let output = futures::future::join(carry(out, streams.stdout), carry(err, streams.stderr));
         let mut output = std::pin::pin!(output);
         let mut feeding = std::pin::pin!(carry(streams.stdin, input));
@@ -147,9 +136,7 @@ impl Handler for Sessions {
     }
 
     async fn attach(&self, params: AttachParams, streams: Streams) -> ExecResult {
-        let Some(cri) = self.0.upgrade() else {
-            return gone();
-        };
+        let Some(cri) = self.0.upgrade() else { return gone() };
         let joined = async {
             let container = cri.container(&params.container_id)?;
             let shim = container.running().await?;
@@ -159,11 +146,7 @@ impl Handler for Sessions {
             Ok(session) => session,
             Err(e) => return ExecResult::Failed(e.to_string()),
         };
-        let (input, out, err) = (
-            session.stdin.take(),
-            session.stdout.take(),
-            session.stderr.take(),
-        );
+        let (input, out, err) = (session.stdin.take(), session.stdout.take(), session.stderr.take());
         let output = futures::future::join(carry(out, streams.stdout), carry(err, streams.stderr));
         let mut output = std::pin::pin!(output);
         let mut feeding = std::pin::pin!(carry(streams.stdin, input));
@@ -194,9 +177,9 @@ impl Handler for Sessions {
         let netns = (!spec::host_network(&sandbox.config))
             .then(|| PathBuf::from(format!("/proc/{}/ns/net", sandbox.record().pause_pid)));
         drop((cri, sandbox));
-        let mut connection = connect(netns, port)
-            .await
-            .map_err(|e| format!("failed to connect to localhost:{port} inside namespace: {e}"))?;
+        let mut connection = connect(netns, port).await.map_err(|e| {
+            format!("failed to connect to localhost:{port} inside namespace: {e}")
+        })?;
         // An end by reset is an end.
         let _ = tokio::io::copy_bidirectional(&mut stream, &mut connection).await;
         Ok(())
@@ -250,10 +233,7 @@ async fn connect(netns: Option<PathBuf>, port: u16) -> std::io::Result<TcpStream
             )?;
         }
         let mut last = None;
-        for ip in [
-            IpAddr::from(Ipv4Addr::LOCALHOST),
-            IpAddr::from(Ipv6Addr::LOCALHOST),
-        ] {
+        for ip in [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)] {
             match std::net::TcpStream::connect_timeout(&SocketAddr::new(ip, port), CONNECT) {
                 Ok(stream) => return Ok(stream),
                 Err(e) => last = last.or(Some(e)),
@@ -261,11 +241,9 @@ async fn connect(netns: Option<PathBuf>, port: u16) -> std::io::Result<TcpStream
         }
         Err(last.unwrap_or_else(|| std::io::ErrorKind::ConnectionRefused.into()))
     };
-    std::thread::Builder::new()
-        .name("port-forward".to_owned())
-        .spawn(move || {
-            let _ = sender.send(work()); // the client may have left
-        })?;
+    std::thread::Builder::new().name("port-forward".to_owned()).spawn(move || {
+        let _ = sender.send(work()); // the client may have left
+    })?;
     let stream = receiver
         .await
         .unwrap_or_else(|_| Err(std::io::ErrorKind::BrokenPipe.into()))?;

@@ -25,17 +25,11 @@ pub(crate) struct Forwarder {
 
 impl Forwarder {
     pub(crate) fn new(resolv_conf: PathBuf, own: Vec<SocketAddr>) -> Self {
-        Forwarder {
-            resolv_conf,
-            own,
-            known: Mutex::default(),
-        }
+        Forwarder { resolv_conf, own, known: Mutex::default() }
     }
 
     fn resolvers(&self) -> Vec<SocketAddr> {
-        let changed = std::fs::metadata(&self.resolv_conf)
-            .and_then(|m| m.modified())
-            .ok();
+        let changed = std::fs::metadata(&self.resolv_conf).and_then(|m| m.modified()).ok();
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if changed.is_none() || known.0 != changed {
             let text = std::fs::read_to_string(&self.resolv_conf).unwrap_or_default();
@@ -66,11 +60,7 @@ impl Forwarder {
 
 async fn over_udp(resolver: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
     // A socket of its own for each question: the kernel picks an unpredictable port.
-    let any: IpAddr = if resolver.is_ipv4() {
-        [0, 0, 0, 0].into()
-    } else {
-        [0; 16].into()
-    };
+    let any: IpAddr = if resolver.is_ipv4() { [0, 0, 0, 0].into() } else { [0; 16].into() };
     let socket = UdpSocket::bind((any, 0)).await?;
     socket.connect(resolver).await?;
     socket.send(query).await?;
@@ -88,9 +78,7 @@ async fn over_udp(resolver: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
 async fn over_tcp(resolver: SocketAddr, query: &[u8]) -> io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect(resolver).await?;
     let length = u16::try_from(query.len()).map_err(io::Error::other)?;
-    stream
-        .write_all(&[&length.to_be_bytes(), query].concat())
-        .await?;
+    stream.write_all(&[&length.to_be_bytes(), query].concat()).await?;
     let length = stream.read_u16().await?;
     let mut answer = vec![0; usize::from(length)];
     stream.read_exact(&mut answer).await?;
@@ -102,10 +90,7 @@ fn parse(text: &str) -> Vec<SocketAddr> {
     text.lines()
         .filter_map(|line| {
             let mut words = line.split_whitespace();
-            (words.next() == Some("nameserver"))
-                .then(|| words.next())??
-                .parse::<IpAddr>()
-                .ok()
+            (words.next() == Some("nameserver")).then(|| words.next())??.parse::<IpAddr>().ok()
         })
         .map(|address| SocketAddr::new(address, 53))
         .collect()
@@ -117,8 +102,7 @@ mod tests {
 
     #[test]
     fn resolvers_are_read_and_the_own_address_is_left_out() {
-        let text =
-            "# comment\nsearch x\nnameserver 10.0.0.2\nnameserver ::1\nnameserver nonsense\n";
+        let text = "# comment\nsearch x\nnameserver 10.0.0.2\nnameserver ::1\nnameserver nonsense\n";
         assert_eq!(
             parse(text),
             ["10.0.0.2:53".parse().unwrap(), "[::1]:53".parse().unwrap()]

@@ -66,18 +66,14 @@ pub async fn run(
         informers.get::<Service>(),
         informers.get::<EndpointSlice>(),
     )
-    .ok_or_else(|| Error::Domain {
-        domain: config.domain.clone(),
-    })?;
+    .ok_or_else(|| Error::Domain { domain: config.domain.clone() })?;
     let forward = forward::Forwarder::new(config.resolv_conf, config.listen.clone());
     let server = Arc::new(server::Server { zone, forward });
     let mut sockets = Vec::new();
     for &address in &config.listen {
         let listen = |source| Error::Listen { address, source };
         let udp = tokio::net::UdpSocket::bind(address).await.map_err(listen)?;
-        let tcp = tokio::net::TcpListener::bind(address)
-            .await
-            .map_err(listen)?;
+        let tcp = tokio::net::TcpListener::bind(address).await.map_err(listen)?;
         sockets.push((udp, tcp));
     }
     let mut tasks = tokio::task::JoinSet::new();

@@ -61,9 +61,7 @@ impl Server {
                 Reply::Answer(message) => send_udp(&socket, peer, message, query).await,
                 pending => {
                     // Over the limit a question is dropped; the client asks again.
-                    let Ok(permit) = forwards.clone().try_acquire_owned() else {
-                        continue;
-                    };
+                    let Ok(permit) = forwards.clone().try_acquire_owned() else { continue };
                     let (server, socket) = (self.clone(), socket.clone());
                     let query = query.to_vec();
                     tokio::spawn(async move {
@@ -83,9 +81,7 @@ impl Server {
     pub(crate) async fn serve_tcp(self: Arc<Self>, listener: TcpListener) {
         let limit = Arc::new(Semaphore::new(FORWARDS));
         loop {
-            let Ok(permit) = limit.clone().acquire_owned().await else {
-                return;
-            };
+            let Ok(permit) = limit.clone().acquire_owned().await else { return };
             match listener.accept().await {
                 Ok((stream, _)) => {
                     let server = self.clone();
@@ -119,18 +115,14 @@ impl Server {
                 },
             };
             let length = u16::try_from(answer.len()).map_err(io::Error::other)?;
-            stream
-                .write_all(&[&length.to_be_bytes(), answer.as_slice()].concat())
-                .await?;
+            stream.write_all(&[&length.to_be_bytes(), answer.as_slice()].concat()).await?;
         }
     }
 
     fn reply(&self, query: &[u8]) -> Reply {
         let Ok(request) = Message::from_vec(query) else {
             // The header may still be readable.
-            let Some(&[a, b]) = query.first_chunk::<2>() else {
-                return Reply::Ignore;
-            };
+            let Some(&[a, b]) = query.first_chunk::<2>() else { return Reply::Ignore };
             if query.get(2).is_none_or(|flags| flags & 0x80 != 0) {
                 return Reply::Ignore;
             }
@@ -225,9 +217,7 @@ fn encode(message: &Message) -> Vec<u8> {
 }
 
 async fn send_udp(socket: &UdpSocket, peer: SocketAddr, message: Message, query: &[u8]) {
-    let offered = Message::from_vec(query)
-        .map_or(512, |q| q.max_payload())
-        .clamp(512, 4096);
+    let offered = Message::from_vec(query).map_or(512, |q| q.max_payload()).clamp(512, 4096);
     let mut answer = encode(&message);
     if answer.len() > usize::from(offered) {
         answer = encode(&message.truncate());

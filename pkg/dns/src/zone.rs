@@ -96,15 +96,7 @@ impl Zone {
                 .and_then(|n| n.append_domain(&self.origin))
                 .unwrap_or_else(|_| self.origin.clone())
         };
-        let soa = SOA::new(
-            below("ns.dns"),
-            below("hostmaster"),
-            1,
-            7200,
-            1800,
-            86400,
-            TTL,
-        );
+        let soa = SOA::new(below("ns.dns"), below("hostmaster"), 1, 7200, 1800, 86400, TTL);
         Record::from_rdata(self.origin.clone(), TTL, RData::SOA(soa))
     }
 
@@ -155,26 +147,21 @@ impl Zone {
             RecordType::SOA => vec![self.soa()],
             RecordType::NS => {
                 let host = Name::from_ascii("ns.dns").and_then(|n| n.append_domain(&self.origin));
-                host.map(|host| Record::from_rdata(self.origin.clone(), TTL, RData::NS(NS(host))))
-                    .into_iter()
-                    .collect()
+                host.map(|host| {
+                    Record::from_rdata(self.origin.clone(), TTL, RData::NS(NS(host)))
+                })
+                .into_iter()
+                .collect()
             }
             _ => Vec::new(),
         };
-        Lookup::Found(Answer {
-            records,
-            ..Answer::default()
-        })
+        Lookup::Found(Answer { records, ..Answer::default() })
     }
 
     fn service(&self, name: &Name, service: &str, namespace: &str, kind: RecordType) -> Lookup {
-        let Some(object) = self.facts.service(namespace, service) else {
-            return Lookup::Missing;
-        };
+        let Some(object) = self.facts.service(namespace, service) else { return Lookup::Missing };
         if let Some(target) = external(&object) {
-            let Ok(target) = Name::from_ascii(target) else {
-                return Lookup::Missing;
-            };
+            let Ok(target) = Name::from_ascii(target) else { return Lookup::Missing };
             return self.alias(name, target, kind);
         }
         if kind == RecordType::SRV {
@@ -221,9 +208,7 @@ impl Zone {
     /// The service that a name stands for, if it is one with addresses of its own.
     fn plain_service(&self, name: &Name) -> Option<(String, String)> {
         let lower = name.to_lowercase();
-        let mut labels = lower
-            .iter()
-            .map(|l| String::from_utf8_lossy(l).into_owned());
+        let mut labels = lower.iter().map(|l| String::from_utf8_lossy(l).into_owned());
         let (service, namespace) = (labels.next()?, labels.next()?);
         let object = self.facts.service(&namespace, &service)?;
         external(&object).is_none().then_some((service, namespace))
@@ -238,21 +223,18 @@ impl Zone {
         namespace: &str,
         kind: RecordType,
     ) -> Lookup {
-        let Some(object) = self.facts.service(namespace, service) else {
-            return Lookup::Missing;
-        };
+        let Some(object) = self.facts.service(namespace, service) else { return Lookup::Missing };
         let any = port.is_empty();
-        let matches =
-            |p: &str, proto: &str| any || (p == port && proto.eq_ignore_ascii_case(protocol));
+        let matches = |p: &str, proto: &str| {
+            any || (p == port && proto.eq_ignore_ascii_case(protocol))
+        };
         let mut found_port = false;
         let mut answer = Answer::default();
         let base = self.service_name(service, namespace);
         let mut add = |target: Name, number: u16, addresses: &[IpAddr]| {
             found_port = true;
             let srv = RData::SRV(SRV::new(0, 100, number, target.clone()));
-            answer
-                .records
-                .push(Record::from_rdata(name.clone(), TTL, srv));
+            answer.records.push(Record::from_rdata(name.clone(), TTL, srv));
             for address in addresses {
                 let record = address_record(&target, *address);
                 if !answer.additional.contains(&record) {
@@ -306,11 +288,7 @@ impl Zone {
             .filter(|t| t.host == host)
             .map(|t| t.address)
             .collect();
-        if addresses.is_empty() {
-            Lookup::Missing
-        } else {
-            found(name, &addresses, kind)
-        }
+        if addresses.is_empty() { Lookup::Missing } else { found(name, &addresses, kind) }
     }
 
     fn service_name(&self, service: &str, namespace: &str) -> Name {
@@ -341,16 +319,9 @@ impl Zone {
             for endpoint in slice.endpoints.iter().flatten().filter(|e| ready(e)) {
                 for address in endpoint.addresses.iter().filter_map(|a| a.parse().ok()) {
                     let host = host_of(endpoint, address);
-                    match targets
-                        .iter_mut()
-                        .find(|t| t.address == address && t.host == host)
-                    {
+                    match targets.iter_mut().find(|t| t.address == address && t.host == host) {
                         Some(known) => known.ports.extend(ports.iter().cloned()),
-                        None => targets.push(Target {
-                            host,
-                            address,
-                            ports: ports.clone(),
-                        }),
+                        None => targets.push(Target { host, address, ports: ports.clone() }),
                     }
                 }
             }
@@ -362,18 +333,13 @@ impl Zone {
         let mut names = Vec::new();
         for service in self.facts.services(None) {
             if cluster_addresses(&service).is_some_and(|all| all.contains(&address)) {
-                let (service, namespace) = (
-                    meta(&service.metadata.name),
-                    meta(&service.metadata.namespace),
-                );
+                let (service, namespace) = (meta(&service.metadata.name), meta(&service.metadata.namespace));
                 names.push(self.service_name(service, namespace));
             }
         }
         if names.is_empty() {
             for slice in self.facts.slices(None) {
-                let Some(service) = service_of(&slice) else {
-                    continue;
-                };
+                let Some(service) = service_of(&slice) else { continue };
                 let namespace = meta(&slice.metadata.namespace);
                 let text = address.to_string();
                 for endpoint in slice.endpoints.iter().flatten() {
@@ -399,10 +365,7 @@ impl Zone {
                 .collect(),
             _ => Vec::new(),
         };
-        Lookup::Found(Answer {
-            records,
-            ..Answer::default()
-        })
+        Lookup::Found(Answer { records, ..Answer::default() })
     }
 }
 
@@ -411,12 +374,7 @@ fn meta(field: &Option<String>) -> &str {
 }
 
 fn service_of(slice: &EndpointSlice) -> Option<&str> {
-    slice
-        .metadata
-        .labels
-        .as_ref()?
-        .get(SERVICE_NAME)
-        .map(String::as_str)
+    slice.metadata.labels.as_ref()?.get(SERVICE_NAME).map(String::as_str)
 }
 
 fn ready(endpoint: &Endpoint) -> bool {
@@ -434,9 +392,7 @@ fn host_of(endpoint: &Endpoint, address: IpAddr) -> String {
 /// The target of an ExternalName service.
 fn external(service: &Service) -> Option<&str> {
     let spec = service.spec.as_ref()?;
-    (spec.type_.as_deref() == Some("ExternalName"))
-        .then(|| spec.external_name.as_deref())
-        .flatten()
+    (spec.type_.as_deref() == Some("ExternalName")).then(|| spec.external_name.as_deref()).flatten()
 }
 
 /// The addresses of a service of its own; `None` for a headless one.
@@ -446,12 +402,8 @@ fn cluster_addresses(service: &Service) -> Option<Vec<IpAddr>> {
     if one.is_empty() || one == "None" {
         return None;
     }
-    let mut all: Vec<IpAddr> = spec
-        .cluster_ips
-        .iter()
-        .flatten()
-        .filter_map(|a| a.parse().ok())
-        .collect();
+    let mut all: Vec<IpAddr> =
+        spec.cluster_ips.iter().flatten().filter_map(|a| a.parse().ok()).collect();
     if all.is_empty() {
         all.extend(one.parse::<IpAddr>().ok());
     }
@@ -477,10 +429,7 @@ fn found(name: &Name, addresses: &[IpAddr], kind: RecordType) -> Lookup {
         })
         .map(|address| address_record(name, *address))
         .collect();
-    Lookup::Found(Answer {
-        records,
-        ..Answer::default()
-    })
+    Lookup::Found(Answer { records, ..Answer::default() })
 }
 
 /// The address in a pod's name: `10-1-2-3`, or an IPv6 address with dashes.
@@ -489,21 +438,13 @@ fn undashed(label: &str) -> Option<IpAddr> {
         .replace('-', ".")
         .parse::<Ipv4Addr>()
         .map(IpAddr::from)
-        .or_else(|_| {
-            label
-                .replace('-', ":")
-                .parse::<Ipv6Addr>()
-                .map(IpAddr::from)
-        })
+        .or_else(|_| label.replace('-', ":").parse::<Ipv6Addr>().map(IpAddr::from))
         .ok()
 }
 
 /// The address in a name under `in-addr.arpa` or `ip6.arpa`.
 fn reverse(name: &Name) -> Option<IpAddr> {
-    let labels: Vec<_> = name
-        .iter()
-        .map(|l| String::from_utf8_lossy(l).into_owned())
-        .collect();
+    let labels: Vec<_> = name.iter().map(|l| String::from_utf8_lossy(l).into_owned()).collect();
     let (rest, zone) = labels.split_at_checked(labels.len().checked_sub(2)?)?;
     match (zone.first()?.as_str(), zone.get(1)?.as_str(), rest.len()) {
         ("in-addr", "arpa", 4) => {
@@ -512,9 +453,7 @@ fn reverse(name: &Name) -> Option<IpAddr> {
         }
         ("ip6", "arpa", 32) => {
             let digits: String = rest.iter().rev().map(String::as_str).collect();
-            u128::from_str_radix(&digits, 16)
-                .ok()
-                .map(|n| Ipv6Addr::from(n).into())
+            u128::from_str_radix(&digits, 16).ok().map(|n| Ipv6Addr::from(n).into())
         }
         _ => None,
     }

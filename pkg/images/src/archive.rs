@@ -200,8 +200,7 @@ impl Images {
                 Some(name) => vec![name.clone()],
                 None => {
                     let tags = image.repo_tags.iter().flatten();
-                    tags.map(|t| Reference::parse(t))
-                        .collect::<Result<Vec<_>, _>>()?
+                    tags.map(|t| Reference::parse(t)).collect::<Result<Vec<_>, _>>()?
                 }
             };
             if names.is_empty() {
@@ -305,17 +304,11 @@ impl Images {
             let image = self
                 .find(name)?
                 .ok_or_else(|| Error::NotFound((*name).to_owned()))?;
-            for digest in [&image.manifest.digest, &image.id]
-                .into_iter()
-                .chain(&image.blobs)
-            {
+            for digest in [&image.manifest.digest, &image.id].into_iter().chain(&image.blobs) {
                 if done.insert(digest.clone()) {
                     let path = self.blob(digest);
                     let mut file = File::open(&path).map_err(|e| Error::io("open", &path, e))?;
-                    let size = file
-                        .metadata()
-                        .map_err(|e| Error::io("stat", &path, e))?
-                        .len();
+                    let size = file.metadata().map_err(|e| Error::io("stat", &path, e))?.len();
                     append(&mut tar, &in_archive(digest), size, &mut file).map_err(bad)?;
                 }
             }
@@ -329,9 +322,7 @@ impl Images {
                 entry.platform = None;
                 entry.annotations.insert(NAME.to_owned(), tag.clone());
                 let short = tag.rsplit_once(':').map_or("latest", |(_, t)| t);
-                entry
-                    .annotations
-                    .insert(REF_NAME.to_owned(), short.to_owned());
+                entry.annotations.insert(REF_NAME.to_owned(), short.to_owned());
                 manifests.push(entry);
             }
             if tags.is_empty() {
@@ -367,10 +358,7 @@ const NAMELESS: &str = "the archive names no image; give a name";
 fn names_of(entry: &Descriptor) -> Result<Vec<Reference>, Error> {
     let text = entry.annotations.get(NAME).or_else(|| {
         // A bare tag is no name.
-        entry
-            .annotations
-            .get(REF_NAME)
-            .filter(|n| n.contains(['/', ':']))
+        entry.annotations.get(REF_NAME).filter(|n| n.contains(['/', ':']))
     });
     match text {
         Some(text) => Ok(vec![Reference::parse(text)?]),
@@ -398,9 +386,7 @@ fn in_archive(digest: &str) -> String {
 fn compression(part: &Part) -> Result<&'static str, Error> {
     let mut magic = [0u8; 4];
     let mut file = File::open(&part.path).map_err(|e| Error::io("open", &part.path, e))?;
-    let n = file
-        .read(&mut magic)
-        .map_err(|e| Error::io("read", &part.path, e))?;
+    let n = file.read(&mut magic).map_err(|e| Error::io("read", &part.path, e))?;
     let _ = file.seek(SeekFrom::Start(0)); // the descriptor is dropped anyway
     Ok(match &magic[..n] {
         [0x1f, 0x8b, ..] => "+gzip",

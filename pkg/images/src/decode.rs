@@ -90,10 +90,7 @@ struct State {
 impl Growth {
     /// The file has this many good bytes now.
     pub(crate) fn grown(&self, len: u64) {
-        self.state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .len = len;
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).len = len;
         self.changed.notify_all();
     }
 

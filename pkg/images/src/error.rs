@@ -40,7 +40,9 @@ pub enum Error {
         detail: String,
     },
     /// The registry wants credentials that were not given or are not enough.
-    #[error("pull access denied, repository does not exist or may require authorization: {0}")]
+    #[error(
+        "pull access denied, repository does not exist or may require authorization: {0}"
+    )]
     Denied(String),
     /// The registry could not be reached.
     #[error("failed to do request: {method} {url:?}: {reason}")]

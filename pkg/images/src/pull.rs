@@ -167,10 +167,7 @@ impl Images {
     ) -> Result<Fresh, Error> {
         // Two images may share a layer: the second finds the blob.
         let lock = {
-            let mut locks = self
-                .blob_locks
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
+            let mut locks = self.blob_locks.lock().unwrap_or_else(PoisonError::into_inner);
             locks.retain(|_, lock| Arc::strong_count(lock) > 1);
             locks.entry(layer.digest.clone()).or_default().clone()
         };
@@ -196,9 +193,7 @@ impl Images {
             growth.ended(true);
         }
         drop(guard);
-        let fresh = unpacking
-            .await
-            .map_err(|e| Error::malformed(&layer.digest, e))?;
+        let fresh = unpacking.await.map_err(|e| Error::malformed(&layer.digest, e))?;
         done?;
         fresh
     }
@@ -312,17 +307,12 @@ async fn fetch(
             .map_err(|_| broken("nothing received for too long".to_owned()))?;
         let Some(frame) = frame else { break };
         let frame = frame.map_err(|e| broken(e.to_string()))?;
-        let Ok(mut data) = frame.into_data() else {
-            continue;
-        };
+        let Ok(mut data) = frame.into_data() else { continue };
         let passed = skip.min(data.len() as u64);
         skip -= passed;
         let data = data.split_off(passed as usize);
         if *have + data.len() as u64 > layer.size && layer.size > 0 {
-            return Err(Error::malformed(
-                &layer.digest,
-                "longer than its manifest says",
-            ));
+            return Err(Error::malformed(&layer.digest, "longer than its manifest says"));
         }
         // Into the page cache; blocks only when the machine is out of memory for it.
         part.file
@@ -419,8 +409,8 @@ async fn choose(
                 "Docker schema 1 manifests are not supported; push the image again with a newer tool",
             ));
         }
-        let manifest: Manifest =
-            serde_json::from_slice(&document.bytes).map_err(|e| Error::malformed(&digest, e))?;
+        let manifest: Manifest = serde_json::from_slice(&document.bytes)
+            .map_err(|e| Error::malformed(&digest, e))?;
         if manifest.manifests.is_empty() {
             let media_type = match manifest.media_type.is_empty() {
                 true => document.media_type,
@@ -441,10 +431,7 @@ async fn choose(
         document = sources[0].manifest(&next.digest).await?;
         check(&next.digest, &next.digest, digest_of(&document.bytes))?;
     }
-    Err(Error::malformed(
-        reference.to_string(),
-        "indexes nested too deeply",
-    ))
+    Err(Error::malformed(reference.to_string(), "indexes nested too deeply"))
 }
 
 /// Runs blocking work aside.

@@ -46,9 +46,7 @@ impl Images {
             header.set_size(if folder { 0 } else { file.content.len() as u64 });
             let path = file.path.trim_start_matches('/');
             let content = if folder { &[][..] } else { &file.content };
-            builder
-                .append_data(&mut header, path, content)
-                .map_err(bad)?;
+            builder.append_data(&mut header, path, content).map_err(bad)?;
         }
         let tar = builder.into_inner().map_err(bad)?;
         self.import_layer(name, config, tar.as_slice())

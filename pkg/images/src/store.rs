@@ -409,9 +409,7 @@ impl Images {
         rustix::fs::syncfs(&root).map_err(|e| Error::io("sync", &self.root, e))?;
         self.index.update(|index| {
             for (incoming, chain) in add.layers.iter().zip(&chain) {
-                let Some(fresh) = &incoming.fresh else {
-                    continue;
-                };
+                let Some(fresh) = &incoming.fresh else { continue };
                 if index.layers.contains_key(chain) {
                     continue; // someone else was faster
                 }

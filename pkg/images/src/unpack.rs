@@ -182,7 +182,9 @@ impl Unpacker<'_> {
                 })?;
                 apply_at(&parent, &name, &meta, true)?;
             }
-            EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
+            EntryType::Regular
+            | EntryType::Continuous
+            | EntryType::GNUSparse => {
                 let fd = self.place(&parent, &name, || {
                     rustix::fs::openat(
                         &*parent,
@@ -228,11 +230,7 @@ impl Unpacker<'_> {
 
     /// Makes a chain of folders, following links within the root, also to places not made yet.
     fn make_dirs(&mut self, path: &Path) -> io::Result<OwnedFd> {
-        let mut todo: Vec<OsString> = path
-            .components()
-            .rev()
-            .map(|c| c.as_os_str().into())
-            .collect();
+        let mut todo: Vec<OsString> = path.components().rev().map(|c| c.as_os_str().into()).collect();
         let mut done = PathBuf::new();
         let mut hops = 0;
         while let Some(part) = todo.pop() {
@@ -285,11 +283,7 @@ impl Unpacker<'_> {
                     if hops > 40 {
                         return Err(Errno::LOOP.into());
                     }
-                    todo.extend(
-                        link.components()
-                            .rev()
-                            .map(|c| c.as_os_str().to_os_string()),
-                    );
+                    todo.extend(link.components().rev().map(|c| c.as_os_str().to_os_string()));
                 }
                 None => done = next,
             }
@@ -404,9 +398,7 @@ impl Unpacker<'_> {
     fn finish(mut self) -> Result<Unpacked, Error> {
         for (path, mtime) in self.dir_times.drain(..).rev() {
             let dir = if path.as_os_str().is_empty() {
-                self.root
-                    .try_clone()
-                    .map_err(|e| Error::io("open", &path, e))?
+                self.root.try_clone().map_err(|e| Error::io("open", &path, e))?
             } else {
                 match open_dir(&*self.root, &path) {
                     Ok(dir) => dir,
@@ -444,17 +436,9 @@ fn meta<R: Read>(entry: &mut tar::Entry<'_, R>) -> io::Result<Meta> {
     }
     let header = entry.header();
     // A field that was left out counts as zero, as other readers take it.
-    let (fields, blank) = (header.as_old(), |raw: &[u8]| {
-        raw.iter().all(|b| matches!(b, 0 | b' '))
-    });
+    let (fields, blank) = (header.as_old(), |raw: &[u8]| raw.iter().all(|b| matches!(b, 0 | b' ')));
     Ok(Meta {
-        mode: Mode::from_raw_mode(
-            if blank(&fields.mode) {
-                0
-            } else {
-                header.mode()?
-            } & 0o7777,
-        ),
+        mode: Mode::from_raw_mode(if blank(&fields.mode) { 0 } else { header.mode()? } & 0o7777),
         uid: if blank(&fields.uid) { 0 } else { header.uid()? },
         gid: if blank(&fields.gid) { 0 } else { header.gid()? },
         mtime,
@@ -466,24 +450,12 @@ fn meta<R: Read>(entry: &mut tar::Entry<'_, R>) -> io::Result<Meta> {
 fn parse_time(text: &str) -> Option<Timespec> {
     let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
     let seconds: i64 = whole.parse().ok()?;
-    let digits: String = fraction
-        .chars()
-        .chain("000000000".chars())
-        .take(9)
-        .collect();
+    let digits: String = fraction.chars().chain("000000000".chars()).take(9).collect();
     let nanos: i64 = digits.parse().ok()?;
     let negative = whole.starts_with('-') && nanos > 0;
     Some(Timespec {
-        tv_sec: if negative {
-            seconds.checked_sub(1)?
-        } else {
-            seconds
-        },
-        tv_nsec: if negative {
-            1_000_000_000 - nanos
-        } else {
-            nanos
-        },
+        tv_sec: if negative { seconds.checked_sub(1)? } else { seconds },
+        tv_nsec: if negative { 1_000_000_000 - nanos } else { nanos },
     })
 }
 
@@ -514,10 +486,7 @@ fn apply(fd: impl AsFd, meta: &Meta) -> io::Result<()> {
     rustix::fs::fchown(&fd, uid, gid)?;
     rustix::fs::fchmod(&fd, meta.mode)?;
     for (name, value) in &meta.xattrs {
-        tolerate(
-            rustix::fs::fsetxattr(&fd, name.as_os_str(), value, XattrFlags::empty()),
-            name,
-        )?;
+        tolerate(rustix::fs::fsetxattr(&fd, name.as_os_str(), value, XattrFlags::empty()), name)?;
     }
     Ok(())
 }
@@ -532,10 +501,7 @@ fn apply_at(parent: &OwnedFd, name: &OsStr, meta: &Meta, chmod: bool) -> io::Res
     }
     for (key, value) in &meta.xattrs {
         let path = PathBuf::from(format!("/proc/self/fd/{}", parent.as_raw_fd())).join(name);
-        tolerate(
-            rustix::fs::lsetxattr(&path, key.as_os_str(), value, XattrFlags::empty()),
-            key,
-        )?;
+        tolerate(rustix::fs::lsetxattr(&path, key.as_os_str(), value, XattrFlags::empty()), key)?;
     }
     rustix::fs::utimensat(parent, name, &times(meta.mtime), AtFlags::SYMLINK_NOFOLLOW)?;
     Ok(())
@@ -554,12 +520,7 @@ fn tolerate(result: rustix::io::Result<()>, name: &OsStr) -> io::Result<()> {
 }
 
 fn set_opaque(dir: &OwnedFd) -> io::Result<()> {
-    Ok(rustix::fs::fsetxattr(
-        dir,
-        OPAQUE_XATTR,
-        b"y",
-        XattrFlags::empty(),
-    )?)
+    Ok(rustix::fs::fsetxattr(dir, OPAQUE_XATTR, b"y", XattrFlags::empty())?)
 }
 
 fn is_whiteout(stat: &rustix::fs::Stat) -> bool {

@@ -127,17 +127,9 @@ fn room(
     running: &[&Arc<Pod>],
     allocatable: &BTreeMap<String, Quantity>,
 ) -> Option<Refused> {
-    for (name, reason) in [
-        ("cpu", "OutOfcpu"),
-        ("memory", "OutOfmemory"),
-        ("pods", "OutOfpods"),
-    ] {
+    for (name, reason) in [("cpu", "OutOfcpu"), ("memory", "OutOfmemory"), ("pods", "OutOfpods")] {
         let Some(have) = allocatable.get(name).and_then(|q| {
-            if name == "cpu" {
-                quantity::milli_units(q)
-            } else {
-                quantity::units(q)
-            }
+            if name == "cpu" { quantity::milli_units(q) } else { quantity::units(q) }
         }) else {
             continue;
         };
@@ -229,10 +221,7 @@ mod tests {
         };
         assert_eq!(asks("net/ipv4/tcp_syncookies", false), None);
         let text = asks("net.ipv4.tcp_syncookies", true).expect("refused");
-        assert_eq!(
-            text,
-            "forbidden sysctl: \"net.ipv4.tcp_syncookies\" not allowed with host net enabled"
-        );
+        assert_eq!(text, "forbidden sysctl: \"net.ipv4.tcp_syncookies\" not allowed with host net enabled");
         let text = asks("kernel.msgmax", false).expect("refused");
         assert_eq!(text, "forbidden sysctl: \"kernel.msgmax\" not allowlisted");
     }

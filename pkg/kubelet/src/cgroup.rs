@@ -69,13 +69,7 @@ pub fn settle(root: &str, pod: &Pod) {
 
 fn write(root: &str, pod: &Pod, settings: &Resources) {
     let path = resources::cgroup_path(root, pod);
-    let done = Cgroup::open(&path).and_then(|g| {
-        if g.exists() {
-            g.update(settings)
-        } else {
-            Ok(())
-        }
-    });
+    let done = Cgroup::open(&path).and_then(|g| if g.exists() { g.update(settings) } else { Ok(()) });
     if let Err(error) = done {
         tracing::warn!(%error, path, "limits of a pod's cgroup");
     }

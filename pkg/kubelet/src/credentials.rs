@@ -56,12 +56,7 @@ pub async fn of_pod(sh: &Shared, pod: &Pod, image: &str) -> Vec<AuthConfig> {
 }
 
 fn fitting(s: &Secret, image: &str) -> Vec<(usize, AuthConfig)> {
-    let data = |k: &str| {
-        s.data
-            .as_ref()
-            .and_then(|d| d.get(k))
-            .map(|b| b.0.as_slice())
-    };
+    let data = |k: &str| s.data.as_ref().and_then(|d| d.get(k)).map(|b| b.0.as_slice());
     let auths: BTreeMap<String, Entry> = match (data(".dockerconfigjson"), data(".dockercfg")) {
         (Some(json), _) => serde_json::from_slice::<Config>(json)
             .map(|c| c.auths)
@@ -104,27 +99,18 @@ fn fits(server: &str, image: &str) -> Option<usize> {
         .trim_start_matches("http://")
         .trim_end_matches('/');
     let (host, path) = server.split_once('/').unwrap_or((server, ""));
-    let path = path
-        .trim_start_matches("v1")
-        .trim_start_matches("v2")
-        .trim_matches('/');
+    let path = path.trim_start_matches("v1").trim_start_matches("v2").trim_matches('/');
     let (image_host, image_path) = match image.split_once('/') {
         Some((h, p)) if h.contains(['.', ':']) || h == "localhost" => (h, p),
         _ => ("docker.io", image),
     };
     let same = host == image_host
-        || (image_host == "docker.io"
-            && matches!(host, "index.docker.io" | "registry-1.docker.io"))
-        || host.strip_prefix("*.").is_some_and(|h| {
-            image_host
-                .split_once('.')
-                .is_some_and(|(_, rest)| rest == h)
-        });
-    (same
-        && (path.is_empty()
-            || image_path == path
-            || image_path.starts_with(&format!("{path}/"))
-            || image_path.starts_with(&format!("{path}:"))))
+        || (image_host == "docker.io" && matches!(host, "index.docker.io" | "registry-1.docker.io"))
+        || host
+            .strip_prefix("*.")
+            .is_some_and(|h| image_host.split_once('.').is_some_and(|(_, rest)| rest == h));
+    (same && (path.is_empty() || image_path == path || image_path.starts_with(&format!("{path}/"))
+        || image_path.starts_with(&format!("{path}:"))))
     .then_some(server.len())
 }
 

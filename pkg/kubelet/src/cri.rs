@@ -49,98 +49,28 @@ impl Cri {
 
     call!(version, runtime, VersionRequest, VersionResponse);
     call!(status, runtime, StatusRequest, StatusResponse);
-    call!(
-        run_pod_sandbox,
-        runtime,
-        RunPodSandboxRequest,
-        RunPodSandboxResponse
-    );
-    call!(
-        stop_pod_sandbox,
-        runtime,
-        StopPodSandboxRequest,
-        StopPodSandboxResponse
-    );
-    call!(
-        remove_pod_sandbox,
-        runtime,
-        RemovePodSandboxRequest,
-        RemovePodSandboxResponse
-    );
-    call!(
-        pod_sandbox_status,
-        runtime,
-        PodSandboxStatusRequest,
-        PodSandboxStatusResponse
-    );
-    call!(
-        list_pod_sandbox,
-        runtime,
-        ListPodSandboxRequest,
-        ListPodSandboxResponse
-    );
-    call!(
-        create_container,
-        runtime,
-        CreateContainerRequest,
-        CreateContainerResponse
-    );
-    call!(
-        start_container,
-        runtime,
-        StartContainerRequest,
-        StartContainerResponse
-    );
-    call!(
-        stop_container,
-        runtime,
-        StopContainerRequest,
-        StopContainerResponse
-    );
-    call!(
-        remove_container,
-        runtime,
-        RemoveContainerRequest,
-        RemoveContainerResponse
-    );
-    call!(
-        list_containers,
-        runtime,
-        ListContainersRequest,
-        ListContainersResponse
-    );
-    call!(
-        container_status,
-        runtime,
-        ContainerStatusRequest,
-        ContainerStatusResponse
-    );
+    call!(run_pod_sandbox, runtime, RunPodSandboxRequest, RunPodSandboxResponse);
+    call!(stop_pod_sandbox, runtime, StopPodSandboxRequest, StopPodSandboxResponse);
+    call!(remove_pod_sandbox, runtime, RemovePodSandboxRequest, RemovePodSandboxResponse);
+    call!(pod_sandbox_status, runtime, PodSandboxStatusRequest, PodSandboxStatusResponse);
+    call!(list_pod_sandbox, runtime, ListPodSandboxRequest, ListPodSandboxResponse);
+    call!(create_container, runtime, CreateContainerRequest, CreateContainerResponse);
+    call!(start_container, runtime, StartContainerRequest, StartContainerResponse);
+    call!(stop_container, runtime, StopContainerRequest, StopContainerResponse);
+    call!(remove_container, runtime, RemoveContainerRequest, RemoveContainerResponse);
+    call!(list_containers, runtime, ListContainersRequest, ListContainersResponse);
+    call!(container_status, runtime, ContainerStatusRequest, ContainerStatusResponse);
     call!(
         update_container_resources,
         runtime,
         UpdateContainerResourcesRequest,
         UpdateContainerResourcesResponse
     );
-    call!(
-        reopen_container_log,
-        runtime,
-        ReopenContainerLogRequest,
-        ReopenContainerLogResponse
-    );
+    call!(reopen_container_log, runtime, ReopenContainerLogRequest, ReopenContainerLogResponse);
     call!(exec, runtime, ExecRequest, ExecResponse);
     call!(attach, runtime, AttachRequest, AttachResponse);
-    call!(
-        port_forward,
-        runtime,
-        PortForwardRequest,
-        PortForwardResponse
-    );
-    call!(
-        list_container_stats,
-        runtime,
-        ListContainerStatsRequest,
-        ListContainerStatsResponse
-    );
+    call!(port_forward, runtime, PortForwardRequest, PortForwardResponse);
+    call!(list_container_stats, runtime, ListContainerStatsRequest, ListContainerStatsResponse);
     call!(
         list_pod_sandbox_stats,
         runtime,
@@ -157,12 +87,7 @@ impl Cri {
     call!(image_status, image, ImageStatusRequest, ImageStatusResponse);
     call!(pull_image, image, PullImageRequest, PullImageResponse);
     call!(remove_image, image, RemoveImageRequest, RemoveImageResponse);
-    call!(
-        image_fs_info,
-        image,
-        ImageFsInfoRequest,
-        ImageFsInfoResponse
-    );
+    call!(image_fs_info, image, ImageFsInfoRequest, ImageFsInfoResponse);
 
     /// Runs a command in a container; fails with `DeadlineExceeded` after `timeout`.
     pub async fn exec_sync(

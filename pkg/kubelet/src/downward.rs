@@ -39,17 +39,16 @@ pub fn field(
 ) -> Result<String, DownwardError> {
     let path = at.field_path.as_str();
     let m = &pod.metadata;
-    if let Some((map, key)) = path.strip_suffix("']").and_then(|p| p.split_once("['")) {
+    if let Some((map, key)) = path
+        .strip_suffix("']")
+        .and_then(|p| p.split_once("['"))
+    {
         let map = match map {
             "metadata.labels" => &m.labels,
             "metadata.annotations" => &m.annotations,
             _ => return Err(DownwardError::Field(path.into())),
         };
-        return Ok(map
-            .as_ref()
-            .and_then(|l| l.get(key))
-            .cloned()
-            .unwrap_or_default());
+        return Ok(map.as_ref().and_then(|l| l.get(key)).cloned().unwrap_or_default());
     }
     Ok(match path {
         "metadata.name" => spec::name(pod).into(),
@@ -112,13 +111,13 @@ pub fn resource(
         .as_deref()
         .filter(|n| !n.is_empty())
         .unwrap_or(own);
-    let (_, c) = spec::find(pod, name).ok_or_else(|| DownwardError::Container(name.to_owned()))?;
+    let (_, c) =
+        spec::find(pod, name).ok_or_else(|| DownwardError::Container(name.to_owned()))?;
     let (list, res) = at
         .resource
         .split_once('.')
         .ok_or_else(|| DownwardError::Resource(at.resource.clone()))?;
-    let known =
-        matches!(res, "cpu" | "memory" | "ephemeral-storage") || res.starts_with("hugepages-");
+    let known = matches!(res, "cpu" | "memory" | "ephemeral-storage") || res.starts_with("hugepages-");
     if !known {
         return Err(DownwardError::Resource(at.resource.clone()));
     }

@@ -78,18 +78,14 @@ pub async fn environment(
                     .await,
                 r.optional,
             )? {
-                Some(s) => bulk.extend(
-                    s.data
-                        .iter()
-                        .flatten()
-                        .filter(|(k, _)| !k.contains('='))
-                        .map(|(k, v)| {
-                            (
-                                format!("{prefix}{k}"),
-                                String::from_utf8_lossy(&v.0).into_owned(),
-                            )
-                        }),
-                ),
+                Some(s) => bulk.extend(s.data.iter().flatten().filter(|(k, _)| !k.contains('=')).map(
+                    |(k, v)| {
+                        (
+                            format!("{prefix}{k}"),
+                            String::from_utf8_lossy(&v.0).into_owned(),
+                        )
+                    },
+                )),
                 None => continue,
             }
         }
@@ -150,12 +146,7 @@ async fn value_from(
         return Ok(Some(downward::field(pod, f, addresses)?));
     }
     if let Some(r) = &from.resource_field_ref {
-        return Ok(Some(downward::resource(
-            pod,
-            &c.name,
-            r,
-            &sh.allocatable(),
-        )?));
+        return Ok(Some(downward::resource(pod, &c.name, r, &sh.allocatable())?));
     }
     if let Some(r) = &from.config_map_key_ref {
         let Some(cm) = optional(sh.sources.config_map(uid, ns, &r.name).await, r.optional)? else {
@@ -216,10 +207,7 @@ fn one_service(env: &mut BTreeMap<String, String>, name: &str, s: &ServiceFacts)
     env.insert(format!("{prefix}_SERVICE_HOST"), s.ip.clone());
     env.insert(format!("{prefix}_SERVICE_PORT"), first.1.to_string());
     for (pname, port, _) in s.ports.iter().filter(|p| !p.0.is_empty()) {
-        env.insert(
-            format!("{prefix}_SERVICE_PORT_{}", up(pname)),
-            port.to_string(),
-        );
+        env.insert(format!("{prefix}_SERVICE_PORT_{}", up(pname)), port.to_string());
     }
     let host = if s.ip.contains(':') {
         format!("[{}]", s.ip)

@@ -113,11 +113,7 @@ impl Recorder {
 async fn write_all(client: Client, node: String, mut rx: mpsc::Receiver<Entry>) {
     let mut seen: HashMap<String, (String, i32)> = HashMap::new();
     while let Some(e) = rx.recv().await {
-        let ns = e
-            .about
-            .namespace
-            .clone()
-            .unwrap_or_else(|| "default".into());
+        let ns = e.about.namespace.clone().unwrap_or_else(|| "default".into());
         let api = Api::<Event>::namespaced(client.clone(), &ns);
         let key = format!(
             "{:?}/{:?}/{:?}/{}/{}",

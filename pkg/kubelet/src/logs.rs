@@ -123,10 +123,8 @@ pub fn tail_offset(path: &Path, lines: usize) -> io::Result<u64> {
 
 /// Log files of a container instance from oldest to current, rotated ones first.
 pub fn files(current: &Path) -> Vec<PathBuf> {
-    let (Some(dir), Some(name)) = (
-        current.parent(),
-        current.file_name().and_then(|n| n.to_str()),
-    ) else {
+    let (Some(dir), Some(name)) = (current.parent(), current.file_name().and_then(|n| n.to_str()))
+    else {
         return vec![current.to_path_buf()];
     };
     let prefix = format!("{name}.");

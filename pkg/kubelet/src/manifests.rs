@@ -18,10 +18,7 @@ pub fn read(dir: &Path, node: &str) -> BTreeMap<String, Arc<Pod>> {
     let mut paths: Vec<_> = entries.flatten().map(|e| e.path()).collect();
     paths.sort();
     for path in paths {
-        let name = path
-            .file_name()
-            .and_then(|n| n.to_str())
-            .unwrap_or_default();
+        let name = path.file_name().and_then(|n| n.to_str()).unwrap_or_default();
         if name.starts_with('.') || name.ends_with('~') || !path.is_file() {
             continue;
         }
@@ -55,12 +52,7 @@ fn pods(text: &str, path: &Path, node: &str) -> Result<Vec<Pod>, String> {
         match value.get("kind").and_then(|k| k.as_str()) {
             None if value.is_null() => continue,
             Some("PodList") => {
-                for item in value
-                    .get("items")
-                    .and_then(|i| i.as_array())
-                    .into_iter()
-                    .flatten()
-                {
+                for item in value.get("items").and_then(|i| i.as_array()).into_iter().flatten() {
                     out.push(one(item.clone(), path, node)?);
                 }
             }
@@ -83,22 +75,13 @@ fn one(value: serde_json::Value, path: &Path, node: &str) -> Result<Pod, String>
     if spec::mains(&pod).is_empty() {
         return Err("spec.containers is required".into());
     }
-    let uid = pod
-        .metadata
-        .uid
-        .clone()
-        .filter(|u| !u.is_empty())
-        .unwrap_or_else(|| {
-            let mut h = Sha256::new();
-            h.update(node.as_bytes());
-            h.update(path.as_os_str().as_encoded_bytes());
-            h.update(text.as_bytes());
-            h.finalize()
-                .iter()
-                .take(16)
-                .map(|b| format!("{b:02x}"))
-                .collect()
-        });
+    let uid = pod.metadata.uid.clone().filter(|u| !u.is_empty()).unwrap_or_else(|| {
+        let mut h = Sha256::new();
+        h.update(node.as_bytes());
+        h.update(path.as_os_str().as_encoded_bytes());
+        h.update(text.as_bytes());
+        h.finalize().iter().take(16).map(|b| format!("{b:02x}")).collect()
+    });
     let m = &mut pod.metadata;
     m.name = Some(format!("{name}-{}", node.to_lowercase()));
     m.namespace.get_or_insert_with(|| "default".into());
@@ -123,23 +106,17 @@ fn defaults(s: &mut k8s_openapi::api::core::v1::PodSpec) {
     s.dns_policy.get_or_insert_with(|| "ClusterFirst".into());
     s.termination_grace_period_seconds.get_or_insert(30);
     s.enable_service_links.get_or_insert(true);
-    s.scheduler_name
-        .get_or_insert_with(|| "default-scheduler".into());
+    s.scheduler_name.get_or_insert_with(|| "default-scheduler".into());
     s.security_context.get_or_insert_default();
     s.tolerations.get_or_insert_default().push(Toleration {
         operator: Some("Exists".into()),
         effect: Some("NoExecute".into()),
         ..Toleration::default()
     });
-    let all = s
-        .containers
-        .iter_mut()
-        .chain(s.init_containers.iter_mut().flatten());
+    let all = s.containers.iter_mut().chain(s.init_containers.iter_mut().flatten());
     for c in all {
-        c.termination_message_path
-            .get_or_insert_with(|| "/dev/termination-log".into());
-        c.termination_message_policy
-            .get_or_insert_with(|| "File".into());
+        c.termination_message_path.get_or_insert_with(|| "/dev/termination-log".into());
+        c.termination_message_policy.get_or_insert_with(|| "File".into());
         for p in c.ports.iter_mut().flatten() {
             p.protocol.get_or_insert_with(|| "TCP".into());
             if s.host_network == Some(true) {
@@ -201,11 +178,7 @@ mod tests {
         assert_eq!(spec::name(pod), "web-node1");
         assert_eq!(uid.len(), 32);
         assert!(spec::is_static(pod));
-        std::fs::write(
-            dir.path().join("web.yaml"),
-            POD.replace("image: i", "image: j"),
-        )
-        .expect("written");
+        std::fs::write(dir.path().join("web.yaml"), POD.replace("image: i", "image: j")).expect("written");
         assert_ne!(read(dir.path(), "Node1").keys().next(), Some(uid));
     }
 

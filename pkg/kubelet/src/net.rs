@@ -182,10 +182,8 @@ mod tests {
 
     #[test]
     fn hosts_start_with_the_header_and_end_with_aliases() {
-        let p = pod(
-            serde_json::json!({"containers": [], "subdomain": "sub", "hostAliases":
-            [{"ip": "123.45.67.89", "hostnames": ["foo", "bar"]}]}),
-        );
+        let p = pod(serde_json::json!({"containers": [], "subdomain": "sub", "hostAliases":
+            [{"ip": "123.45.67.89", "hostnames": ["foo", "bar"]}]}));
         let text = hosts(&p, &["10.0.0.1".into()], "cluster.local");
         assert!(text.starts_with("# Kubernetes-managed hosts file.\n"));
         assert!(text.contains("10.0.0.1\tp.sub.ns.svc.cluster.local\tp\n"));
@@ -197,46 +195,22 @@ mod tests {
     fn dns_policies() {
         let node = parse_resolv("nameserver 1.1.1.1\nsearch corp.example\n");
         let dns_ip: Vec<IpAddr> = vec![IpAddr::from([10, 96, 0, 10])];
-        let first = dns(
-            &pod(serde_json::json!({"containers": []})),
-            &dns_ip,
-            "cluster.local",
-            &node,
-        );
+        let first = dns(&pod(serde_json::json!({"containers": []})), &dns_ip, "cluster.local", &node);
         assert_eq!(first.servers, ["10.96.0.10"]);
         assert_eq!(
             first.searches,
-            [
-                "ns.svc.cluster.local",
-                "svc.cluster.local",
-                "cluster.local",
-                "corp.example"
-            ]
+            ["ns.svc.cluster.local", "svc.cluster.local", "cluster.local", "corp.example"]
         );
         assert_eq!(first.options, ["ndots:5"]);
         let none = dns(
-            &pod(
-                serde_json::json!({"containers": [], "dnsPolicy": "None", "dnsConfig":
-                {"nameservers": ["1.2.3.4"], "searches": ["a.b"], "options": [{"name": "ndots", "value": "2"}]}}),
-            ),
-            &dns_ip,
-            "cluster.local",
-            &node,
+            &pod(serde_json::json!({"containers": [], "dnsPolicy": "None", "dnsConfig":
+                {"nameservers": ["1.2.3.4"], "searches": ["a.b"], "options": [{"name": "ndots", "value": "2"}]}})),
+            &dns_ip, "cluster.local", &node,
         );
-        assert_eq!(
-            (none.servers, none.searches, none.options),
-            (
-                vec!["1.2.3.4".to_owned()],
-                vec!["a.b".to_owned()],
-                vec!["ndots:2".to_owned()]
-            )
-        );
-        let host = dns(
-            &pod(serde_json::json!({"containers": [], "hostNetwork": true})),
-            &dns_ip,
-            "cluster.local",
-            &node,
-        );
+        assert_eq!((none.servers, none.searches, none.options),
+            (vec!["1.2.3.4".to_owned()], vec!["a.b".to_owned()], vec!["ndots:2".to_owned()]));
+        let host = dns(&pod(serde_json::json!({"containers": [], "hostNetwork": true})),
+            &dns_ip, "cluster.local", &node);
         assert_eq!(host.servers, ["1.1.1.1"]);
     }
 }

@@ -56,10 +56,7 @@ impl Backoff {
             Some(b) => (b.delay * 2).min(BACKOFF_MAX),
             None => BACKOFF_FIRST,
         };
-        Backoff {
-            delay,
-            updated: now,
-        }
+        Backoff { delay, updated: now }
     }
 }
 
@@ -284,14 +281,10 @@ pub fn is_complete(pod: &Pod, rt: &Runtime) -> bool {
             i.state == CtrState::Exited && !spec::should_restart(pod, c, role, i.exit_code)
         })
     };
-    if spec::inits(pod)
-        .iter()
-        .filter(|c| !spec::is_sidecar(c))
-        .any(|c| {
-            // an init container that failed for good
-            ended(c, Role::Init) && rt.latest(&c.name).is_some_and(|i| i.exit_code != 0)
-        })
-    {
+    if spec::inits(pod).iter().filter(|c| !spec::is_sidecar(c)).any(|c| {
+        // an init container that failed for good
+        ended(c, Role::Init) && rt.latest(&c.name).is_some_and(|i| i.exit_code != 0)
+    }) {
         return true;
     }
     !mains.is_empty() && mains.iter().all(|c| ended(c, Role::Main))
@@ -373,10 +366,7 @@ fn init_phase(
             keep_running(pod, c, Role::Sidecar, rt, local, sandbox, now, p);
             let started = here.is_some_and(|i| {
                 i.state == CtrState::Running
-                    && local
-                        .probed
-                        .get(&i.id)
-                        .is_some_and(|s| s.started && !s.hook)
+                    && local.probed.get(&i.id).is_some_and(|s| s.started && !s.hook)
             });
             if !started && !initialized {
                 return false;
@@ -472,17 +462,12 @@ fn resize(c: &Container, i: &Ctr, local: &Local) -> Option<bool> {
             let list = if limits { &r.limits } else { &r.requests };
             list.as_ref().and_then(|l| l.get(name)).cloned()
         };
-        [true, false]
-            .into_iter()
-            .any(|l| match (get(have, l), get(want, l)) {
-                (Some(a), Some(b)) => !quantity::same(&a, &b),
-                (a, b) => a.is_some() != b.is_some(),
-            })
+        [true, false].into_iter().any(|l| match (get(have, l), get(want, l)) {
+            (Some(a), Some(b)) => !quantity::same(&a, &b),
+            (a, b) => a.is_some() != b.is_some(),
+        })
     };
-    let names: Vec<&str> = ["cpu", "memory"]
-        .into_iter()
-        .filter(|n| changed(n))
-        .collect();
+    let names: Vec<&str> = ["cpu", "memory"].into_iter().filter(|n| changed(n)).collect();
     if names.is_empty() {
         return None;
     }

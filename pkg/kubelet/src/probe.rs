@@ -1,5 +1,8 @@
 //! Probes: one timer task per probe of a running container; only what changes is told.
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::Duration,
+};
 
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -87,10 +90,7 @@ impl Set {
 
     /// Ends the probers that could ask for the container's death.
     pub fn stop_killers(&mut self) {
-        for h in [self.startup.take(), self.liveness.take()]
-            .into_iter()
-            .flatten()
-        {
+        for h in [self.startup.take(), self.liveness.take()].into_iter().flatten() {
             h.abort();
         }
     }
@@ -173,13 +173,11 @@ async fn run(t: Target, p: Probe, which: &'static str) {
                         }
                     }
                     "Startup" => {
-                        let _ =
-                            t.tx.send(Msg::Probe(t.id.clone(), Finding::Failed("startup")));
+                        let _ = t.tx.send(Msg::Probe(t.id.clone(), Finding::Failed("startup")));
                         return;
                     }
                     _ => {
-                        let _ =
-                            t.tx.send(Msg::Probe(t.id.clone(), Finding::Failed("liveness")));
+                        let _ = t.tx.send(Msg::Probe(t.id.clone(), Finding::Failed("liveness")));
                         return;
                     }
                 }
@@ -195,12 +193,10 @@ async fn once(t: &Target, p: &Probe) -> Result<(), String> {
         let cmd = e.command.clone().unwrap_or_default();
         return match t.sh.cri.exec_sync(&t.id, cmd, timeout).await {
             Ok(out) if out.exit_code == 0 => Ok(()),
-            Ok(out) => Err(
-                String::from_utf8_lossy(&[&out.stdout[..], &out.stderr[..]].concat())
-                    .chars()
-                    .take(10 * 1024)
-                    .collect(),
-            ),
+            Ok(out) => Err(String::from_utf8_lossy(&[&out.stdout[..], &out.stderr[..]].concat())
+                .chars()
+                .take(10 * 1024)
+                .collect()),
             Err(e) if e.code() == tonic::Code::DeadlineExceeded => Err(format!(
                 "command timed out: {} timed out after {}s",
                 serde_json::to_string(&p.exec.as_ref().map(|e| &e.command)).unwrap_or_default(),
@@ -215,11 +211,7 @@ async fn once(t: &Target, p: &Probe) -> Result<(), String> {
     }
     if let Some(s) = &p.tcp_socket {
         let port = port(&s.port, &t.container)?;
-        let host = s
-            .host
-            .clone()
-            .filter(|h| !h.is_empty())
-            .unwrap_or_else(|| t.ip.clone());
+        let host = s.host.clone().filter(|h| !h.is_empty()).unwrap_or_else(|| t.ip.clone());
         let addr = join(&host, port);
         return match tokio::time::timeout(timeout, tokio::net::TcpStream::connect(&addr)).await {
             Ok(Ok(_)) => Ok(()),

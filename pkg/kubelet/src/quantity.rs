@@ -48,8 +48,8 @@ pub fn milli(q: &Quantity) -> Option<i128> {
     let scale = 10i128.pow(u32::try_from(fraction.len()).ok()?);
     let numerator = digits.checked_mul(mul)?.checked_mul(1000)?;
     let denominator = scale.checked_mul(div)?;
-    let value =
-        numerator.div_euclid(denominator) + i128::from(numerator.rem_euclid(denominator) != 0);
+    let value = numerator.div_euclid(denominator)
+        + i128::from(numerator.rem_euclid(denominator) != 0);
     Some(if negative { -value } else { value })
 }
 

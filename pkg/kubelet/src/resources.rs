@@ -43,9 +43,7 @@ pub fn container(pod: &Pod, c: &Container, node_memory: i64) -> LinuxContainerRe
     let r = c.resources.as_ref();
     let limits = r.and_then(|r| r.limits.as_ref());
     let requests = r.and_then(|r| r.requests.as_ref());
-    let cpu_limit = get(limits, "cpu")
-        .and_then(|q| quantity::milli_units(&q))
-        .unwrap_or(0);
+    let cpu_limit = get(limits, "cpu").and_then(|q| quantity::milli_units(&q)).unwrap_or(0);
     let cpu_request = get(requests, "cpu")
         .and_then(|q| quantity::milli_units(&q))
         .unwrap_or(cpu_limit);
@@ -106,11 +104,7 @@ pub struct PodLimits {
 pub fn pod(p: &Pod) -> PodLimits {
     let part = |r: Option<&ResourceRequirements>, list: &str, name: &str| -> Option<i64> {
         let r = r?;
-        let list = if list == "limits" {
-            &r.limits
-        } else {
-            &r.requests
-        };
+        let list = if list == "limits" { &r.limits } else { &r.requests };
         let q = get(list.as_ref(), name)?;
         if name == "cpu" {
             quantity::milli_units(&q)
@@ -191,20 +185,10 @@ mod tests {
         let p = pod_of(serde_json::json!([{"name": "c", "resources":
             {"requests": {"cpu": "250m", "memory": "1Gi"}, "limits": {"cpu": "500m"}}}]));
         let r = container(&p, &spec::mains(&p)[0], 4 << 30);
-        assert_eq!(
-            (r.cpu_shares, r.cpu_quota, r.memory_limit_in_bytes),
-            (256, 50_000, 0)
-        );
+        assert_eq!((r.cpu_shares, r.cpu_quota, r.memory_limit_in_bytes), (256, 50_000, 0));
         assert_eq!(r.oom_score_adj, 750);
         assert_eq!(cgroup_path("/k/", &p), "/k/burstable/podu");
-        assert_eq!(
-            super::pod(&p),
-            PodLimits {
-                shares: 256,
-                quota: Some(50_000),
-                memory: None
-            }
-        );
+        assert_eq!(super::pod(&p), PodLimits { shares: 256, quota: Some(50_000), memory: None });
     }
 
     #[test]

@@ -166,9 +166,7 @@ fn percent(s: &str) -> String {
         match b[i] {
             b'+' => out.push(b' '),
             b'%' => {
-                let hex = s
-                    .get(i + 1..i + 3)
-                    .and_then(|h| u8::from_str_radix(h, 16).ok());
+                let hex = s.get(i + 1..i + 3).and_then(|h| u8::from_str_radix(h, 16).ok());
                 match hex {
                     Some(v) => {
                         out.push(v);
@@ -191,17 +189,10 @@ impl Query {
         self.0.iter().find(|(n, _)| n == k).map(|(_, v)| v.as_str())
     }
     fn on(&self, k: &str) -> bool {
-        matches!(
-            self.get(k),
-            Some("1" | "true" | "True" | "TRUE" | "t" | "T")
-        )
+        matches!(self.get(k), Some("1" | "true" | "True" | "TRUE" | "t" | "T"))
     }
     fn all(&self, k: &str) -> Vec<String> {
-        self.0
-            .iter()
-            .filter(|(n, _)| n == k)
-            .map(|(_, v)| v.clone())
-            .collect()
+        self.0.iter().filter(|(n, _)| n == k).map(|(_, v)| v.clone()).collect()
     }
 }
 
@@ -241,7 +232,9 @@ impl State {
                     .collect();
                 json(&pod_list(running))
             }
-            ["containerLogs", ns, pod, container] if get => self.logs(ns, pod, container, &q).await,
+            ["containerLogs", ns, pod, container] if get => {
+                self.logs(ns, pod, container, &q).await
+            }
             ["exec", ns, pod, container] | ["exec", ns, pod, _, container] => {
                 let found = self.running(ns, pod, container).await?;
                 let answer = self
@@ -365,9 +358,7 @@ impl State {
         let found = self.find(ns, pod, container).await?;
         match found.current {
             Some(c) if c.state == crate::model::CtrState::Running => Ok(c.id),
-            _ => Err(Refusal::not_found(format!(
-                "container not found (\"{container}\")"
-            ))),
+            _ => Err(Refusal::not_found(format!("container not found (\"{container}\")"))),
         }
     }
 
@@ -418,19 +409,11 @@ impl State {
         let number = |k: &str| -> Result<Option<i64>, Refusal> {
             q.get(k)
                 .filter(|v| !v.is_empty())
-                .map(|v| {
-                    v.parse()
-                        .map_err(|_| Refusal::bad(format!("invalid {k}: {v}")))
-                })
+                .map(|v| v.parse().map_err(|_| Refusal::bad(format!("invalid {k}: {v}"))))
                 .transpose()
         };
-        let since = match (
-            number("sinceSeconds")?,
-            q.get("sinceTime").filter(|t| !t.is_empty()),
-        ) {
-            (Some(s), _) => Timestamp::now()
-                .checked_sub(SignedDuration::from_secs(s))
-                .ok(),
+        let since = match (number("sinceSeconds")?, q.get("sinceTime").filter(|t| !t.is_empty())) {
+            (Some(s), _) => Timestamp::now().checked_sub(SignedDuration::from_secs(s)).ok(),
             (None, Some(t)) => Some(
                 t.parse()
                     .map_err(|_| Refusal::bad(format!("invalid sinceTime: {t}")))?,

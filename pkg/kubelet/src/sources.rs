@@ -114,8 +114,7 @@ impl Sources {
         ns: &str,
         name: &str,
     ) -> Result<Arc<ConfigMap>, SourceError> {
-        self.get(&self.config_maps, "configmap", uid, ns, name)
-            .await
+        self.get(&self.config_maps, "configmap", uid, ns, name).await
     }
 
     /// A secret, for the pod `uid`.
@@ -225,9 +224,7 @@ impl Sources {
             return;
         };
         let api = Api::<Service>::all(client);
-        let mut stream = watcher(api, watcher::Config::default())
-            .default_backoff()
-            .boxed();
+        let mut stream = watcher(api, watcher::Config::default()).default_backoff().boxed();
         let mut all = Services::new();
         let mut fresh = Services::new();
         while let Some(event) = stream.next().await {
@@ -326,8 +323,10 @@ async fn follow<K>(
                 continue;
             }
         };
-        let version =
-            |v: &Option<Arc<K>>| v.as_ref().and_then(|k| k.meta().resource_version.clone());
+        let version = |v: &Option<Arc<K>>| {
+            v.as_ref()
+                .and_then(|k| k.meta().resource_version.clone())
+        };
         let first = tx.borrow().is_none();
         let same = !first && tx.borrow().as_ref().map(version) == Some(version(&value));
         tx.send_replace(Some(value));

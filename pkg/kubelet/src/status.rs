@@ -60,9 +60,7 @@ pub fn status(
         qos_class: Some(spec::qos(pod).as_str().into()),
         start_time: Some(old.start_time.clone().unwrap_or_else(|| whole(now))),
         host_ip: Some(host.ip.clone()),
-        host_ips: Some(vec![HostIP {
-            ip: host.ip.clone(),
-        }]),
+        host_ips: Some(vec![HostIP { ip: host.ip.clone() }]),
         resize: None,
         message: old.message.clone(),
         reason: old.reason.clone(),
@@ -145,11 +143,8 @@ impl View<'_> {
             }),
             ..ContainerState::default()
         };
-        let default = if spec::inits(self.pod).is_empty() {
-            "ContainerCreating"
-        } else {
-            "PodInitializing"
-        };
+        let default =
+            if spec::inits(self.pod).is_empty() { "ContainerCreating" } else { "PodInitializing" };
         let Some(i) = latest else {
             // nothing in the runtime: never made, or made before the run folder was lost
             if let Some(old) = old {
@@ -216,10 +211,8 @@ impl View<'_> {
                     .or_else(|| self.local.waiting.get(&c.name));
                 match held {
                     Some((reason, message)) if self.local.stop.is_none() && !self.plan.complete => {
-                        s.state = Some(waiting(
-                            reason,
-                            (!message.is_empty()).then(|| message.clone()),
-                        ));
+                        s.state =
+                            Some(waiting(reason, (!message.is_empty()).then(|| message.clone())));
                         s.last_state = Some(terminated);
                     }
                     _ => s.state = Some(terminated),
@@ -248,11 +241,7 @@ impl View<'_> {
 
     fn terminated(&self, i: &Ctr) -> ContainerState {
         let reason = if i.reason.is_empty() {
-            if i.exit_code == 0 {
-                "Completed"
-            } else {
-                "Error"
-            }
+            if i.exit_code == 0 { "Completed" } else { "Error" }
         } else {
             &i.reason
         };
@@ -278,10 +267,7 @@ impl View<'_> {
     fn fill_resources(&self, c: &Container, i: Option<&Ctr>, s: &mut ContainerStatus) {
         let applied = i.and_then(|i| self.local.applied.get(&i.id));
         if i.is_some() {
-            let r = applied
-                .or(c.resources.as_ref())
-                .cloned()
-                .unwrap_or_default();
+            let r = applied.or(c.resources.as_ref()).cloned().unwrap_or_default();
             s.allocated_resources = r.requests.clone();
             s.resources = Some(r);
         }
@@ -376,11 +362,7 @@ impl View<'_> {
                 if self.rt.any_running() {
                     return "Running";
                 }
-                return if stopped == succeeded {
-                    "Succeeded"
-                } else {
-                    "Failed"
-                };
+                return if stopped == succeeded { "Succeeded" } else { "Failed" };
             }
             return "Running";
         }
@@ -432,11 +414,7 @@ impl View<'_> {
         out.push(containers);
         out.push(condition("PodScheduled", true, None, None));
         if let Some((reason, message)) = &self.local.resize_refused {
-            let t = if reason == "Error" {
-                "PodResizeInProgress"
-            } else {
-                "PodResizePending"
-            };
+            let t = if reason == "Error" { "PodResizeInProgress" } else { "PodResizePending" };
             out.push(condition(t, true, Some(reason), Some(message.clone())));
         } else if !self.local.resizing.is_empty() {
             out.push(condition("PodResizeInProgress", true, None, None));

@@ -49,14 +49,8 @@ async fn rotate_pod(sh: &Shared, pod: &k8s_openapi::api::core::v1::Pod, dir: &st
             let Some(id) = running_id(sh, pod, name).await else {
                 continue;
             };
-            let done = rotate::check(
-                &sh.cri,
-                &id,
-                &path,
-                sh.cfg.log_max_size,
-                sh.cfg.log_max_files,
-            )
-            .await;
+            let done =
+                rotate::check(&sh.cri, &id, &path, sh.cfg.log_max_size, sh.cfg.log_max_files).await;
             if let Err(error) = done {
                 tracing::warn!(%error, path = %path.display(), "rotating a log");
             }
@@ -132,21 +126,16 @@ fn disk(sh: &Shared) -> Option<(u64, u64)> {
 async fn unused_images(sh: &Shared) -> Vec<(String, u64)> {
     let (Ok(images), Ok(containers)) = tokio::join!(
         sh.cri.list_images(v1::ListImagesRequest { filter: None }),
-        sh.cri
-            .list_containers(v1::ListContainersRequest { filter: None }),
+        sh.cri.list_containers(v1::ListContainersRequest { filter: None }),
     ) else {
         return Vec::new();
     };
     let used = |i: &v1::Image| {
         containers.containers.iter().any(|c| {
-            let named = c
-                .image
-                .as_ref()
-                .map(|s| s.image.as_str())
-                .unwrap_or_default();
-            [c.image_ref.as_str(), c.image_id.as_str(), named]
-                .iter()
-                .any(|r| *r == i.id || i.repo_tags.iter().chain(&i.repo_digests).any(|n| n == r))
+            let named = c.image.as_ref().map(|s| s.image.as_str()).unwrap_or_default();
+            [c.image_ref.as_str(), c.image_id.as_str(), named].iter().any(|r| {
+                *r == i.id || i.repo_tags.iter().chain(&i.repo_digests).any(|n| n == r)
+            })
         })
     };
     let mut out: Vec<_> = images

@@ -174,11 +174,7 @@ async fn one(
     addresses: &Addresses,
     out: &mut Prepared,
 ) -> Result<Mounted, VolumeError> {
-    let at = |plugin: &str| {
-        dir.join("volumes")
-            .join(format!("kubernetes.io~{plugin}"))
-            .join(&v.name)
-    };
+    let at = |plugin: &str| dir.join("volumes").join(format!("kubernetes.io~{plugin}")).join(&v.name);
     let plain = |path: PathBuf| Mounted {
         path,
         read_only: false,
@@ -202,10 +198,7 @@ async fn one(
         return Ok(Mounted {
             path: PathBuf::new(),
             read_only: true,
-            image: Some((
-                i.reference.clone().unwrap_or_default(),
-                i.pull_policy.clone(),
-            )),
+            image: Some((i.reference.clone().unwrap_or_default(), i.pull_policy.clone())),
         });
     }
     if let Some(claim) = claim_name(pod, v) {
@@ -397,9 +390,7 @@ pub async fn remove(dir: PathBuf) {
         let done = tokio::task::spawn_blocking(move || remove_now(&d)).await;
         match done {
             Ok(Ok(())) => return,
-            Ok(Err(error)) => {
-                tracing::warn!(%error, path = %dir.display(), "removing a pod's folder")
-            }
+            Ok(Err(error)) => tracing::warn!(%error, path = %dir.display(), "removing a pod's folder"),
             Err(_) => return,
         }
     }
@@ -436,9 +427,7 @@ fn unescape(s: &str) -> String {
     let mut i = 0;
     while i < b.len() {
         if b[i] == b'\\'
-            && let Some(n) = s
-                .get(i + 1..i + 4)
-                .and_then(|o| u8::from_str_radix(o, 8).ok())
+            && let Some(n) = s.get(i + 1..i + 4).and_then(|o| u8::from_str_radix(o, 8).ok())
         {
             out.push(n);
             i += 4;

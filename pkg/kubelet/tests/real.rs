@@ -6,11 +6,7 @@
 #![allow(clippy::unwrap_used)]
 mod common;
 
-use std::{
-    path::PathBuf,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{path::PathBuf, sync::Arc, time::{Duration, Instant}};
 
 use common::{Bench, phase, ready};
 use serde_json::json;
@@ -20,11 +16,7 @@ const IMAGE: &str = "demo.local/demo:1";
 fn helpers() -> Option<PathBuf> {
     let dir = match std::env::var_os("KNARR_HELPERS") {
         Some(d) => PathBuf::from(d),
-        None => std::env::current_exe()
-            .ok()?
-            .parent()?
-            .parent()?
-            .to_path_buf(),
+        None => std::env::current_exe().ok()?.parent()?.parent()?.to_path_buf(),
     };
     dir.join("knarr-shim").exists().then_some(dir)
 }
@@ -60,11 +52,7 @@ async fn a_pod_is_processes() {
             entrypoint: vec!["/demo".into()],
             ..Default::default()
         };
-        let file = knarr_images::RootFile {
-            path: "demo".into(),
-            mode: 0o755,
-            content,
-        };
+        let file = knarr_images::RootFile { path: "demo".into(), mode: 0o755, content };
         images.import_rootfs(IMAGE, config, &[file]).unwrap();
     })
     .await
@@ -82,19 +70,11 @@ async fn a_pod_is_processes() {
     let id = p["status"]["containerStatuses"][0]["containerID"].clone();
     // still the same after a restart of the kubelet
     tokio::time::sleep(Duration::from_millis(300)).await;
-    assert_eq!(
-        b.api.get(&path).unwrap()["status"]["containerStatuses"][0]["containerID"],
-        id
-    );
+    assert_eq!(b.api.get(&path).unwrap()["status"]["containerStatuses"][0]["containerID"], id);
     let begun = Instant::now();
     b.delete(&path, 5);
     b.api.wait_gone(&path).await;
     println!("delete → gone {:?}", begun.elapsed());
     tokio::time::sleep(Duration::from_millis(500)).await;
-    assert!(
-        std::fs::read_dir(b.config().pods_dir())
-            .unwrap()
-            .next()
-            .is_none()
-    );
+    assert!(std::fs::read_dir(b.config().pods_dir()).unwrap().next().is_none());
 }

@@ -26,16 +26,11 @@ fn pki(dir: &std::path::Path) -> Pki {
     let ca = p.self_signed(&ca_key).unwrap();
     let issuer = Issuer::new(p, ca_key);
     let key = KeyPair::generate().unwrap();
-    let server = CertificateParams::new(vec!["localhost".into()])
-        .unwrap()
-        .signed_by(&key, &issuer)
-        .unwrap();
+    let server = CertificateParams::new(vec!["localhost".into()]).unwrap().signed_by(&key, &issuer).unwrap();
     let client_key = KeyPair::generate().unwrap();
     let mut c = CertificateParams::new(vec![]).unwrap();
-    c.distinguished_name
-        .push(DnType::CommonName, "kube-apiserver");
-    c.distinguished_name
-        .push(DnType::OrganizationName, "system:masters");
+    c.distinguished_name.push(DnType::CommonName, "kube-apiserver");
+    c.distinguished_name.push(DnType::OrganizationName, "system:masters");
     let client = c.signed_by(&client_key, &issuer).unwrap();
     let write = |n: &str, t: String| {
         let path = dir.join(n);
@@ -53,23 +48,16 @@ fn pki(dir: &std::path::Path) -> Pki {
     }
 }
 
-async fn connect(
-    addr: SocketAddr,
-    pki: &Pki,
-    with_cert: bool,
-) -> hyper::client::conn::http1::SendRequest<Empty<Bytes>> {
+async fn connect(addr: SocketAddr, pki: &Pki, with_cert: bool) -> hyper::client::conn::http1::SendRequest<Empty<Bytes>> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add(pki.ca.clone()).unwrap();
-    let b = rustls::ClientConfig::builder_with_provider(Arc::new(
-        rustls::crypto::ring::default_provider(),
-    ))
-    .with_safe_default_protocol_versions()
-    .unwrap()
-    .with_root_certificates(roots);
+    let b = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots);
     let config = if with_cert {
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(pki.client.1.clone()));
-        b.with_client_auth_cert(vec![pki.client.0.clone()], key)
-            .unwrap()
+        b.with_client_auth_cert(vec![pki.client.0.clone()], key).unwrap()
     } else {
         b.with_no_client_auth()
     };
@@ -87,31 +75,19 @@ async fn connect(
         .connect("localhost".try_into().unwrap(), tcp.unwrap())
         .await
         .unwrap();
-    let (sender, conn) = hyper::client::conn::http1::handshake(TokioIo::new(tls))
-        .await
-        .unwrap();
+    let (sender, conn) = hyper::client::conn::http1::handshake(TokioIo::new(tls)).await.unwrap();
     tokio::spawn(conn.with_upgrades());
     sender
 }
 
 fn req(path: &str) -> http::Request<Empty<Bytes>> {
-    http::Request::get(path)
-        .header("host", "localhost")
-        .body(Empty::new())
-        .unwrap()
+    http::Request::get(path).header("host", "localhost").body(Empty::new()).unwrap()
 }
 
 async fn get(addr: SocketAddr, pki: &Pki, cert: bool, path: &str) -> (u16, String) {
-    let r = connect(addr, pki, cert)
-        .await
-        .send_request(req(path))
-        .await
-        .unwrap();
+    let r = connect(addr, pki, cert).await.send_request(req(path)).await.unwrap();
     let status = r.status().as_u16();
-    (
-        status,
-        String::from_utf8(r.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap(),
-    )
+    (status, String::from_utf8(r.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap())
 }
 
 /// A streaming server that switches protocols and echoes.
@@ -128,10 +104,7 @@ async fn echo() -> SocketAddr {
                 }
                 let head = String::from_utf8(head).unwrap();
                 assert!(head.starts_with("POST /exec/token HTTP/1.1"), "{head}");
-                assert!(
-                    head.to_lowercase()
-                        .contains("x-stream-protocol-version: v4.channel.k8s.io")
-                );
+                assert!(head.to_lowercase().contains("x-stream-protocol-version: v4.channel.k8s.io"));
                 s.write_all(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n\r\nhello").await.unwrap();
                 let (mut r, mut w) = s.split();
                 let _ = tokio::io::copy(&mut r, &mut w).await;
@@ -154,10 +127,7 @@ async fn the_server_answers_those_who_may_ask() {
     let streaming = echo().await;
     b.cri.state.lock().unwrap().streaming = format!("http://{streaming}/exec/token");
     let _k = b.start_with(cfg.clone(), Some(b.api.client()));
-    let path = b.pod(
-        "p",
-        json!({"containers": [{"name": "c", "image": "img", "imagePullPolicy": "Never"}]}),
-    );
+    let path = b.pod("p", json!({"containers": [{"name": "c", "image": "img", "imagePullPolicy": "Never"}]}));
     let pod = b.api.wait(&path, "ready", ready).await;
     let uid = pod["metadata"]["uid"].as_str().unwrap().to_owned();
 
@@ -170,55 +140,24 @@ async fn the_server_answers_those_who_may_ask() {
     let (code, view) = get(addr, &pki, true, &format!("/debug/pod/{uid}")).await;
     assert_eq!(code, 200);
     assert!(view.contains("\"history\":[{"), "{view}");
-    assert!(
-        get(addr, &pki, true, "/metrics")
-            .await
-            .1
-            .contains("kubelet_running_pods 1")
-    );
-    assert_eq!(
-        get(addr, &pki, true, "/containerLogs/ns/p/none").await.0,
-        404
-    );
+    assert!(get(addr, &pki, true, "/metrics").await.1.contains("kubelet_running_pods 1"));
+    assert_eq!(get(addr, &pki, true, "/containerLogs/ns/p/none").await.0, 404);
 
     let log = cfg.log_dir("ns", "p", &uid).join("c");
     std::fs::create_dir_all(&log).unwrap();
     let file = log.join("0.log");
-    std::fs::write(
-        &file,
-        "2026-01-01T00:00:00Z stdout F one\n2026-01-01T00:00:00Z stdout F two\n",
-    )
-    .unwrap();
-    assert_eq!(
-        get(addr, &pki, true, "/containerLogs/ns/p/c?tailLines=1").await,
-        (200, "two\n".into())
-    );
-    let follow = connect(addr, &pki, true)
-        .await
-        .send_request(req("/containerLogs/ns/p/c?follow=true"))
-        .await
-        .unwrap();
+    std::fs::write(&file, "2026-01-01T00:00:00Z stdout F one\n2026-01-01T00:00:00Z stdout F two\n").unwrap();
+    assert_eq!(get(addr, &pki, true, "/containerLogs/ns/p/c?tailLines=1").await, (200, "two\n".into()));
+    let follow = connect(addr, &pki, true).await.send_request(req("/containerLogs/ns/p/c?follow=true")).await.unwrap();
     let body = tokio::spawn(follow.into_body().collect());
     tokio::time::sleep(Duration::from_millis(50)).await;
     let text = std::fs::read_to_string(&file).unwrap() + "2026-01-01T00:00:00Z stdout F last\n";
     std::fs::write(&file, text).unwrap();
     b.cri.exit("c", 0);
-    let all = tokio::time::timeout(Duration::from_secs(5), body)
-        .await
-        .expect("the end")
-        .unwrap()
-        .unwrap();
-    assert!(
-        String::from_utf8(all.to_bytes().to_vec())
-            .unwrap()
-            .ends_with("last\n")
-    );
+    let all = tokio::time::timeout(Duration::from_secs(5), body).await.expect("the end").unwrap().unwrap();
+    assert!(String::from_utf8(all.to_bytes().to_vec()).unwrap().ends_with("last\n"));
 
-    b.api
-        .wait(&path, "restarted", |p| {
-            ready(p) && p["status"]["containerStatuses"][0]["restartCount"] == 1
-        })
-        .await;
+    b.api.wait(&path, "restarted", |p| ready(p) && p["status"]["containerStatuses"][0]["restartCount"] == 1).await;
     let r = http::Request::post("/exec/ns/p/c?command=sh&input=1&output=1")
         .header("host", "localhost")
         .header("connection", "Upgrade")

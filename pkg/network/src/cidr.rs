@@ -18,24 +18,16 @@ impl Cidr {
     /// # Errors
     /// [`Error::Invalid`] names the field.
     pub fn parse(field: &'static str, text: &str) -> Result<Self, Error> {
-        let invalid = |reason: &str| Error::Invalid {
-            field,
-            value: text.into(),
-            reason: reason.into(),
-        };
-        let (ip, prefix) = text
-            .split_once('/')
-            .ok_or_else(|| invalid("not ADDRESS/PREFIX"))?;
+        let invalid =
+            |reason: &str| Error::Invalid { field, value: text.into(), reason: reason.into() };
+        let (ip, prefix) = text.split_once('/').ok_or_else(|| invalid("not ADDRESS/PREFIX"))?;
         let ip: Ipv4Addr = ip.parse().map_err(|_| invalid("not an IPv4 address"))?;
         let prefix: u8 = prefix.parse().map_err(|_| invalid("not a prefix length"))?;
         if prefix > 32 {
             return Err(invalid("a prefix is at most 32 bits"));
         }
         let mask = u32::MAX.checked_shl(32 - u32::from(prefix)).unwrap_or(0);
-        Ok(Self {
-            base: Ipv4Addr::from(u32::from(ip) & mask),
-            prefix,
-        })
+        Ok(Self { base: Ipv4Addr::from(u32::from(ip) & mask), prefix })
     }
 
     /// How many addresses it has.

@@ -46,9 +46,7 @@ fn tuple(b: &[u8]) -> Option<Tuple> {
     let ip = attr(b, 1)?;
     let proto = attr(b, 2)?;
     let port = |k| {
-        attr(proto, k)
-            .and_then(|v| <[u8; 2]>::try_from(v).ok())
-            .map_or(0, u16::from_be_bytes)
+        attr(proto, k).and_then(|v| <[u8; 2]>::try_from(v).ok()).map_or(0, u16::from_be_bytes)
     };
     Some(Tuple {
         src: ip_of(attr(ip, 1).or_else(|| attr(ip, 3)))?,
@@ -69,28 +67,18 @@ pub fn forget(
     mut stale: impl FnMut(&Flow) -> bool,
 ) -> Result<usize, Error> {
     let mut found: Vec<(Vec<u8>, Option<Vec<u8>>, u8)> = Vec::new();
-    socket.dump(
-        CT_GET,
-        &[0, 0, 0, 0],
-        |_| {},
-        "list connections",
-        |_, body| {
-            let (Some(head), Some(a)) = (body.first(), body.get(4..)) else {
-                return;
-            };
-            let Some(orig) = attr(a, 1) else { return };
-            let Some(original) = tuple(orig) else { return };
-            if original.protocol != protocol.number() {
-                return;
-            }
-            let Some(reply) = attr(a, 2).and_then(tuple) else {
-                return;
-            };
-            if stale(&Flow { original, reply }) {
-                found.push((orig.to_vec(), attr(a, 18).map(<[u8]>::to_vec), *head));
-            }
-        },
-    )?;
+    socket.dump(CT_GET, &[0, 0, 0, 0], |_| {}, "list connections", |_, body| {
+        let (Some(head), Some(a)) = (body.first(), body.get(4..)) else { return };
+        let Some(orig) = attr(a, 1) else { return };
+        let Some(original) = tuple(orig) else { return };
+        if original.protocol != protocol.number() {
+            return;
+        }
+        let Some(reply) = attr(a, 2).and_then(tuple) else { return };
+        if stale(&Flow { original, reply }) {
+            found.push((orig.to_vec(), attr(a, 18).map(<[u8]>::to_vec), *head));
+        }
+    })?;
     let count = found.len();
     for (orig, zone, family) in found {
         let mut b = Buf::new();

@@ -41,11 +41,7 @@ pub(crate) fn io<'a>(
     what: &'static str,
     path: &'a Path,
 ) -> impl FnOnce(std::io::Error) -> Error + 'a {
-    move |source| Error::Io {
-        what,
-        path: path.to_owned(),
-        source,
-    }
+    move |source| Error::Io { what, path: path.to_owned(), source }
 }
 
 /// Whether an id can be a file's name.
@@ -53,9 +49,7 @@ fn valid_id(id: &str) -> bool {
     !id.is_empty()
         && id.len() <= 128
         && !id.starts_with('.')
-        && id
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+        && id.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
 }
 
 impl Leases {
@@ -77,10 +71,9 @@ impl Leases {
                 Err(e) => return Err(io("read lease", &path)(e)),
             };
             match serde_json::from_slice::<Lease>(&bytes) {
-                Ok(l)
-                    if path.file_stem().is_some_and(|n| n == l.sandbox_id.as_str())
-                        && path.extension().is_some_and(|x| x == "json")
-                        && !s.taken.contains(&l.ip) =>
+                Ok(l) if path.file_stem().is_some_and(|n| n == l.sandbox_id.as_str())
+                    && path.extension().is_some_and(|x| x == "json")
+                    && !s.taken.contains(&l.ip) =>
                 {
                     if l.sequence >= s.sequence {
                         s.sequence = l.sequence;
@@ -161,9 +154,7 @@ impl Leases {
 
     /// Frees a lease.
     pub fn remove(&mut self, id: &str) -> Result<(), Error> {
-        let Some(l) = self.by_id.get(id) else {
-            return Ok(());
-        };
+        let Some(l) = self.by_id.get(id) else { return Ok(()) };
         let ip = l.ip;
         let path = self.path(id);
         match std::fs::remove_file(&path) {

@@ -55,7 +55,9 @@ impl Ledger {
             }
         }
         match std::fs::remove_file(&self.path) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(io("remove", &self.path)(e)),
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(io("remove", &self.path)(e))
+            }
             _ => Ok(()),
         }
     }

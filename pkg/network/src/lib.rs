@@ -19,4 +19,6 @@ mod types;
 pub use bridge::Bridge;
 pub use error::Error;
 pub use nodes::{NodesConfig, NodesNetwork};
-pub use types::{AddRequest, Attachment, Bandwidth, Config, HostPort, Peer, Protocol, Status};
+pub use types::{
+    AddRequest, Attachment, Bandwidth, Config, HostPort, Peer, Protocol, Status,
+};

@@ -50,8 +50,7 @@ impl Buf {
         self.count += 1;
         self.bytes.extend_from_slice(&0u32.to_ne_bytes());
         self.bytes.extend_from_slice(&kind.to_ne_bytes());
-        self.bytes
-            .extend_from_slice(&(flags | REQUEST).to_ne_bytes());
+        self.bytes.extend_from_slice(&(flags | REQUEST).to_ne_bytes());
         self.bytes.extend_from_slice(&self.count.to_ne_bytes());
         self.bytes.extend_from_slice(&0u32.to_ne_bytes());
         self.bytes.extend_from_slice(body);
@@ -128,15 +127,11 @@ pub struct Answer {
 }
 
 fn u16_at(b: &[u8], at: usize) -> u16 {
-    b.get(at..at + 2)
-        .and_then(|s| s.try_into().ok())
-        .map_or(0, u16::from_ne_bytes)
+    b.get(at..at + 2).and_then(|s| s.try_into().ok()).map_or(0, u16::from_ne_bytes)
 }
 
 fn u32_at(b: &[u8], at: usize) -> u32 {
-    b.get(at..at + 4)
-        .and_then(|s| s.try_into().ok())
-        .map_or(0, u32::from_ne_bytes)
+    b.get(at..at + 4).and_then(|s| s.try_into().ok()).map_or(0, u32::from_ne_bytes)
 }
 
 /// The attributes in these bytes: type without flags, and value.
@@ -185,11 +180,7 @@ impl Socket {
 
     fn open(protocol: i32) -> Result<Self, Error> {
         let fd = netlink::open(protocol).map_err(|e| failed("open netlink socket", "", e))?;
-        Ok(Self {
-            fd,
-            buf: Vec::new(),
-            send_limit: 128 * 1024,
-        })
+        Ok(Self { fd, buf: Vec::new(), send_limit: 128 * 1024 })
     }
 
     fn send(&mut self, bytes: &[u8], what: &str) -> Result<(), Error> {
@@ -228,10 +219,7 @@ impl Socket {
                         first = Some(failed(what, &detail(flags, body), Errno(-code)));
                     }
                 } else {
-                    out.push(Answer {
-                        kind,
-                        body: body.to_vec(),
-                    });
+                    out.push(Answer { kind, body: body.to_vec() });
                 }
             }
         }
@@ -290,19 +278,10 @@ fn detail(flags: u16, body: &[u8]) -> String {
         return String::new();
     }
     // Error number, then the header of the message it is about (capped to that).
-    let text = body
-        .get(4 + HEADER..)
-        .and_then(|b| attr(b, 1))
-        .unwrap_or_default();
-    String::from_utf8_lossy(text)
-        .trim_end_matches('\0')
-        .to_owned()
+    let text = body.get(4 + HEADER..).and_then(|b| attr(b, 1)).unwrap_or_default();
+    String::from_utf8_lossy(text).trim_end_matches('\0').to_owned()
 }
 
 pub(crate) fn failed(what: &str, detail: &str, source: Errno) -> Error {
-    Error::Netlink {
-        what: what.to_owned(),
-        detail: detail.to_owned(),
-        source,
-    }
+    Error::Netlink { what: what.to_owned(), detail: detail.to_owned(), source }
 }

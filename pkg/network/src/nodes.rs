@@ -58,11 +58,7 @@ impl NodesNetwork {
         }
         let inside = |ip: Ipv4Addr| self.cidr.contains(ip);
         let addresses = route.addresses()?.into_iter().any(|(_, ip, _)| inside(ip));
-        Ok(!addresses
-            && !route
-                .routes()?
-                .into_iter()
-                .any(|(r, _)| r.prefix > 0 && inside(r.dst)))
+        Ok(!addresses && !route.routes()?.into_iter().any(|(r, _)| r.prefix > 0 && inside(r.dst)))
     }
 
     /// The host's address in it.

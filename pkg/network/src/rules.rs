@@ -28,32 +28,15 @@ pub(crate) fn setup<'a>(
     let address_port = Some((datatype::concat(&[datatype::IPV4, datatype::PORT]), 8));
     for (name, types, key_len, data) in [
         (HAIRPIN, &[datatype::IPV4, datatype::IPV4][..], 8, None),
-        (
-            BY_IP,
-            &[datatype::IPV4, datatype::PROTO, datatype::PORT],
-            12,
-            address_port,
-        ),
+        (BY_IP, &[datatype::IPV4, datatype::PROTO, datatype::PORT], 12, address_port),
         (ANY_IP, &[datatype::PROTO, datatype::PORT], 8, address_port),
     ] {
         let key_type = datatype::concat(types);
-        b.add_set(&SetSpec {
-            name: name.into(),
-            key_type,
-            key_len,
-            data,
-            timeout: None,
-        });
+        b.add_set(&SetSpec { name: name.into(), key_type, key_len, data, timeout: None });
     }
     b.add_chain("hostports");
-    b.add_rule(
-        "hostports",
-        &Rule::family(F).load_service(F).dnat_map(F, BY_IP),
-    );
-    b.add_rule(
-        "hostports",
-        &Rule::family(F).load_proto_port(R0).dnat_map(F, ANY_IP),
-    );
+    b.add_rule("hostports", &Rule::family(F).load_service(F).dnat_map(F, BY_IP));
+    b.add_rule("hostports", &Rule::family(F).load_proto_port(R0).dnat_map(F, ANY_IP));
 
     b.add_base_chain("prerouting", ChainType::Nat, Hook::Prerouting, -100);
     b.add_rule("prerouting", &Rule::any().to_local().jump("hostports"));
@@ -61,15 +44,10 @@ pub(crate) fn setup<'a>(
     b.add_rule("output", &Rule::any().to_local().jump("hostports"));
 
     b.add_base_chain("postrouting", ChainType::Nat, Hook::Postrouting, 100);
-    let own = Rule::family(F)
-        .load_saddr(F, R0)
-        .load_daddr(F, R0 + 1)
-        .in_set(HAIRPIN, false);
+    let own = Rule::family(F).load_saddr(F, R0).load_daddr(F, R0 + 1).in_set(HAIRPIN, false);
     b.add_rule("postrouting", &own.with(Expr::Masquerade));
     let loopback = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0));
-    let from_lo = Rule::family(F)
-        .saddr_in(loopback, 8, true)
-        .oif(bridge, true);
+    let from_lo = Rule::family(F).saddr_in(loopback, 8, true).oif(bridge, true);
     b.add_rule("postrouting", &from_lo.with(Expr::Masquerade));
     let outward = Rule::family(F)
         .saddr_in(pods.base.into(), pods.prefix, true)
@@ -79,10 +57,7 @@ pub(crate) fn setup<'a>(
 
     // Host ports on 127.0.0.1 need the bridge to route loopback addresses; pods must not use it.
     b.add_base_chain("input", ChainType::Filter, Hook::Input, -10);
-    let guard = Rule::family(F)
-        .iif(bridge)
-        .daddr_in(loopback, 8, true)
-        .ct_unknown();
+    let guard = Rule::family(F).iif(bridge).daddr_in(loopback, 8, true).ct_unknown();
     b.add_rule("input", &guard.verdict(Verdict::Drop));
 
     for l in leases {
@@ -105,7 +80,9 @@ fn push_pod(b: &mut Batch, ip: Ipv4Addr, ports: &[HostPort], add: bool) {
 
 fn push_port(b: &mut Batch, ip: Ipv4Addr, p: &HostPort, add: bool) {
     let (map, key) = match p.specific_ip() {
-        Some(host @ IpAddr::V4(_)) => (BY_IP, nft::ip_proto_port(host, p.protocol, p.host_port)),
+        Some(host @ IpAddr::V4(_)) => {
+            (BY_IP, nft::ip_proto_port(host, p.protocol, p.host_port))
+        }
         // Pods have no IPv6 address that a port of the host's could lead to.
         Some(IpAddr::V6(_)) => return,
         None => (ANY_IP, nft::proto_port(p.protocol, p.host_port)),

@@ -24,8 +24,9 @@ impl Netns {
         let body = move || {
             let made = knarr_sys::process::unshare(0x4000_0000)
                 .and_then(|()| knarr_sys::net::loopback_up());
-            let path = std::fs::read_link("/proc/thread-self")
-                .map(|p| Path::new("/proc").join(p).join("ns/net"));
+            let path = std::fs::read_link("/proc/thread-self").map(|p| {
+                Path::new("/proc").join(p).join("ns/net")
+            });
             if tell.send((made, path)).is_ok() {
                 todo.into_iter().for_each(|job| job());
             }
@@ -52,10 +53,7 @@ impl Netns {
             let r = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f));
             let _ = tx.send(r);
         });
-        assert!(
-            self.jobs.send(job).is_ok(),
-            "the namespace's thread is gone"
-        );
+        assert!(self.jobs.send(job).is_ok(), "the namespace's thread is gone");
         match rx.recv() {
             Ok(Ok(r)) => r,
             Ok(Err(panic)) => std::panic::resume_unwind(panic),

@@ -75,9 +75,7 @@ pub struct Pair {
 
 impl std::fmt::Debug for Pair {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pair")
-            .field("certificate", &self.certificate)
-            .finish_non_exhaustive()
+        f.debug_struct("Pair").field("certificate", &self.certificate).finish_non_exhaustive()
     }
 }
 
@@ -118,17 +116,11 @@ impl Authority {
     /// # Errors
     /// [`Error::Issue`].
     pub fn forgotten(common_name: &str) -> Result<Self, Error> {
-        let issue = |source| Error::Issue {
-            name: common_name.to_owned(),
-            source,
-        };
+        let issue = |source| Error::Issue { name: common_name.to_owned(), source };
         let (key_pair, params) = authority(common_name).map_err(issue)?;
         let certificate = params.self_signed(&key_pair).map_err(issue)?.pem();
         let issuer = Issuer::from_ca_cert_pem(&certificate, key_pair).map_err(issue)?;
-        Ok(Authority {
-            issuer,
-            certificate,
-        })
+        Ok(Authority { issuer, certificate })
     }
 
     /// The authority's certificate, PEM.
@@ -149,10 +141,7 @@ impl Pki {
             .recursive(true)
             .mode(0o700)
             .create(&dir)
-            .map_err(|source| Error::Io {
-                path: dir.clone(),
-                source,
-            })?;
+            .map_err(|source| Error::Io { path: dir.clone(), source })?;
         Ok(Pki { dir })
     }
 
@@ -167,23 +156,14 @@ impl Pki {
     /// # Errors
     /// [`Error::Invalid`] if only one is there or they cannot be read as certificate and key.
     pub fn authority(&self, name: &str, common_name: &str) -> Result<Authority, Error> {
-        let (crt, key) = (
-            self.path(&format!("{name}.crt")),
-            self.path(&format!("{name}.key")),
-        );
-        let issue = |source| Error::Issue {
-            name: name.to_owned(),
-            source,
-        };
+        let (crt, key) = (self.path(&format!("{name}.crt")), self.path(&format!("{name}.key")));
+        let issue = |source| Error::Issue { name: name.to_owned(), source };
         let pair = match (read(&crt)?, read(&key)?) {
             (Some(certificate), Some(key)) => Pair { certificate, key },
             (None, None) => {
                 let (key_pair, params) = authority(common_name).map_err(issue)?;
                 let certificate = params.self_signed(&key_pair).map_err(issue)?.pem();
-                let pair = Pair {
-                    certificate,
-                    key: key_pair.serialize_pem(),
-                };
+                let pair = Pair { certificate, key: key_pair.serialize_pem() };
                 write(&key, &pair.key, 0o600)?;
                 write(&crt, &pair.certificate, 0o644)?;
                 pair
@@ -193,10 +173,7 @@ impl Pki {
                 let reason = "is missing while its counterpart is there; restore it, or remove \
                               both to make a new authority"
                     .to_owned();
-                return Err(Error::Invalid {
-                    path: missing,
-                    reason,
-                });
+                return Err(Error::Invalid { path: missing, reason });
             }
         };
         let invalid = |path: &Path, e: rcgen::Error| Error::Invalid {
@@ -204,12 +181,9 @@ impl Pki {
             reason: format!("not a usable PEM: {e}"),
         };
         let key_pair = KeyPair::from_pem(&pair.key).map_err(|e| invalid(&key, e))?;
-        let issuer =
-            Issuer::from_ca_cert_pem(&pair.certificate, key_pair).map_err(|e| invalid(&crt, e))?;
-        Ok(Authority {
-            issuer,
-            certificate: pair.certificate,
-        })
+        let issuer = Issuer::from_ca_cert_pem(&pair.certificate, key_pair)
+            .map_err(|e| invalid(&crt, e))?;
+        Ok(Authority { issuer, certificate: pair.certificate })
     }
 
     /// The leaf in `<file>.crt` and `<file>.key`, issued by `authority` if there is none that is
@@ -218,10 +192,8 @@ impl Pki {
     /// # Errors
     /// [`Error::Io`] or [`Error::Issue`].
     pub fn leaf(&self, authority: &Authority, leaf: &Leaf) -> Result<Pair, Error> {
-        let (crt, key) = (
-            self.path(&format!("{}.crt", leaf.file)),
-            self.path(&format!("{}.key", leaf.file)),
-        );
+        let (crt, key) =
+            (self.path(&format!("{}.crt", leaf.file)), self.path(&format!("{}.key", leaf.file)));
         if let (Some(certificate), Some(key)) = (read(&crt)?, read(&key)?)
             && good(&certificate, &key, authority, leaf)
         {
@@ -243,10 +215,8 @@ impl Pki {
         if let Some(key) = read(&path)? {
             return Ok(key);
         }
-        let key = KeyPair::generate().map_err(|source| Error::Issue {
-            name: "sa".to_owned(),
-            source,
-        })?;
+        let key = KeyPair::generate()
+            .map_err(|source| Error::Issue { name: "sa".to_owned(), source })?;
         let pem = key.serialize_pem();
         write(&path, &pem, 0o600)?;
         write(&self.path("sa.pub"), &key.public_key_pem(), 0o644)?;
@@ -258,15 +228,10 @@ impl Pki {
 fn authority(common_name: &str) -> Result<(KeyPair, CertificateParams), rcgen::Error> {
     let key_pair = KeyPair::generate()?;
     let mut params = CertificateParams::default();
-    params
-        .distinguished_name
-        .push(DnType::CommonName, common_name);
+    params.distinguished_name.push(DnType::CommonName, common_name);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![
-        KeyUsagePurpose::DigitalSignature,
-        KeyUsagePurpose::KeyCertSign,
-        KeyUsagePurpose::CrlSign,
-    ];
+    params.key_usages =
+        vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     lifetime(&mut params, CA_LIFE);
     Ok((key_pair, params))
 }
@@ -276,48 +241,27 @@ fn authority(common_name: &str) -> Result<(KeyPair, CertificateParams), rcgen::E
 /// # Errors
 /// [`Error::Issue`] if a name cannot be written into a certificate.
 pub fn issue(authority: &Authority, leaf: &Leaf) -> Result<Pair, Error> {
-    let error = |source| Error::Issue {
-        name: leaf.file.clone(),
-        source,
-    };
+    let error = |source| Error::Issue { name: leaf.file.clone(), source };
     let key = KeyPair::generate().map_err(error)?;
     let mut params = CertificateParams::new(leaf.dns_names.clone()).map_err(error)?;
-    params
-        .subject_alt_names
-        .extend(leaf.addresses.iter().copied().map(SanType::IpAddress));
+    params.subject_alt_names.extend(leaf.addresses.iter().copied().map(SanType::IpAddress));
     params.distinguished_name = rcgen::DistinguishedName::new();
     for organization in &leaf.organizations {
-        params
-            .distinguished_name
-            .push(DnType::OrganizationName, organization);
+        params.distinguished_name.push(DnType::OrganizationName, organization);
     }
-    params
-        .distinguished_name
-        .push(DnType::CommonName, &leaf.common_name);
-    params.key_usages = vec![
-        KeyUsagePurpose::DigitalSignature,
-        KeyUsagePurpose::KeyEncipherment,
-    ];
+    params.distinguished_name.push(DnType::CommonName, &leaf.common_name);
+    params.key_usages =
+        vec![KeyUsagePurpose::DigitalSignature, KeyUsagePurpose::KeyEncipherment];
     params.use_authority_key_identifier_extension = true;
     if leaf.server {
-        params
-            .extended_key_usages
-            .push(ExtendedKeyUsagePurpose::ServerAuth);
+        params.extended_key_usages.push(ExtendedKeyUsagePurpose::ServerAuth);
     }
     if leaf.client {
-        params
-            .extended_key_usages
-            .push(ExtendedKeyUsagePurpose::ClientAuth);
+        params.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth);
     }
     lifetime(&mut params, LEAF_LIFE);
-    let certificate = params
-        .signed_by(&key, &authority.issuer)
-        .map_err(error)?
-        .pem();
-    Ok(Pair {
-        certificate,
-        key: key.serialize_pem(),
-    })
+    let certificate = params.signed_by(&key, &authority.issuer).map_err(error)?.pem();
+    Ok(Pair { certificate, key: key.serialize_pem() })
 }
 
 /// How much longer a PEM certificate holds, in seconds; not positive when it has ended, `None` if
@@ -334,31 +278,25 @@ fn good(certificate: &str, key: &str, authority: &Authority, leaf: &Leaf) -> boo
     let Ok((_, pem)) = x509_parser::pem::parse_x509_pem(certificate.as_bytes()) else {
         return false;
     };
-    let Ok(x509) = pem.parse_x509() else {
+    let Ok(x509) = pem.parse_x509() else { return false };
+    let Ok((_, ca_pem)) = x509_parser::pem::parse_x509_pem(authority.certificate.as_bytes())
+    else {
         return false;
     };
-    let Ok((_, ca_pem)) = x509_parser::pem::parse_x509_pem(authority.certificate.as_bytes()) else {
-        return false;
-    };
-    let Ok(ca) = ca_pem.parse_x509() else {
-        return false;
-    };
+    let Ok(ca) = ca_pem.parse_x509() else { return false };
     if x509.issuer() != ca.subject() || x509.verify_signature(Some(ca.public_key())).is_err() {
         return false;
     }
     if x509.validity().not_after.to_datetime() < OffsetDateTime::now_utc() + RENEW {
         return false;
     }
-    let Ok(key) = KeyPair::from_pem(key) else {
-        return false;
-    };
+    let Ok(key) = KeyPair::from_pem(key) else { return false };
     if x509.public_key().raw != rcgen::PublicKeyData::subject_public_key_info(&key) {
         return false;
     }
     let subject = x509.subject();
     let names = |iter: Vec<Option<String>>| iter.into_iter().flatten().collect::<Vec<_>>();
-    let text =
-        |v: &x509_parser::x509::AttributeTypeAndValue<'_>| v.as_str().ok().map(str::to_owned);
+    let text = |v: &x509_parser::x509::AttributeTypeAndValue<'_>| v.as_str().ok().map(str::to_owned);
     if names(subject.iter_common_name().map(text).collect()) != [leaf.common_name.clone()]
         || names(subject.iter_organization().map(text).collect()) != leaf.organizations
     {
@@ -376,9 +314,7 @@ fn good(certificate: &str, key: &str, authority: &Authority, leaf: &Leaf) -> boo
             }
         }
     }
-    leaf.dns_names
-        .iter()
-        .all(|name| dns.contains(&name.as_str()))
+    leaf.dns_names.iter().all(|name| dns.contains(&name.as_str()))
         && leaf.addresses.iter().all(|address| {
             let bytes = match address {
                 IpAddr::V4(v4) => v4.octets().to_vec(),
@@ -398,10 +334,7 @@ fn read(path: &Path) -> Result<Option<String>, Error> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(Error::Io {
-            path: path.to_owned(),
-            source,
-        }),
+        Err(source) => Err(Error::Io { path: path.to_owned(), source }),
     }
 }
 
@@ -425,10 +358,7 @@ pub fn write(path: &Path, text: &str, mode: u32) -> Result<(), Error> {
         file.sync_all()?;
         fs::rename(&temporary, path)
     };
-    inner().map_err(|source| Error::Io {
-        path: path.to_owned(),
-        source,
-    })
+    inner().map_err(|source| Error::Io { path: path.to_owned(), source })
 }
 
 /// A kubeconfig (as JSON, which is YAML) for one user with a client certificate.

@@ -105,21 +105,12 @@ impl Request {
 pub fn request(leaf: &crate::Leaf) -> Result<(String, String), RequestError> {
     let key = KeyPair::generate()?;
     let mut params = rcgen::CertificateParams::new(leaf.dns_names.clone())?;
-    params.subject_alt_names.extend(
-        leaf.addresses
-            .iter()
-            .copied()
-            .map(rcgen::SanType::IpAddress),
-    );
+    params.subject_alt_names.extend(leaf.addresses.iter().copied().map(rcgen::SanType::IpAddress));
     params.distinguished_name = rcgen::DistinguishedName::new();
     for organization in &leaf.organizations {
-        params
-            .distinguished_name
-            .push(rcgen::DnType::OrganizationName, organization);
+        params.distinguished_name.push(rcgen::DnType::OrganizationName, organization);
     }
-    params
-        .distinguished_name
-        .push(rcgen::DnType::CommonName, &leaf.common_name);
+    params.distinguished_name.push(rcgen::DnType::CommonName, &leaf.common_name);
     Ok((params.serialize_request(&key)?.pem()?, key.serialize_pem()))
 }
 

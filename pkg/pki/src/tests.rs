@@ -25,9 +25,7 @@ fn a_good_leaf_is_kept_and_a_wanting_one_replaced() {
     assert_eq!(ca.certificate(), again.certificate());
     let kept = pki.leaf(&again, &server(&["localhost"])).unwrap();
     assert_eq!(first.certificate, kept.certificate);
-    let wider = pki
-        .leaf(&ca, &server(&["localhost", "kubernetes.default.svc"]))
-        .unwrap();
+    let wider = pki.leaf(&ca, &server(&["localhost", "kubernetes.default.svc"])).unwrap();
     assert_ne!(first.certificate, wider.certificate);
     let other = pki.authority("front-proxy-ca", "front-proxy").unwrap();
     let moved = pki.leaf(&other, &server(&["localhost"])).unwrap();

@@ -23,9 +23,7 @@ pub struct BootstrapToken {
 
 impl fmt::Debug for BootstrapToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("BootstrapToken")
-            .field("id", &self.id)
-            .finish_non_exhaustive()
+        f.debug_struct("BootstrapToken").field("id", &self.id).finish_non_exhaustive()
     }
 }
 
@@ -33,13 +31,11 @@ impl std::str::FromStr for BootstrapToken {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let good =
-            |part: &str, length| part.len() == length && part.bytes().all(|b| LETTERS.contains(&b));
+        let good = |part: &str, length| part.len() == length && part.bytes().all(|b| LETTERS.contains(&b));
         match text.split_once('.') {
-            Some((id, secret)) if good(id, 6) && good(secret, 16) => Ok(BootstrapToken {
-                id: id.to_owned(),
-                secret: secret.to_owned(),
-            }),
+            Some((id, secret)) if good(id, 6) && good(secret, 16) => {
+                Ok(BootstrapToken { id: id.to_owned(), secret: secret.to_owned() })
+            }
             _ => Err("a token is 6 and 16 lower-case letters or digits with a dot between".into()),
         }
     }
@@ -55,9 +51,7 @@ impl BootstrapToken {
         let mut text = String::new();
         while text.len() < 22 {
             let mut byte = [0];
-            random
-                .fill(&mut byte)
-                .map_err(|_| "the system gives no random numbers")?;
+            random.fill(&mut byte).map_err(|_| "the system gives no random numbers")?;
             // 252 is the greatest multiple of 36 in a byte: each letter is as likely as another.
             if byte[0] < 252 {
                 text.push(char::from(LETTERS[usize::from(byte[0]) % LETTERS.len()]));
@@ -100,9 +94,7 @@ impl BootstrapToken {
         let decoded = URL_SAFE_NO_PAD.decode(header).unwrap_or_default();
         let claims: serde_json::Value = serde_json::from_slice(&decoded).unwrap_or_default();
         let signed = format!("{header}.{}", URL_SAFE_NO_PAD.encode(content));
-        let Ok(signature) = URL_SAFE_NO_PAD.decode(signature) else {
-            return false;
-        };
+        let Ok(signature) = URL_SAFE_NO_PAD.decode(signature) else { return false };
         claims["alg"] == "HS256"
             && claims["kid"] == self.id.as_str()
             && hmac::verify(&self.mac(), signed.as_bytes(), &signature).is_ok()
@@ -128,13 +120,7 @@ mod tests {
     fn tokens_have_a_form() {
         let token = BootstrapToken::generate().unwrap();
         assert_eq!(token.reveal().parse(), Ok(token.clone()));
-        for bad in [
-            "",
-            "abcdef",
-            "abcdef.0123456789abcde",
-            "ABCDEF.0123456789abcdef",
-            "abcdef.0123456789abcdef.x",
-        ] {
+        for bad in ["", "abcdef", "abcdef.0123456789abcde", "ABCDEF.0123456789abcdef", "abcdef.0123456789abcdef.x"] {
             assert!(bad.parse::<BootstrapToken>().is_err(), "{bad}");
         }
         assert!(!format!("{token:?}").contains(&token.secret));

@@ -38,18 +38,12 @@ impl Applier {
         for c in cfg.cluster_cidrs.iter().flat_map(|c| c.split(',')) {
             let reason = "not ADDRESS/PREFIX";
             let net = model::parse_net(c);
-            cluster.push(net.ok_or_else(|| Error::Cidr {
-                value: c.to_owned(),
-                reason,
-            })?);
+            cluster.push(net.ok_or_else(|| Error::Cidr { value: c.to_owned(), reason })?);
         }
         Ok(Self {
             socket: Socket::netfilter()?,
             table: Table::new(&cfg.table, cluster.clone()),
-            node: Node {
-                name: cfg.node_name.clone(),
-                zone: cfg.zone.clone(),
-            },
+            node: Node { name: cfg.node_name.clone(), zone: cfg.zone.clone() },
             cluster,
             udp: Forgetter::start(cfg.node_ips.iter().copied().collect())?,
             whole: false,
@@ -66,10 +60,7 @@ impl Applier {
     /// Takes the changes and makes the kernel follow, in one transaction. The first call, and
     /// the one after a failure, replaces the whole table.
     pub fn apply(&mut self, changes: &[Change]) -> Result<(), Error> {
-        let plans = changes
-            .iter()
-            .map(|c| (c.key.clone(), self.plan(c)))
-            .collect();
+        let plans = changes.iter().map(|c| (c.key.clone(), self.plan(c))).collect();
         let (batch, stale) = self.table.update(plans);
         if self.whole
             && let Err(error) = batch.commit(&mut self.socket, "change services")
@@ -78,9 +69,7 @@ impl Applier {
             self.whole = false;
         }
         if !self.whole {
-            self.table
-                .rebuild()
-                .commit(&mut self.socket, "make the service table")?;
+            self.table.rebuild().commit(&mut self.socket, "make the service table")?;
             self.whole = true;
             #[cfg(test)]
             {

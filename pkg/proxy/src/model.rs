@@ -98,17 +98,12 @@ fn candidates<'a>(
 ) -> Vec<Candidate<'a>> {
     let mut out = Vec::new();
     let kind = if f == IpFamily::V4 { "IPv4" } else { "IPv6" };
-    for s in slices
-        .iter()
-        .filter(|s| s.address_type == kind && is_ours(s))
-    {
+    for s in slices.iter().filter(|s| s.address_type == kind && is_ours(s)) {
         for p in s.ports.iter().flatten() {
             let same_name = p.name.as_deref().unwrap_or_default() == name;
             let same_protocol =
                 Protocol::parse(p.protocol.as_deref().unwrap_or_default()) == Some(protocol);
-            let Some(number) = p.port.and_then(port) else {
-                continue;
-            };
+            let Some(number) = p.port.and_then(port) else { continue };
             if !same_name || !same_protocol {
                 continue;
             }
@@ -167,9 +162,7 @@ fn hinted<'a>(list: Vec<Candidate<'a>>, node: &Node) -> Vec<Candidate<'a>> {
         (!out.is_empty()).then_some(out)
     }
     let zone = |list: &[Candidate<'a>]| pick(list, for_zone, node.zone.as_deref()?);
-    pick(&list, for_node, &node.name)
-        .or_else(|| zone(&list))
-        .unwrap_or(list)
+    pick(&list, for_node, &node.name).or_else(|| zone(&list)).unwrap_or(list)
 }
 
 /// The ports of a service; none for one that no proxy serves (headless, ExternalName, another's).
@@ -182,22 +175,12 @@ pub(crate) fn service_ports(
     let Some(spec) = &svc.spec else { return out };
     let labels = svc.metadata.labels.as_ref();
     let kind = spec.type_.as_deref().unwrap_or("ClusterIP");
-    let skip =
-        kind == "ExternalName" || has_label(labels, PROXY_NAME) || has_label(labels, HEADLESS);
-    if skip
-        || spec
-            .cluster_ip
-            .as_deref()
-            .is_none_or(|ip| ip.is_empty() || ip == "None")
-    {
+    let skip = kind == "ExternalName" || has_label(labels, PROXY_NAME) || has_label(labels, HEADLESS);
+    if skip || spec.cluster_ip.as_deref().is_none_or(|ip| ip.is_empty() || ip == "None") {
         return out;
     }
     let mut cluster_ips: Vec<IpAddr> = Vec::new();
-    let listed = spec
-        .cluster_ips
-        .iter()
-        .flatten()
-        .chain(spec.cluster_ip.iter());
+    let listed = spec.cluster_ips.iter().flatten().chain(spec.cluster_ip.iter());
     for ip in listed.filter_map(|t| t.parse().ok()) {
         if !cluster_ips.contains(&ip) {
             cluster_ips.push(ip);
@@ -205,13 +188,8 @@ pub(crate) fn service_ports(
     }
     let policy = |p: &Option<String>| p.as_deref() == Some("Local");
     let affinity = (spec.session_affinity.as_deref() == Some("ClientIP")).then(|| {
-        let c = spec
-            .session_affinity_config
-            .as_ref()
-            .and_then(|c| c.client_ip.as_ref());
-        let given = c
-            .and_then(|c| c.timeout_seconds)
-            .and_then(|s| u32::try_from(s).ok());
+        let c = spec.session_affinity_config.as_ref().and_then(|c| c.client_ip.as_ref());
+        let given = c.and_then(|c| c.timeout_seconds).and_then(|s| u32::try_from(s).ok());
         given.filter(|s| *s > 0).unwrap_or(DEFAULT_AFFINITY_SECONDS)
     });
     let ingress: Vec<String> = svc
@@ -227,9 +205,7 @@ pub(crate) fn service_ports(
         let f = IpFamily::of(cluster_ip);
         for p in spec.ports.iter().flatten() {
             let protocol = Protocol::parse(p.protocol.as_deref().unwrap_or_default());
-            let (Some(protocol), Some(number)) = (protocol, port(p.port)) else {
-                continue;
-            };
+            let (Some(protocol), Some(number)) = (protocol, port(p.port)) else { continue };
             let port_name = name(&p.name);
             let list = candidates(slices, f, &port_name, protocol, node);
             let local: Vec<_> = list.iter().filter(|c| c.local).cloned().collect();

@@ -3,8 +3,8 @@
 use crate::model::{Net, ServicePort};
 use knarr_network::Protocol;
 use knarr_network::nft::{
-    AnonMap, Expr, IpFamily, R0, Rule, SetSpec, VERDICT_REG, Verdict, Write, datatype, ip_bytes,
-    ip_ip, ip_port, ip_proto_port, proto_port,
+    AnonMap, Expr, IpFamily, R0, Rule, SetSpec, VERDICT_REG, Verdict, Write, datatype,
+    ip_bytes, ip_ip, ip_port, ip_proto_port, proto_port,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -57,11 +57,9 @@ impl Map {
         let verdict = Some((datatype::VERDICT, 0));
         let ip = f.datatype();
         let (parts, key_len, data) = match self {
-            Map::Services | Map::Dead => (
-                vec![ip, datatype::PROTO, datatype::PORT],
-                f.addr_len() + 8,
-                verdict,
-            ),
+            Map::Services | Map::Dead => {
+                (vec![ip, datatype::PROTO, datatype::PORT], f.addr_len() + 8, verdict)
+            }
             Map::NodePorts | Map::DeadNodePorts => {
                 (vec![datatype::PROTO, datatype::PORT], 8, verdict)
             }
@@ -69,13 +67,7 @@ impl Map {
             Map::Hairpin => (vec![ip, ip], f.addr_len() * 2, None),
         };
         let key_type = datatype::concat(&parts);
-        SetSpec {
-            name: self.name(f),
-            key_type,
-            key_len,
-            data,
-            timeout: None,
-        }
+        SetSpec { name: self.name(f), key_type, key_len, data, timeout: None }
     }
 }
 
@@ -139,23 +131,12 @@ fn spread(f: IpFamily, to: &BTreeSet<SocketAddr>) -> Rule {
         elements,
     };
     pick(to.len())
-        .with(Expr::LookupAnon {
-            map,
-            sreg: R0,
-            dreg: R0,
-        })
-        .with(Expr::Dnat {
-            family: f,
-            addr: R0,
-            port: Some(R0 + f.regs()),
-        })
+        .with(Expr::LookupAnon { map, sreg: R0, dreg: R0 })
+        .with(Expr::Dnat { family: f, addr: R0, port: Some(R0 + f.regs()) })
 }
 
 fn numbered(values: impl Iterator<Item = Write>) -> Vec<(Vec<u8>, Write)> {
-    (0u32..)
-        .zip(values)
-        .map(|(i, v)| (i.to_ne_bytes().to_vec(), v))
-        .collect()
+    (0u32..).zip(values).map(|(i, v)| (i.to_ne_bytes().to_vec(), v)).collect()
 }
 
 fn pick(n: usize) -> Rule {
@@ -168,8 +149,7 @@ impl Plan {
     fn balance(&mut self, kind: &str, sp: &ServicePort, to: &BTreeSet<SocketAddr>) -> String {
         let chain = name(kind, sp, "");
         let Some(seconds) = sp.affinity else {
-            self.chains
-                .insert(chain.clone(), vec![spread(sp.family, to)]);
+            self.chains.insert(chain.clone(), vec![spread(sp.family, to)]);
             return chain;
         };
         let f = sp.family;
@@ -189,21 +169,13 @@ impl Plan {
                     timeout: Some(seconds),
                 },
             );
-            let update = Expr::Update {
-                set: set.clone(),
-                sreg: R0,
-            };
-            let rule = Rule::any()
-                .load_saddr(f, R0)
-                .with(update)
-                .dnat(e.ip(), e.port());
+            let update = Expr::Update { set: set.clone(), sreg: R0 };
+            let rule = Rule::any().load_saddr(f, R0).with(update).dnat(e.ip(), e.port());
             self.chains.insert(end.clone(), vec![rule]);
             rules.push(Rule::any().load_saddr(f, R0).in_set(&set, false).goto(&end));
             ends.push(end);
         }
-        let gotos = ends
-            .iter()
-            .map(|e| Write::Verdict(Verdict::Goto(e.clone())));
+        let gotos = ends.iter().map(|e| Write::Verdict(Verdict::Goto(e.clone())));
         let map = AnonMap {
             key_type: datatype::INTEGER,
             key_len: 4,
@@ -211,11 +183,7 @@ impl Plan {
             data_len: 0,
             elements: numbered(gotos),
         };
-        rules.push(pick(to.len()).with(Expr::LookupAnon {
-            map,
-            sreg: R0,
-            dreg: VERDICT_REG,
-        }));
+        rules.push(pick(to.len()).with(Expr::LookupAnon { map, sreg: R0, dreg: VERDICT_REG }));
         self.chains.insert(chain.clone(), rules);
         chain
     }
@@ -227,18 +195,15 @@ impl Plan {
 
     fn node_port(&mut self, sp: &ServicePort, map: Map, v: Verdict) {
         if let Some(p) = sp.node_port {
-            self.elements
-                .insert((map, sp.family, proto_port(sp.protocol, p)), Some(v));
+            self.elements.insert((map, sp.family, proto_port(sp.protocol, p)), Some(v));
         }
     }
 
     fn port(&mut self, sp: &ServicePort, cluster: &[Net]) {
         let f = sp.family;
-        self.elements
-            .insert((Map::ClusterIps, f, ip_bytes(sp.cluster_ip)), None);
+        self.elements.insert((Map::ClusterIps, f, ip_bytes(sp.cluster_ip)), None);
         for ip in &sp.here {
-            self.elements
-                .insert((Map::Hairpin, f, ip_ip(*ip, *ip)), None);
+            self.elements.insert((Map::Hairpin, f, ip_ip(*ip, *ip)), None);
         }
         let reject = || Verdict::Goto("reject".into());
         let outside = !sp.external_ips.is_empty()
@@ -247,13 +212,10 @@ impl Plan {
         let by_cluster = (!sp.internal_local || outside) && !sp.all.is_empty();
         let chain = by_cluster.then(|| self.balance("svc", sp, &sp.all));
         let by_local = sp.internal_local || (outside && sp.external_local);
-        let local = (by_local && !sp.local.is_empty()).then(|| self.balance("loc", sp, &sp.local));
+        let local =
+            (by_local && !sp.local.is_empty()).then(|| self.balance("loc", sp, &sp.local));
 
-        let inside = if sp.internal_local {
-            local.clone()
-        } else {
-            chain.clone()
-        };
+        let inside = if sp.internal_local { local.clone() } else { chain.clone() };
         match inside {
             Some(c) => self.address(sp, sp.cluster_ip, Map::Services, Verdict::Goto(c)),
             // Endpoints elsewhere that the policy forbids: silence, so that clients wait.
@@ -286,12 +248,8 @@ impl Plan {
         chain: Option<String>,
         local: Option<String>,
     ) {
-        let addresses: Vec<IpAddr> = sp
-            .external_ips
-            .iter()
-            .chain(&sp.load_balancer_ips)
-            .copied()
-            .collect();
+        let addresses: Vec<IpAddr> =
+            sp.external_ips.iter().chain(&sp.load_balancer_ips).copied().collect();
         let Some(chain) = chain else {
             let reject = Verdict::Goto("reject".into());
             for ip in addresses {

@@ -152,9 +152,7 @@ impl State {
             let slices = self.slices.get(&key);
             Change {
                 service: self.services.get(&key).cloned(),
-                slices: slices
-                    .map(|m| m.values().cloned().collect())
-                    .unwrap_or_default(),
+                slices: slices.map(|m| m.values().cloned().collect()).unwrap_or_default(),
                 key,
             }
         };

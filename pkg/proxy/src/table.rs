@@ -25,11 +25,7 @@ pub(crate) type StaleUdp = Vec<UdpFront>;
 
 impl Table {
     pub fn new(name: &str, cluster: Vec<Net>) -> Self {
-        Self {
-            name: name.to_owned(),
-            cluster,
-            ..Self::default()
-        }
+        Self { name: name.to_owned(), cluster, ..Self::default() }
     }
 
     /// The transaction that makes the whole table anew.
@@ -63,23 +59,16 @@ impl Table {
             }
         }
         b.add_chain("reject");
-        let tcp = Rule::any()
-            .protocol(Protocol::Tcp)
-            .with(Expr::Reject { reset: true });
+        let tcp = Rule::any().protocol(Protocol::Tcp).with(Expr::Reject { reset: true });
         b.add_rule("reject", &tcp);
         b.add_rule("reject", &Rule::any().with(Expr::Reject { reset: false }));
 
         b.add_chain("services");
         for f in FAMILIES {
             // From elsewhere to a service address: the answer must come back through us.
-            let mut outsider = Rule::family(f)
-                .load_daddr(f, R0)
-                .in_set(&Map::ClusterIps.name(f), false);
-            let nets: Vec<_> = self
-                .cluster
-                .iter()
-                .filter(|n| IpFamily::of(n.0) == f)
-                .collect();
+            let mut outsider =
+                Rule::family(f).load_daddr(f, R0).in_set(&Map::ClusterIps.name(f), false);
+            let nets: Vec<_> = self.cluster.iter().filter(|n| IpFamily::of(n.0) == f).collect();
             for (net, prefix) in &nets {
                 outsider = outsider.saddr_in(*net, *prefix, false);
             }
@@ -102,9 +91,7 @@ impl Table {
         let marked = Rule::any().marked(MARK).set_mark(MARK, false);
         b.add_rule("postrouting", &marked.with(Expr::Masquerade));
         for f in FAMILIES {
-            let own = Rule::family(f)
-                .load_saddr(f, R0)
-                .load_daddr(f, R0 + f.regs());
+            let own = Rule::family(f).load_saddr(f, R0).load_daddr(f, R0 + f.regs());
             let own = own.in_set(&Map::Hairpin.name(f), false);
             b.add_rule("postrouting", &own.with(Expr::Masquerade));
         }
@@ -167,27 +154,15 @@ impl Table {
                     rules.push((before.is_some(), c.clone(), r.clone()));
                 }
             }
-            gone_chains.extend(
-                old.chains
-                    .keys()
-                    .filter(|c| !new.chains.contains_key(*c))
-                    .cloned(),
-            );
-            gone_sets.extend(
-                old.sets
-                    .keys()
-                    .filter(|s| !new.sets.contains_key(*s))
-                    .cloned(),
-            );
+            gone_chains.extend(old.chains.keys().filter(|c| !new.chains.contains_key(*c)).cloned());
+            gone_sets.extend(old.sets.keys().filter(|s| !new.sets.contains_key(*s)).cloned());
             let places: BTreeSet<&Place> = old.elements.keys().chain(new.elements.keys()).collect();
             for place in places {
                 if old.elements.get(place) == new.elements.get(place) {
                     continue;
                 }
                 let claims = self.claims.entry(place.clone()).or_default();
-                touched
-                    .entry(place.clone())
-                    .or_insert_with(|| claims.values().next().cloned());
+                touched.entry(place.clone()).or_insert_with(|| claims.values().next().cloned());
                 match new.elements.get(place) {
                     Some(v) => claims.insert(service.clone(), v.clone()),
                     None => claims.remove(&service),
@@ -213,17 +188,10 @@ impl Table {
             }
         }
         let now = |p: &Place| self.claims.get(p).and_then(|c| c.values().next().cloned());
-        let changed: Vec<_> = touched
-            .into_iter()
-            .map(|(p, before)| (now(&p), p, before))
-            .collect();
-        let changed: Vec<_> = changed
-            .into_iter()
-            .filter(|(n, _, before)| n != before)
-            .collect();
-        let gone = changed
-            .iter()
-            .filter_map(|(_, p, before)| Some((p, before.clone()?)));
+        let changed: Vec<_> =
+            touched.into_iter().map(|(p, before)| (now(&p), p, before)).collect();
+        let changed: Vec<_> = changed.into_iter().filter(|(n, _, before)| n != before).collect();
+        let gone = changed.iter().filter_map(|(_, p, before)| Some((p, before.clone()?)));
         push_elements(&mut b, false, gone);
         let come = changed.iter().filter_map(|(n, p, _)| Some((p, n.clone()?)));
         push_elements(&mut b, true, come);
@@ -265,15 +233,8 @@ fn stale_udp(old: &Plan, new: &Plan) -> StaleUdp {
         }
     }
     for o in &old.udp {
-        if !new
-            .udp
-            .iter()
-            .any(|f| o.addresses == f.addresses && o.port == f.port)
-        {
-            out.push(UdpFront {
-                backends: BTreeSet::new(),
-                ..o.clone()
-            });
+        if !new.udp.iter().any(|f| o.addresses == f.addresses && o.port == f.port) {
+            out.push(UdpFront { backends: BTreeSet::new(), ..o.clone() });
         }
     }
     out
@@ -288,10 +249,7 @@ fn push_elements<'a>(
     type List<'a> = Vec<(&'a [u8], Option<Write>)>;
     let mut by_map: BTreeMap<(Map, IpFamily), List<'a>> = BTreeMap::new();
     for ((map, f, key), v) in elements {
-        by_map
-            .entry((*map, *f))
-            .or_default()
-            .push((key, v.map(Write::Verdict)));
+        by_map.entry((*map, *f)).or_default().push((key, v.map(Write::Verdict)));
     }
     for ((map, f), list) in by_map {
         let name = map.name(f);

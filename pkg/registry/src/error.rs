@@ -74,12 +74,7 @@ pub struct FieldError {
 impl FieldError {
     /// A required field is missing.
     pub fn required(field: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self {
-            kind: FieldErrorKind::Required,
-            field: field.into(),
-            value: None,
-            detail: detail.into(),
-        }
+        Self { kind: FieldErrorKind::Required, field: field.into(), value: None, detail: detail.into() }
     }
     /// A value breaks a rule.
     pub fn invalid(
@@ -125,12 +120,7 @@ impl FieldError {
     }
     /// A field may not be set (or changed) here.
     pub fn forbidden(field: impl Into<String>, detail: impl Into<String>) -> Self {
-        Self {
-            kind: FieldErrorKind::Forbidden,
-            field: field.into(),
-            value: None,
-            detail: detail.into(),
-        }
+        Self { kind: FieldErrorKind::Forbidden, field: field.into(), value: None, detail: detail.into() }
     }
     /// A text has more than `max` bytes.
     pub fn too_long(field: impl Into<String>, max: usize) -> Self {
@@ -221,23 +211,13 @@ pub struct ApiError {
 }
 
 fn qualified(group: &str, resource: &str) -> String {
-    if group.is_empty() {
-        resource.to_owned()
-    } else {
-        format!("{resource}.{group}")
-    }
+    if group.is_empty() { resource.to_owned() } else { format!("{resource}.{group}") }
 }
 
 impl ApiError {
     /// An error with a code, a reason and a text.
     pub fn new(code: u16, reason: &'static str, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            reason,
-            message: message.into(),
-            details: None,
-            continue_token: None,
-        }
+        Self { code, reason, message: message.into(), details: None, continue_token: None }
     }
     fn about(mut self, group: &str, kind: &str, name: &str) -> Self {
         let d = self.details.get_or_insert_with(Box::default);
@@ -249,14 +229,11 @@ impl ApiError {
     /// Adds a cause.
     #[must_use]
     pub fn with_cause(mut self, reason: &str, message: &str, field: &str) -> Self {
-        self.details
-            .get_or_insert_with(Box::default)
-            .causes
-            .push(Cause {
-                reason: reason.into(),
-                message: message.into(),
-                field: field.into(),
-            });
+        self.details.get_or_insert_with(Box::default).causes.push(Cause {
+            reason: reason.into(),
+            message: message.into(),
+            field: field.into(),
+        });
         self
     }
     /// Asks the client to come again after `seconds`.
@@ -268,21 +245,14 @@ impl ApiError {
     /// 404 for an object.
     #[must_use]
     pub fn not_found(group: &str, resource: &str, name: &str) -> Self {
-        Self::new(
-            404,
-            "NotFound",
-            format!("{} {name:?} not found", qualified(group, resource)),
-        )
-        .about(group, resource, name)
+        Self::new(404, "NotFound", format!("{} {name:?} not found", qualified(group, resource)))
+            .about(group, resource, name)
     }
     /// 404 for a path.
     #[must_use]
     pub fn no_resource() -> Self {
-        let mut e = Self::new(
-            404,
-            "NotFound",
-            "the server could not find the requested resource",
-        );
+        let mut e =
+            Self::new(404, "NotFound", "the server could not find the requested resource");
         e.details = Some(Box::default());
         e
     }
@@ -302,10 +272,7 @@ impl ApiError {
         Self::new(
             409,
             "Conflict",
-            format!(
-                "Operation cannot be fulfilled on {} {name:?}: {why}",
-                qualified(group, resource)
-            ),
+            format!("Operation cannot be fulfilled on {} {name:?}: {why}", qualified(group, resource)),
         )
         .about(group, resource, name)
     }
@@ -389,23 +356,15 @@ impl ApiError {
     /// 500.
     pub fn internal(message: impl std::fmt::Display) -> Self {
         let text = message.to_string();
-        Self::new(
-            500,
-            "InternalError",
-            format!("Internal error occurred: {text}"),
-        )
-        .with_cause("", &text, "")
+        Self::new(500, "InternalError", format!("Internal error occurred: {text}"))
+            .with_cause("", &text, "")
     }
     /// 504: the version asked for has not come yet.
     #[must_use]
     pub fn future_version(asked: u64, now: u64) -> Self {
-        Self::new(
-            504,
-            "Timeout",
-            format!("Too large resource version: {asked}, current: {now}"),
-        )
-        .with_cause("ResourceVersionTooLarge", "Too large resource version", "")
-        .retry_after(1)
+        Self::new(504, "Timeout", format!("Too large resource version: {asked}, current: {now}"))
+            .with_cause("ResourceVersionTooLarge", "Too large resource version", "")
+            .retry_after(1)
     }
     /// Whether this is a 404.
     #[must_use]
@@ -431,12 +390,7 @@ impl ApiError {
         }
         if let Some(d) = &self.details {
             let mut m = Map::new();
-            for (k, v) in [
-                ("name", &d.name),
-                ("group", &d.group),
-                ("kind", &d.kind),
-                ("uid", &d.uid),
-            ] {
+            for (k, v) in [("name", &d.name), ("group", &d.group), ("kind", &d.kind), ("uid", &d.uid)] {
                 if !v.is_empty() {
                     m.insert(k.into(), json!(v));
                 }
@@ -447,11 +401,9 @@ impl ApiError {
                     .iter()
                     .map(|c| {
                         let mut m = Map::new();
-                        for (k, v) in [
-                            ("reason", &c.reason),
-                            ("message", &c.message),
-                            ("field", &c.field),
-                        ] {
+                        for (k, v) in
+                            [("reason", &c.reason), ("message", &c.message), ("field", &c.field)]
+                        {
                             if !v.is_empty() {
                                 m.insert(k.into(), json!(v));
                             }

@@ -12,44 +12,29 @@ const MOST: usize = 64;
 
 fn request() -> Type {
     let text = Type::String;
-    let three = |name: &str, last: &'static str| {
-        Type::Object(ObjectType::new(
-            name,
-            [
-                ("group", Type::String),
-                ("version", Type::String),
-                (last, Type::String),
-            ],
-        ))
-    };
+    let three = |name: &str, last: &'static str| Type::Object(ObjectType::new(name, [("group", Type::String), ("version", Type::String), (last, Type::String)]));
     let kind = three("kubernetes.GroupVersionKind", "kind");
     let resource = three("kubernetes.GroupVersionResource", "resource");
-    let user = ObjectType::new(
-        "kubernetes.UserInfo",
-        [
-            ("username", text.clone()),
-            ("uid", text.clone()),
-            ("groups", Type::list(text.clone())),
-            ("extra", Type::map(Type::String, Type::list(text.clone()))),
-        ],
-    );
-    Type::Object(ObjectType::new(
-        "kubernetes.AdmissionRequest",
-        [
-            ("kind", kind.clone()),
-            ("resource", resource.clone()),
-            ("subResource", text.clone()),
-            ("requestKind", kind),
-            ("requestResource", resource),
-            ("requestSubResource", text.clone()),
-            ("name", text.clone()),
-            ("namespace", text.clone()),
-            ("operation", text),
-            ("userInfo", Type::Object(user)),
-            ("dryRun", Type::Bool),
-            ("options", Type::Dyn),
-        ],
-    ))
+    let user = ObjectType::new("kubernetes.UserInfo", [
+        ("username", text.clone()),
+        ("uid", text.clone()),
+        ("groups", Type::list(text.clone())),
+        ("extra", Type::map(Type::String, Type::list(text.clone()))),
+    ]);
+    Type::Object(ObjectType::new("kubernetes.AdmissionRequest", [
+        ("kind", kind.clone()),
+        ("resource", resource.clone()),
+        ("subResource", text.clone()),
+        ("requestKind", kind),
+        ("requestResource", resource),
+        ("requestSubResource", text.clone()),
+        ("name", text.clone()),
+        ("namespace", text.clone()),
+        ("operation", text),
+        ("userInfo", Type::Object(user)),
+        ("dryRun", Type::Bool),
+        ("options", Type::Dyn),
+    ]))
 }
 
 /// The names that `matchConditions` of webhooks may use: `object`, `oldObject`, `request`,
@@ -64,14 +49,8 @@ fn admission() -> Env {
         .with("object", Decl::ANY)
         .with("oldObject", Decl::ANY)
         .with("request", Decl::of(request()))
-        .with(
-            "authorizer",
-            Decl::of(Type::Opaque("kubernetes.authorization.Authorizer")),
-        )
-        .with(
-            "authorizer.requestResource",
-            Decl::of(Type::Opaque("kubernetes.authorization.ResourceCheck")),
-        )
+        .with("authorizer", Decl::of(Type::Opaque("kubernetes.authorization.Authorizer")))
+        .with("authorizer.requestResource", Decl::of(Type::Opaque("kubernetes.authorization.ResourceCheck")))
 }
 
 /// The names that the expressions of admission policies may use: those of match conditions, and
@@ -79,10 +58,7 @@ fn admission() -> Env {
 pub fn policies() -> &'static Env {
     static ENV: OnceLock<Env> = OnceLock::new();
     ENV.get_or_init(|| {
-        admission()
-            .with("namespaceObject", Decl::ANY)
-            .with("params", Decl::ANY)
-            .with("variables", Decl::ANY)
+        admission().with("namespaceObject", Decl::ANY).with("params", Decl::ANY).with("variables", Decl::ANY)
     })
 }
 
@@ -92,15 +68,7 @@ pub fn mutations() -> &'static Env {
     static ENV: OnceLock<Env> = OnceLock::new();
     ENV.get_or_init(|| {
         let mut env = policies().clone();
-        let patch = ObjectType::new(
-            "JSONPatch",
-            [
-                ("op", Type::String),
-                ("path", Type::String),
-                ("from", Type::String),
-                ("value", Type::Dyn),
-            ],
-        );
+        let patch = ObjectType::new("JSONPatch", [("op", Type::String), ("path", Type::String), ("from", Type::String), ("value", Type::Dyn)]);
         env.structs.insert("JSONPatch".into(), patch);
         env.open_structs.push("Object".into());
         env
@@ -113,11 +81,7 @@ pub fn mutations() -> &'static Env {
 /// The sentence after the value in a field's error.
 pub fn condition(expression: &str, env: &Env) -> Result<Program, String> {
     let p = Program::compile(expression, env).map_err(|e| format!("compilation failed: {e}"))?;
-    if p.result == Type::Bool {
-        Ok(p)
-    } else {
-        Err(format!("must evaluate to bool but got {}", p.result))
-    }
+    if p.result == Type::Bool { Ok(p) } else { Err(format!("must evaluate to bool but got {}", p.result)) }
 }
 
 /// Everything wrong with a list of match conditions.
@@ -128,11 +92,7 @@ pub(crate) fn validate_match_conditions(all: &[Value], path: &str) -> Vec<FieldE
 /// Everything wrong with the expressions of a ValidatingAdmissionPolicy's `spec`.
 pub(crate) fn validate_policy(spec: &Value) -> Vec<FieldError> {
     let env = policies();
-    let mut out = conditions(
-        spec.list_at(&["matchConditions"]),
-        "spec.matchConditions",
-        env,
-    );
+    let mut out = conditions(spec.list_at(&["matchConditions"]), "spec.matchConditions", env);
     let mut compiles = |at: String, expression: &str, wanted: Option<Type>| {
         let expression = expression.trim();
         if expression.is_empty() {
@@ -140,53 +100,25 @@ pub(crate) fn validate_policy(spec: &Value) -> Vec<FieldError> {
             return;
         }
         match Program::compile(expression, env) {
-            Err(e) => out.push(FieldError::invalid(
-                at,
-                expression,
-                format!("compilation failed: {e}"),
-            )),
-            Ok(p)
-                if wanted
-                    .as_ref()
-                    .is_some_and(|w| p.result != *w && p.result != Type::Dyn) =>
-            {
+            Err(e) => out.push(FieldError::invalid(at, expression, format!("compilation failed: {e}"))),
+            Ok(p) if wanted.as_ref().is_some_and(|w| p.result != *w && p.result != Type::Dyn) => {
                 let wanted = wanted.map(|w| w.to_string()).unwrap_or_default();
-                out.push(FieldError::invalid(
-                    at,
-                    expression,
-                    format!("must evaluate to {wanted}"),
-                ));
+                out.push(FieldError::invalid(at, expression, format!("must evaluate to {wanted}")));
             }
             Ok(_) => {}
         }
     };
     for (i, v) in spec.list_at(&["variables"]).iter().enumerate() {
-        compiles(
-            format!("spec.variables[{i}].expression"),
-            v.str_at(&["expression"]),
-            None,
-        );
+        compiles(format!("spec.variables[{i}].expression"), v.str_at(&["expression"]), None);
     }
     for (i, v) in spec.list_at(&["validations"]).iter().enumerate() {
-        compiles(
-            format!("spec.validations[{i}].expression"),
-            v.str_at(&["expression"]),
-            Some(Type::Bool),
-        );
+        compiles(format!("spec.validations[{i}].expression"), v.str_at(&["expression"]), Some(Type::Bool));
         if v.get("messageExpression").is_some() {
-            compiles(
-                format!("spec.validations[{i}].messageExpression"),
-                v.str_at(&["messageExpression"]),
-                Some(Type::String),
-            );
+            compiles(format!("spec.validations[{i}].messageExpression"), v.str_at(&["messageExpression"]), Some(Type::String));
         }
     }
     for (i, v) in spec.list_at(&["auditAnnotations"]).iter().enumerate() {
-        compiles(
-            format!("spec.auditAnnotations[{i}].valueExpression"),
-            v.str_at(&["valueExpression"]),
-            None,
-        );
+        compiles(format!("spec.auditAnnotations[{i}].valueExpression"), v.str_at(&["valueExpression"]), None);
     }
     if spec.list_at(&["validations"]).is_empty() && spec.list_at(&["auditAnnotations"]).is_empty() {
         let why = "validations or auditAnnotations must be non-empty; at least one is required";
@@ -207,27 +139,16 @@ pub(crate) fn validate_mutating_policy(spec: &Value) -> Vec<FieldError> {
         Some(c) => {
             let rules = c.list_at(&["resourceRules"]);
             if rules.is_empty() {
-                out.push(FieldError::required(
-                    "spec.matchConstraints.resourceRules",
-                    "",
-                ));
+                out.push(FieldError::required("spec.matchConstraints.resourceRules", ""));
             }
             for op in rules.iter().flat_map(|r| r.list_at(&["operations"])) {
                 if !matches!(op.as_str(), Some("CREATE" | "UPDATE")) {
-                    out.push(FieldError::not_supported(
-                        "spec.matchConstraints.resourceRules.operations",
-                        op.clone(),
-                        &["CREATE", "UPDATE"],
-                    ));
+                    out.push(FieldError::not_supported("spec.matchConstraints.resourceRules.operations", op.clone(), &["CREATE", "UPDATE"]));
                 }
             }
         }
     }
-    out.extend(conditions(
-        spec.list_at(&["matchConditions"]),
-        "spec.matchConditions",
-        policies(),
-    ));
+    out.extend(conditions(spec.list_at(&["matchConditions"]), "spec.matchConditions", policies()));
     let compiled = |at: String, expression: &str, wanted: Wanted<'_>, out: &mut Vec<FieldError>| {
         let expression = expression.trim();
         if expression.is_empty() {
@@ -235,98 +156,52 @@ pub(crate) fn validate_mutating_policy(spec: &Value) -> Vec<FieldError> {
             return;
         }
         match Program::compile(expression, mutations()) {
-            Err(e) => out.push(FieldError::invalid(
-                at,
-                expression,
-                format!("compilation failed: {e}"),
-            )),
+            Err(e) => out.push(FieldError::invalid(at, expression, format!("compilation failed: {e}"))),
             Ok(p) => {
                 if let Some((name, fits)) = wanted
                     && !p.result.is_dyn()
                     && !fits(&p.result)
                 {
-                    out.push(FieldError::invalid(
-                        at,
-                        expression,
-                        format!("must evaluate to {name}"),
-                    ));
+                    out.push(FieldError::invalid(at, expression, format!("must evaluate to {name}")));
                 }
             }
         }
     };
     for (i, v) in spec.list_at(&["variables"]).iter().enumerate() {
-        compiled(
-            format!("spec.variables[{i}].expression"),
-            v.str_at(&["expression"]),
-            None,
-            &mut out,
-        );
+        compiled(format!("spec.variables[{i}].expression"), v.str_at(&["expression"]), None, &mut out);
     }
     let all = spec.list_at(&["mutations"]);
     if all.is_empty() {
-        out.push(FieldError::required(
-            "spec.mutations",
-            "mutations must contain at least one item",
-        ));
+        out.push(FieldError::required("spec.mutations", "mutations must contain at least one item"));
     }
     for (i, m) in all.iter().enumerate() {
         let at = format!("spec.mutations[{i}]");
         let object: fn(&Type) -> bool = |t| t.to_string() == "Object";
         let list: fn(&Type) -> bool = |t| t.to_string() == "list(JSONPatch)";
         let (kind, own, other, wanted) = match m.str_at(&["patchType"]) {
-            "ApplyConfiguration" => (
-                "ApplyConfiguration",
-                "applyConfiguration",
-                "jsonPatch",
-                ("Object", object),
-            ),
-            "JSONPatch" => (
-                "JSONPatch",
-                "jsonPatch",
-                "applyConfiguration",
-                ("list(JSONPatch)", list),
-            ),
+            "ApplyConfiguration" => ("ApplyConfiguration", "applyConfiguration", "jsonPatch", ("Object", object)),
+            "JSONPatch" => ("JSONPatch", "jsonPatch", "applyConfiguration", ("list(JSONPatch)", list)),
             "" => {
                 out.push(FieldError::required(format!("{at}.patchType"), ""));
                 continue;
             }
             other => {
-                out.push(FieldError::not_supported(
-                    format!("{at}.patchType"),
-                    other,
-                    &["ApplyConfiguration", "JSONPatch"],
-                ));
+                out.push(FieldError::not_supported(format!("{at}.patchType"), other, &["ApplyConfiguration", "JSONPatch"]));
                 continue;
             }
         };
         match m.at(&[own]) {
-            None => out.push(FieldError::required(
-                format!("{at}.{own}"),
-                format!("must be specified when patchType is {kind}"),
-            )),
-            Some(e) => compiled(
-                format!("{at}.{own}.expression"),
-                e.str_at(&["expression"]),
-                Some(wanted),
-                &mut out,
-            ),
+            None => out.push(FieldError::required(format!("{at}.{own}"), format!("must be specified when patchType is {kind}"))),
+            Some(e) => compiled(format!("{at}.{own}.expression"), e.str_at(&["expression"]), Some(wanted), &mut out),
         }
         if m.at(&[other]).is_some() {
-            out.push(FieldError::invalid(
-                format!("{at}.{other}"),
-                format!("{{{other}}}"),
-                format!("must not be specified when patchType is {kind}"),
-            ));
+            out.push(FieldError::invalid(format!("{at}.{other}"), format!("{{{other}}}"), format!("must not be specified when patchType is {kind}")));
         }
     }
     match spec.str_at(&["reinvocationPolicy"]) {
         "" => out.push(FieldError::required("spec.reinvocationPolicy", "")),
         "Never" | "IfNeeded" => {}
-        other => out.push(FieldError::not_supported(
-            "spec.reinvocationPolicy",
-            other,
-            &["IfNeeded", "Never"],
-        )),
+        other => out.push(FieldError::not_supported("spec.reinvocationPolicy", other, &["IfNeeded", "Never"])),
     }
     out
 }
@@ -355,11 +230,7 @@ fn conditions(all: &[Value], path: &str, env: &Env) -> Vec<FieldError> {
             out.push(FieldError::required(at, ""));
             continue;
         }
-        out.extend(
-            names::qualified(name)
-                .into_iter()
-                .map(|why| FieldError::invalid(at.clone(), name, why)),
-        );
+        out.extend(names::qualified(name).into_iter().map(|why| FieldError::invalid(at.clone(), name, why)));
         if seen.contains(&name) {
             out.push(FieldError::duplicate(at, name));
         }

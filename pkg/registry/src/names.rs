@@ -30,9 +30,7 @@ fn edges(s: &str) -> bool {
 }
 
 fn is_label(s: &str) -> bool {
-    edges(s)
-        && s.bytes()
-            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-')
+    edges(s) && s.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-')
 }
 
 /// What is wrong with a DNS label (RFC 1123).
@@ -43,11 +41,7 @@ pub fn label(s: &str) -> Vec<String> {
         out.push("must be no more than 63 characters".into());
     }
     if !is_label(s) {
-        out.push(if s.split('.').all(is_label) {
-            "must not contain dots".into()
-        } else {
-            LABEL.into()
-        });
+        out.push(if s.split('.').all(is_label) { "must not contain dots".into() } else { LABEL.into() });
     }
     out
 }
@@ -59,10 +53,7 @@ pub fn wildcard_subdomain(s: &str) -> Vec<String> {
     if s.len() > 253 {
         out.push("must be no more than 253 characters".into());
     }
-    if !s
-        .strip_prefix("*.")
-        .is_some_and(|rest| rest.split('.').all(is_label))
-    {
+    if !s.strip_prefix("*.").is_some_and(|rest| rest.split('.').all(is_label)) {
         out.push(WILDCARD.into());
     }
     out
@@ -136,16 +127,10 @@ pub fn labels(map: Option<&Value>, path: &str) -> Vec<FieldError> {
         }
         let v = v.as_str().unwrap_or("");
         if v.len() > 63 {
-            out.push(FieldError::invalid(
-                path,
-                v,
-                "must be no more than 63 bytes",
-            ));
+            out.push(FieldError::invalid(path, v, "must be no more than 63 bytes"));
         }
         let ok = |c: Option<u8>| c.is_none_or(|c| c.is_ascii_alphanumeric());
-        let all = v
-            .bytes()
-            .all(|c| c.is_ascii_alphanumeric() || b"-_.".contains(&c));
+        let all = v.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_.".contains(&c));
         if !all || !ok(v.bytes().next()) || !ok(v.bytes().last()) {
             out.push(FieldError::invalid(path, v, LABEL_VALUE));
         }
@@ -165,10 +150,7 @@ pub fn metadata(obj: &Value, namespaced: bool, rule: NameRule) -> Vec<FieldError
     }
     let name = obj.name();
     if name.is_empty() {
-        out.push(FieldError::required(
-            "metadata.name",
-            "name or generateName is required",
-        ));
+        out.push(FieldError::required("metadata.name", "name or generateName is required"));
     } else {
         for m in rule.check(name, false) {
             out.push(FieldError::invalid("metadata.name", name, m));
@@ -184,19 +166,11 @@ pub fn metadata(obj: &Value, namespaced: bool, rule: NameRule) -> Vec<FieldError
             }
         }
     } else if !ns.is_empty() {
-        out.push(FieldError::forbidden(
-            "metadata.namespace",
-            "not allowed on this type",
-        ));
+        out.push(FieldError::forbidden("metadata.namespace", "not allowed on this type"));
     }
     out.extend(labels(obj.at(&["metadata", "labels"]), "metadata.labels"));
     let mut total = 0;
-    for (k, v) in obj
-        .at(&["metadata", "annotations"])
-        .and_then(Value::as_object)
-        .into_iter()
-        .flatten()
-    {
+    for (k, v) in obj.at(&["metadata", "annotations"]).and_then(Value::as_object).into_iter().flatten() {
         for m in qualified(&k.to_lowercase()) {
             out.push(FieldError::invalid("metadata.annotations", k.as_str(), m));
         }
@@ -205,19 +179,11 @@ pub fn metadata(obj: &Value, namespaced: bool, rule: NameRule) -> Vec<FieldError
     if total > 256 * 1024 {
         out.push(FieldError::too_long("metadata.annotations", 256 * 1024));
     }
-    for (i, r) in obj
-        .list_at(&["metadata", "ownerReferences"])
-        .iter()
-        .enumerate()
-    {
+    for (i, r) in obj.list_at(&["metadata", "ownerReferences"]).iter().enumerate() {
         let p = format!("metadata.ownerReferences[{i}]");
         for f in ["apiVersion", "kind", "name", "uid"] {
             if r.str_at(&[f]).is_empty() {
-                let detail = if f == "apiVersion" {
-                    "version must not be empty"
-                } else {
-                    "must not be empty"
-                };
+                let detail = if f == "apiVersion" { "version must not be empty" } else { "must not be empty" };
                 out.push(FieldError::invalid(format!("{p}.{f}"), "", detail));
             }
         }
@@ -261,11 +227,8 @@ pub fn metadata_update(new: &Value, old: &Value) -> Vec<FieldError> {
     }
     if old.deleting() {
         let before = old.finalizers();
-        let added: Vec<String> = new
-            .finalizers()
-            .into_iter()
-            .filter(|f| !before.contains(f))
-            .collect();
+        let added: Vec<String> =
+            new.finalizers().into_iter().filter(|f| !before.contains(f)).collect();
         if !added.is_empty() {
             out.push(FieldError::forbidden(
                 "metadata.finalizers",

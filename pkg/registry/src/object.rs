@@ -45,30 +45,22 @@ pub trait Object {
     }
     /// `metadata.generation`, 0 if absent.
     fn generation(&self) -> i64 {
-        self.at(&["metadata", "generation"])
-            .and_then(Value::as_i64)
-            .unwrap_or(0)
+        self.at(&["metadata", "generation"]).and_then(Value::as_i64).unwrap_or(0)
     }
 }
 
 impl Object for Value {
     fn at(&self, path: &[&str]) -> Option<&Value> {
-        path.iter()
-            .try_fold(self, |v, k| v.get(*k))
-            .filter(|v| !v.is_null())
+        path.iter().try_fold(self, |v, k| v.get(*k)).filter(|v| !v.is_null())
     }
     fn str_at(&self, path: &[&str]) -> &str {
         self.at(path).and_then(Value::as_str).unwrap_or("")
     }
     fn list_at(&self, path: &[&str]) -> &[Value] {
-        self.at(path)
-            .and_then(Value::as_array)
-            .map_or(&[], Vec::as_slice)
+        self.at(path).and_then(Value::as_array).map_or(&[], Vec::as_slice)
     }
     fn set_at(&mut self, path: &[&str], value: Value) {
-        let Some((last, dirs)) = path.split_last() else {
-            return;
-        };
+        let Some((last, dirs)) = path.split_last() else { return };
         let mut v = self;
         for k in dirs {
             if !v.is_object() {
@@ -113,9 +105,7 @@ pub fn now() -> String {
 /// Now with microseconds (`MicroTime`).
 #[must_use]
 pub fn now_micro() -> String {
-    chrono::Utc::now()
-        .format("%Y-%m-%dT%H:%M:%S%.6fZ")
-        .to_string()
+    chrono::Utc::now().format("%Y-%m-%dT%H:%M:%S%.6fZ").to_string()
 }
 
 /// `seconds` from now, as [`now`] writes it.
@@ -131,10 +121,7 @@ pub fn after(seconds: i64) -> String {
 pub fn suffix() -> String {
     const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
     let bytes = uuid::Uuid::new_v4().into_bytes();
-    bytes[..5]
-        .iter()
-        .map(|b| char::from(ALPHABET[usize::from(*b) % ALPHABET.len()]))
-        .collect()
+    bytes[..5].iter().map(|b| char::from(ALPHABET[usize::from(*b) % ALPHABET.len()])).collect()
 }
 
 /// Writes an object with its `kind` and `apiVersion` first and its version set; returns the bytes
@@ -159,10 +146,7 @@ pub fn encode(obj: &Value, revision: u64) -> (Vec<u8>, usize) {
     let mut written = revision == 0;
     let rv = revision.to_string();
     let empty = Map::new();
-    let meta = map
-        .get("metadata")
-        .and_then(Value::as_object)
-        .unwrap_or(&empty);
+    let meta = map.get("metadata").and_then(Value::as_object).unwrap_or(&empty);
     for (k, v) in meta {
         if k == "resourceVersion" && revision != 0 {
             continue;

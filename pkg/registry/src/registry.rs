@@ -185,16 +185,10 @@ impl Registry {
     }
 
     fn owner(&self, key: &str) -> Option<Arc<Cache>> {
-        let caches = self
-            .caches
-            .read()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let caches = self.caches.read().unwrap_or_else(std::sync::PoisonError::into_inner);
         let rest = key.strip_prefix(ROOT)?;
         let one = ROOT.len() + rest.find('/')? + 1;
-        let two = key
-            .get(one..)
-            .and_then(|r| r.find('/'))
-            .map(|i| one + i + 1);
+        let two = key.get(one..).and_then(|r| r.find('/')).map(|i| one + i + 1);
         two.and_then(|t| key.get(..t))
             .and_then(|p| caches.get(p))
             .or_else(|| key.get(..one).and_then(|p| caches.get(p)))
@@ -205,17 +199,10 @@ impl Registry {
     ///
     /// # Errors
     /// If the store cannot be read.
-    pub async fn register(
-        &self,
-        prefix: &str,
-        codec: Arc<dyn Codec>,
-    ) -> Result<Arc<Cache>, ApiError> {
+    pub async fn register(&self, prefix: &str, codec: Arc<dyn Codec>) -> Result<Arc<Cache>, ApiError> {
         let cache = Arc::new(Cache::new(prefix, codec));
         let _gate = self.gate.lock().await;
-        let range = self
-            .store
-            .range(prefix, Some(&prefix_end(prefix)), 0, 0)
-            .await?;
+        let range = self.store.range(prefix, Some(&prefix_end(prefix)), 0, 0).await?;
         cache.load(&range.items, range.revision);
         self.caches
             .write()
@@ -254,8 +241,7 @@ impl Registry {
     /// What the store says.
     pub async fn compact(&self, revision: u64) -> Result<(), knarr_storage::Error> {
         self.store.compact(revision).await?;
-        self.compacted
-            .fetch_max(revision, std::sync::atomic::Ordering::AcqRel);
+        self.compacted.fetch_max(revision, std::sync::atomic::Ordering::AcqRel);
         Ok(())
     }
 
@@ -300,12 +286,7 @@ impl Registry {
     ///
     /// # Errors
     /// If the store is unavailable.
-    pub async fn get(
-        &self,
-        cache: &Cache,
-        key: &str,
-        fresh: bool,
-    ) -> Result<Option<Arc<Entry>>, ApiError> {
+    pub async fn get(&self, cache: &Cache, key: &str, fresh: bool) -> Result<Option<Arc<Entry>>, ApiError> {
         if fresh {
             let r = self.store.range(key, None, 1, 0).await?;
             return Ok(r.items.first().and_then(|kv| cache.decode(kv)));
@@ -364,9 +345,7 @@ impl Registry {
             Swap::Done(rev) => {
                 let obj = entry.value();
                 let fields = cache.codec().fields(&obj);
-                Ok(Write::Done(Arc::new(Entry::new(
-                    &entry.key, &obj, rev, fields,
-                ))))
+                Ok(Write::Done(Arc::new(Entry::new(&entry.key, &obj, rev, fields))))
             }
             Swap::Conflict(kv) => Ok(Write::Conflict(kv.and_then(|kv| cache.decode(&kv)))),
         }

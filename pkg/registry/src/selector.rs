@@ -36,12 +36,8 @@ impl Requirement {
             Self::NotIn(k, v) => get(k).is_none_or(|x| v.iter().all(|y| y != x)),
             Self::Exists(k) => get(k).is_some(),
             Self::Absent(k) => get(k).is_none(),
-            Self::Greater(k, n) => get(k)
-                .and_then(|x| x.parse::<i64>().ok())
-                .is_some_and(|x| x > *n),
-            Self::Less(k, n) => get(k)
-                .and_then(|x| x.parse::<i64>().ok())
-                .is_some_and(|x| x < *n),
+            Self::Greater(k, n) => get(k).and_then(|x| x.parse::<i64>().ok()).is_some_and(|x| x > *n),
+            Self::Less(k, n) => get(k).and_then(|x| x.parse::<i64>().ok()).is_some_and(|x| x < *n),
         }
     }
     /// The key the requirement is about.
@@ -55,12 +51,7 @@ impl Requirement {
 
     /// Gives the key another name.
     pub fn rename(&mut self, key: &str) {
-        let (Self::In(k, _)
-        | Self::NotIn(k, _)
-        | Self::Exists(k)
-        | Self::Absent(k)
-        | Self::Greater(k, _)
-        | Self::Less(k, _)) = self;
+        let (Self::In(k, _) | Self::NotIn(k, _) | Self::Exists(k) | Self::Absent(k) | Self::Greater(k, _) | Self::Less(k, _)) = self;
         key.clone_into(k);
     }
 }
@@ -114,11 +105,7 @@ impl Selector {
             if part.is_empty() {
                 continue;
             }
-            let unescape = |v: &str| {
-                v.replace("\\,", ",")
-                    .replace("\\=", "=")
-                    .replace("\\\\", "\\")
-            };
+            let unescape = |v: &str| v.replace("\\,", ",").replace("\\=", "=").replace("\\\\", "\\");
             let r = if let Some((k, v)) = part.split_once("!=") {
                 Requirement::NotIn(k.trim().into(), vec![unescape(v)])
             } else if let Some((k, v)) = part.split_once("==") {
@@ -126,9 +113,7 @@ impl Selector {
             } else if let Some((k, v)) = part.split_once('=') {
                 Requirement::In(k.trim().into(), vec![unescape(v)])
             } else {
-                return Err(format!(
-                    "invalid selector: '{text}'; can't understand '{part}'"
-                ));
+                return Err(format!("invalid selector: '{text}'; can't understand '{part}'"));
             };
             all.push(r);
         }
@@ -172,11 +157,7 @@ impl Filter {
     pub fn passes(&self, e: &Entry) -> bool {
         (self.labels.is_empty() || self.labels.holds(|k| e.label(k)))
             && (self.fields.is_empty()
-                || self
-                    .fields
-                    .all
-                    .iter()
-                    .all(|r| r.holds(|k| Some(e.field(k).unwrap_or("")))))
+                || self.fields.all.iter().all(|r| r.holds(|k| Some(e.field(k).unwrap_or("")))))
     }
     /// Takes out what is about fields other than name and namespace, which every version of a kind
     /// has as they are.

@@ -22,16 +22,8 @@ impl fmt::Debug for Action {
 
 fn describe<K: Kind>(verb: &str, o: &K) -> String {
     let m = o.meta();
-    let name = m
-        .name
-        .as_deref()
-        .or(m.generate_name.as_deref())
-        .unwrap_or("");
-    format!(
-        "{verb} {} {}/{name}",
-        K::kind(&()),
-        m.namespace.as_deref().unwrap_or("")
-    )
+    let name = m.name.as_deref().or(m.generate_name.as_deref()).unwrap_or("");
+    format!("{verb} {} {}/{name}", K::kind(&()), m.namespace.as_deref().unwrap_or(""))
 }
 
 impl Action {
@@ -41,22 +33,15 @@ impl Action {
         F: FnOnce(Informers) -> Fut + Send + 'static,
         Fut: Future<Output = Result<(), kube::Error>> + Send + 'static,
     {
-        Self {
-            what: what.into(),
-            run: Box::new(move |i| Box::pin(f(i))),
-        }
+        Self { what: what.into(), run: Box::new(move |i| Box::pin(f(i))) }
     }
     /// Creates an object.
     pub fn create<K: Kind>(o: K) -> Self {
-        Self::call(describe("create", &o), |i| async move {
-            i.create(&o).await.map(drop)
-        })
+        Self::call(describe("create", &o), |i| async move { i.create(&o).await.map(drop) })
     }
     /// Replaces an object.
     pub fn update<K: Kind>(o: K) -> Self {
-        Self::call(describe("update", &o), |i| async move {
-            i.update(&o).await.map(drop)
-        })
+        Self::call(describe("update", &o), |i| async move { i.update(&o).await.map(drop) })
     }
     /// Replaces an object's status.
     pub fn update_status<K: Kind>(o: K) -> Self {
@@ -67,10 +52,7 @@ impl Action {
     /// Merge-patches an object (`sub` a subresource or empty).
     pub fn merge<K: Kind>(o: &K, sub: &'static str, patch: serde_json::Value) -> Self {
         let m = o.meta();
-        let (ns, name) = (
-            crate::meta::ns(m).to_owned(),
-            crate::meta::name(m).to_owned(),
-        );
+        let (ns, name) = (crate::meta::ns(m).to_owned(), crate::meta::name(m).to_owned());
         Self::call(describe("patch", o), move |i| async move {
             i.merge::<K>(&ns, &name, sub, patch).await.map(drop)
         })
@@ -95,8 +77,7 @@ impl Action {
     ) -> Self {
         let (about, reason, message) = (about.clone(), reason.to_owned(), message.into());
         Self::call(format!("event {reason}: {message}"), move |i| async move {
-            i.recorder()
-                .event(component, &about, kind, &reason, message);
+            i.recorder().event(component, &about, kind, &reason, message);
             Ok(())
         })
     }
@@ -160,10 +141,7 @@ impl Plan {
     }
     /// With one action.
     pub fn one(a: Action) -> Self {
-        Self {
-            steps: vec![Step::One(a)],
-            ..Self::default()
-        }
+        Self { steps: vec![Step::One(a)], ..Self::default() }
     }
     /// Asks to be planned again after `d` (the earliest asked for wins).
     pub fn after(&mut self, d: Duration) {

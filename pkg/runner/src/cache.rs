@@ -36,10 +36,7 @@ impl<K> Clone for Event<K> {
     fn clone(&self) -> Self {
         match self {
             Self::Added(o) => Self::Added(o.clone()),
-            Self::Updated { old, new } => Self::Updated {
-                old: old.clone(),
-                new: new.clone(),
-            },
+            Self::Updated { old, new } => Self::Updated { old: old.clone(), new: new.clone() },
             Self::Deleted(o) => Self::Deleted(o.clone()),
         }
     }
@@ -127,21 +124,12 @@ impl<K: crate::Kind> Store<K> {
             self.len += 1;
         }
         if let Some(owner) = meta::controller_of(m) {
-            self.by_owner
-                .entry(owner.uid.clone())
-                .or_default()
-                .insert(uid.clone(), o.clone());
+            self.by_owner.entry(owner.uid.clone()).or_default().insert(uid.clone(), o.clone());
         }
         if let Some(node) = node_of(o.as_ref()) {
-            self.by_node
-                .entry(node.to_owned())
-                .or_default()
-                .insert(uid, o.clone());
+            self.by_node.entry(node.to_owned()).or_default().insert(uid, o.clone());
         }
-        self.objects
-            .entry(ns.to_owned())
-            .or_default()
-            .insert(name.to_owned(), o.clone());
+        self.objects.entry(ns.to_owned()).or_default().insert(name.to_owned(), o.clone());
         old
     }
     fn remove(&mut self, ns: &str, name: &str) -> Option<Arc<K>> {
@@ -205,35 +193,19 @@ impl<K: crate::Kind> Cache<K> {
     }
     /// All objects.
     pub fn list(&self) -> Vec<Arc<K>> {
-        self.read()
-            .objects
-            .values()
-            .flat_map(|m| m.values().cloned())
-            .collect()
+        self.read().objects.values().flat_map(|m| m.values().cloned()).collect()
     }
     /// The objects of a namespace, by name.
     pub fn in_namespace(&self, ns: &str) -> Vec<Arc<K>> {
-        self.read()
-            .objects
-            .get(ns)
-            .map(|m| m.values().cloned().collect())
-            .unwrap_or_default()
+        self.read().objects.get(ns).map(|m| m.values().cloned().collect()).unwrap_or_default()
     }
     /// The objects whose controller has this UID.
     pub fn owned_by(&self, uid: &str) -> Vec<Arc<K>> {
-        self.read()
-            .by_owner
-            .get(uid)
-            .map(|m| m.values().cloned().collect())
-            .unwrap_or_default()
+        self.read().by_owner.get(uid).map(|m| m.values().cloned().collect()).unwrap_or_default()
     }
     /// Pods bound to a node (empty for other kinds).
     pub fn on_node(&self, node: &str) -> Vec<Arc<K>> {
-        self.read()
-            .by_node
-            .get(node)
-            .map(|m| m.values().cloned().collect())
-            .unwrap_or_default()
+        self.read().by_node.get(node).map(|m| m.values().cloned().collect()).unwrap_or_default()
     }
     /// How many objects there are.
     pub fn len(&self) -> usize {
@@ -343,10 +315,8 @@ impl<K: crate::Kind> Cache<K> {
                 let rewound = rv < feed.seen;
                 feed.dead.clear();
                 feed.seen = rv;
-                let named: HashSet<String> = listing
-                    .iter()
-                    .map(|o| meta::uid(o.meta()).to_owned())
-                    .collect();
+                let named: HashSet<String> =
+                    listing.iter().map(|o| meta::uid(o.meta()).to_owned()).collect();
                 for old in self.list() {
                     let m = old.meta();
                     let newer = meta::rv(m) > rv && !rewound;

@@ -53,12 +53,7 @@ pub async fn run_controller<C: Controller>(
     }
     let mut workers = tokio::task::JoinSet::new();
     for _ in 0..opts.workers.max(1) {
-        workers.spawn(work(
-            c.clone(),
-            informers.clone(),
-            queue.clone(),
-            cancel.clone(),
-        ));
+        workers.spawn(work(c.clone(), informers.clone(), queue.clone(), cancel.clone()));
     }
     while workers.join_next().await.is_some() {}
 }

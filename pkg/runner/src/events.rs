@@ -130,11 +130,7 @@ async fn write_all(client: Client, mut rx: mpsc::Receiver<EventSpec>, cancel: Ca
     }
 }
 
-async fn write_one(
-    client: &Client,
-    c: &mut Correlator,
-    spec: EventSpec,
-) -> Result<(), kube::Error> {
+async fn write_one(client: &Client, c: &mut Correlator, spec: EventSpec) -> Result<(), kube::Error> {
     if c.written.len() > REMEMBER {
         *c = Correlator::default();
     }
@@ -143,11 +139,7 @@ async fn write_one(
         "{}/{}/{}",
         spec.regarding.namespace.as_deref().unwrap_or(""),
         spec.regarding.kind.as_deref().unwrap_or(""),
-        spec.regarding
-            .uid
-            .as_deref()
-            .or(spec.regarding.name.as_deref())
-            .unwrap_or("")
+        spec.regarding.uid.as_deref().or(spec.regarding.name.as_deref()).unwrap_or("")
     );
     let kind = match spec.kind {
         EventType::Normal => "Normal",
@@ -163,16 +155,8 @@ async fn write_one(
         return Ok(());
     }
     *tokens -= 1.0;
-    let group = (
-        spec.component.clone(),
-        object.clone(),
-        kind.to_owned(),
-        spec.reason.clone(),
-    );
-    let (messages, began) = c
-        .similar
-        .entry(group)
-        .or_insert_with(|| (HashSet::new(), now));
+    let group = (spec.component.clone(), object.clone(), kind.to_owned(), spec.reason.clone());
+    let (messages, began) = c.similar.entry(group).or_insert_with(|| (HashSet::new(), now));
     if now.duration_since(*began).as_secs() > SIMILAR_WINDOW {
         messages.clear();
         *began = now;
@@ -184,24 +168,9 @@ async fn write_one(
     } else {
         spec.message.clone()
     };
-    let same_key = if combined {
-        "(combined)".to_owned()
-    } else {
-        message.clone()
-    };
-    let key = (
-        spec.component.clone(),
-        object,
-        kind.to_owned(),
-        spec.reason.clone(),
-        same_key,
-    );
-    let ns = spec
-        .regarding
-        .namespace
-        .clone()
-        .filter(|n| !n.is_empty())
-        .unwrap_or("default".into());
+    let same_key = if combined { "(combined)".to_owned() } else { message.clone() };
+    let key = (spec.component.clone(), object, kind.to_owned(), spec.reason.clone(), same_key);
+    let ns = spec.regarding.namespace.clone().filter(|n| !n.is_empty()).unwrap_or("default".into());
     let path = format!("/api/v1/namespaces/{ns}/events");
     let t = meta::now();
     if let Some((name, count)) = c.written.get_mut(&key) {
@@ -221,13 +190,8 @@ async fn write_one(
         }
     }
     let seq = SEQUENCE.fetch_add(1, Ordering::Relaxed);
-    let nanos = u64::try_from(t.as_nanosecond())
-        .unwrap_or(0)
-        .wrapping_add(seq);
-    let name = format!(
-        "{}.{nanos:x}",
-        spec.regarding.name.as_deref().unwrap_or("unknown")
-    );
+    let nanos = u64::try_from(t.as_nanosecond()).unwrap_or(0).wrapping_add(seq);
+    let name = format!("{}.{nanos:x}", spec.regarding.name.as_deref().unwrap_or("unknown"));
     let event = Event {
         metadata: ObjectMeta {
             name: Some(name.clone()),

@@ -64,13 +64,7 @@ impl Informers {
     /// Informers that stop with `cancel`.
     pub fn with_cancel(client: Client, cancel: CancellationToken) -> Self {
         let recorder = Recorder::start(client.clone(), cancel.clone());
-        Self(Arc::new(Inner {
-            client,
-            caches: Mutex::default(),
-            cancel,
-            recorder,
-            paused: false,
-        }))
+        Self(Arc::new(Inner { client, caches: Mutex::default(), cancel, recorder, paused: false }))
     }
 
     /// The client underneath.
@@ -118,11 +112,8 @@ impl Informers {
         };
         drop(caches);
         if !started {
-            let src = Source {
-                path: K::url_path(&(), None),
-                query: query.to_owned(),
-                metadata_only: false,
-            };
+            let src =
+                Source { path: K::url_path(&(), None), query: query.to_owned(), metadata_only: false };
             let (client, sink, cancel) =
                 (self.0.client.clone(), cache.clone(), self.0.cancel.clone());
             tokio::spawn(reflect::<K, _>(client, src, move |d| sink.delta(d), cancel));
@@ -131,10 +122,7 @@ impl Informers {
     }
 
     fn existing<K: Kind>(&self) -> Option<Arc<Cache<K>>> {
-        let any = crate::lock(&self.0.caches)
-            .get(&TypeId::of::<K>())?
-            .0
-            .clone();
+        let any = crate::lock(&self.0.caches).get(&TypeId::of::<K>())?.0.clone();
         any.downcast().ok()
     }
 
@@ -162,8 +150,7 @@ impl Informers {
     pub async fn create<K: Kind>(&self, obj: &K) -> Result<Arc<K>, kube::Error> {
         let data = serde_json::to_vec(obj).map_err(kube::Error::SerdeError)?;
         let ns = meta::ns(obj.meta());
-        self.send(Self::request::<K>(ns).create(&PostParams::default(), data))
-            .await
+        self.send(Self::request::<K>(ns).create(&PostParams::default(), data)).await
     }
 
     /// Replaces an object (its resource version must be the current one).
@@ -171,8 +158,7 @@ impl Informers {
         let data = serde_json::to_vec(obj).map_err(kube::Error::SerdeError)?;
         let m = obj.meta();
         let r = Self::request::<K>(meta::ns(m));
-        self.send(r.replace(meta::name(m), &PostParams::default(), data))
-            .await
+        self.send(r.replace(meta::name(m), &PostParams::default(), data)).await
     }
 
     /// Replaces an object's status (its resource version must be the current one).
@@ -189,8 +175,7 @@ impl Informers {
         let data = serde_json::to_vec(obj).map_err(kube::Error::SerdeError)?;
         let m = obj.meta();
         let r = Self::request::<K>(meta::ns(m));
-        self.send(r.replace_subresource(sub, meta::name(m), &PostParams::default(), data))
-            .await
+        self.send(r.replace_subresource(sub, meta::name(m), &PostParams::default(), data)).await
     }
 
     /// Patches an object; `sub` is a subresource or empty.
@@ -234,10 +219,10 @@ impl Informers {
         let dp = DeleteParams {
             propagation_policy: propagation,
             grace_period_seconds: grace,
-            preconditions: m.uid.clone().map(|uid| Preconditions {
-                uid: Some(uid),
-                resource_version: None,
-            }),
+            preconditions: m
+                .uid
+                .clone()
+                .map(|uid| Preconditions { uid: Some(uid), resource_version: None }),
             ..DeleteParams::default()
         };
         let (ns, name, uid) = (meta::ns(m), meta::name(m), meta::uid(m));
@@ -245,9 +230,7 @@ impl Informers {
             .delete(name, &dp)
             .map_err(kube::Error::BuildRequest)?;
         let text = self.0.client.request_text(req).await?;
-        let Some(cache) = self.existing::<K>() else {
-            return Ok(());
-        };
+        let Some(cache) = self.existing::<K>() else { return Ok(()) };
         // The answer is the object where something still holds it, else a Status or its last state.
         if let Ok(o) = serde_json::from_str::<K>(&text) {
             let om = o.meta();

@@ -103,11 +103,7 @@ impl Elector {
             }
         }
         lease.spec = Some(mine(Some(&spec)));
-        match self
-            .api
-            .replace(&self.cfg.name, &PostParams::default(), &lease)
-            .await
-        {
+        match self.api.replace(&self.cfg.name, &PostParams::default(), &lease).await {
             Ok(_) => Ok(true),
             Err(e) if crate::is_status(&e, 409) => Ok(false),
             Err(e) => Err(e),
@@ -123,11 +119,7 @@ where
     Fut: Future<Output = ()>,
 {
     let api = Api::namespaced(client, &cfg.namespace);
-    let mut e = Elector {
-        api,
-        cfg: cfg.clone(),
-        observed: None,
-    };
+    let mut e = Elector { api, cfg: cfg.clone(), observed: None };
     loop {
         match e.try_hold().await {
             Ok(true) => break,
@@ -168,8 +160,5 @@ where
     }
     let release = serde_json::json!({"spec": {"holderIdentity": "", "leaseDurationSeconds": 1}});
     let pp = kube::api::PatchParams::default();
-    let _ = e
-        .api
-        .patch(&cfg.name, &pp, &kube::api::Patch::Merge(release))
-        .await;
+    let _ = e.api.patch(&cfg.name, &pp, &kube::api::Patch::Merge(release)).await;
 }

@@ -19,9 +19,9 @@ pub mod meta;
 pub mod metrics;
 pub mod placement;
 pub mod quantity;
+pub mod volumes;
 mod queue;
 mod reflect;
-pub mod volumes;
 
 pub use action::{Action, Outcome, Plan, Step};
 pub use async_trait::async_trait;

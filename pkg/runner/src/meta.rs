@@ -23,10 +23,7 @@ pub struct Key {
 impl Key {
     /// A key from its parts.
     pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
-        Self {
-            namespace: namespace.into(),
-            name: name.into(),
-        }
+        Self { namespace: namespace.into(), name: name.into() }
     }
     /// The key of an object.
     pub fn of(m: &ObjectMeta) -> Self {
@@ -49,10 +46,7 @@ impl fmt::Display for Key {
 
 /// The resource version as a number; 0 where it is missing or no number.
 pub fn rv(m: &ObjectMeta) -> u64 {
-    m.resource_version
-        .as_deref()
-        .and_then(|v| v.parse().ok())
-        .unwrap_or(0)
+    m.resource_version.as_deref().and_then(|v| v.parse().ok()).unwrap_or(0)
 }
 
 /// The UID, or the empty string.
@@ -82,18 +76,12 @@ pub fn label<'a>(m: &'a ObjectMeta, k: &str) -> Option<&'a str> {
 
 /// An annotation's value.
 pub fn annotation<'a>(m: &'a ObjectMeta, k: &str) -> Option<&'a str> {
-    m.annotations
-        .as_ref()
-        .and_then(|l| l.get(k))
-        .map(String::as_str)
+    m.annotations.as_ref().and_then(|l| l.get(k)).map(String::as_str)
 }
 
 /// The owner reference marked as controller.
 pub fn controller_of(m: &ObjectMeta) -> Option<&OwnerReference> {
-    m.owner_references
-        .as_ref()?
-        .iter()
-        .find(|o| o.controller == Some(true))
+    m.owner_references.as_ref()?.iter().find(|o| o.controller == Some(true))
 }
 
 /// Whether this object is controlled by the owner with that UID.
@@ -130,8 +118,7 @@ pub fn seconds_between(a: Timestamp, b: Timestamp) -> f64 {
 
 /// Whether every pair of `sel` is among `labels`. An empty map matches everything.
 pub fn map_matches(sel: &Labels, labels: Option<&Labels>) -> bool {
-    sel.iter()
-        .all(|(k, v)| labels.and_then(|l| l.get(k)) == Some(v))
+    sel.iter().all(|(k, v)| labels.and_then(|l| l.get(k)) == Some(v))
 }
 
 fn requirement_matches(r: &LabelSelectorRequirement, labels: Option<&Labels>) -> bool {
@@ -148,9 +135,7 @@ fn requirement_matches(r: &LabelSelectorRequirement, labels: Option<&Labels>) ->
 
 /// Whether a label selector matches; an empty selector matches everything.
 pub fn selects(sel: &LabelSelector, labels: Option<&Labels>) -> bool {
-    sel.match_labels
-        .as_ref()
-        .is_none_or(|m| map_matches(m, labels))
+    sel.match_labels.as_ref().is_none_or(|m| map_matches(m, labels))
         && sel
             .match_expressions
             .as_ref()
@@ -165,17 +150,13 @@ pub fn selector_is_empty(sel: &LabelSelector) -> bool {
 
 /// FNV-1a over bytes: the stable short hash behind template hashes.
 pub fn fnv32a(bytes: &[u8]) -> u32 {
-    bytes.iter().fold(0x811c_9dc5, |h, b| {
-        (h ^ u32::from(*b)).wrapping_mul(0x0100_0193)
-    })
+    bytes.iter().fold(0x811c_9dc5, |h, b| (h ^ u32::from(*b)).wrapping_mul(0x0100_0193))
 }
 
 /// A number in the alphabet Kubernetes uses for generated names: no vowels, no look-alikes.
 pub fn safe_encode(text: &str) -> String {
     const ALPHABET: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
-    text.bytes()
-        .map(|b| char::from(ALPHABET[usize::from(b) % ALPHABET.len()]))
-        .collect()
+    text.bytes().map(|b| char::from(ALPHABET[usize::from(b) % ALPHABET.len()])).collect()
 }
 
 /// The hash of a template (its JSON) and a collision count, as used in object names.
@@ -199,11 +180,7 @@ pub fn scaled(
         IntOrString::String(s) => {
             let p: i64 = s.strip_suffix('%')?.parse().ok()?;
             let x = p * i64::from(total);
-            let r = if round_up {
-                (x + 99).div_euclid(100)
-            } else {
-                x.div_euclid(100)
-            };
+            let r = if round_up { (x + 99).div_euclid(100) } else { x.div_euclid(100) };
             i32::try_from(r).ok()
         }
     }

@@ -33,10 +33,7 @@ fn table() -> &'static Table {
 
 /// The process-wide counter of that metric name and `name` label.
 pub fn counter(metric: &'static str, name: &str) -> Arc<Counter> {
-    crate::lock(table())
-        .entry((metric, name.to_owned()))
-        .or_default()
-        .clone()
+    crate::lock(table()).entry((metric, name.to_owned())).or_default().clone()
 }
 
 /// All counters in the Prometheus text format.

@@ -6,20 +6,9 @@ use k8s_openapi::api::core::v1::{
 };
 
 fn requirement(r: &NodeSelectorRequirement, value: Option<&str>) -> bool {
-    let listed = |v: &str| {
-        r.values
-            .as_ref()
-            .is_some_and(|vs| vs.iter().any(|x| x == v))
-    };
+    let listed = |v: &str| r.values.as_ref().is_some_and(|vs| vs.iter().any(|x| x == v));
     let number = |s: Option<&str>| s.and_then(|s| s.parse::<i64>().ok());
-    let bound = || {
-        number(
-            r.values
-                .as_ref()
-                .and_then(|v| v.first())
-                .map(String::as_str),
-        )
-    };
+    let bound = || number(r.values.as_ref().and_then(|v| v.first()).map(String::as_str));
     match r.operator.as_str() {
         "In" => value.is_some_and(listed),
         "NotIn" => !value.is_some_and(listed),
@@ -38,9 +27,7 @@ pub fn term_matches(t: &NodeSelectorTerm, n: &Node) -> bool {
     if exprs.is_empty() && fields.is_empty() {
         return false;
     }
-    exprs
-        .iter()
-        .all(|r| requirement(r, meta::label(&n.metadata, &r.key)))
+    exprs.iter().all(|r| requirement(r, meta::label(&n.metadata, &r.key)))
         && fields.iter().all(|r| {
             let value = (r.key == "metadata.name").then(|| meta::name(&n.metadata));
             requirement(r, value)
@@ -62,10 +49,7 @@ pub fn node_accepted(spec: &PodSpec, n: &Node) -> bool {
     spec.affinity
         .as_ref()
         .and_then(|a| a.node_affinity.as_ref())
-        .and_then(|a| {
-            a.required_during_scheduling_ignored_during_execution
-                .as_ref()
-        })
+        .and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref())
         .is_none_or(|s| selector_matches(s, n))
 }
 
@@ -76,10 +60,7 @@ pub fn tolerates(t: &Toleration, taint: &Taint) -> bool {
     if !(effect.is_empty() || effect == taint.effect) || !(key.is_empty() || key == taint.key) {
         return false;
     }
-    let (have, want) = (
-        taint.value.as_deref().unwrap_or(""),
-        t.value.as_deref().unwrap_or(""),
-    );
+    let (have, want) = (taint.value.as_deref().unwrap_or(""), t.value.as_deref().unwrap_or(""));
     let numbers = || Some((have.parse::<i64>().ok()?, want.parse::<i64>().ok()?));
     match t.operator.as_deref().unwrap_or("Equal") {
         "Exists" => true,
@@ -91,16 +72,8 @@ pub fn tolerates(t: &Toleration, taint: &Taint) -> bool {
 }
 
 /// The first taint with one of these effects that no toleration covers.
-pub fn untolerated<'n>(
-    tolerations: &[Toleration],
-    n: &'n Node,
-    effects: &[&str],
-) -> Option<&'n Taint> {
-    let taints = n
-        .spec
-        .as_ref()
-        .and_then(|s| s.taints.as_deref())
-        .unwrap_or(&[]);
+pub fn untolerated<'n>(tolerations: &[Toleration], n: &'n Node, effects: &[&str]) -> Option<&'n Taint> {
+    let taints = n.spec.as_ref().and_then(|s| s.taints.as_deref()).unwrap_or(&[]);
     taints.iter().find(|t| {
         effects.contains(&t.effect.as_str()) && !tolerations.iter().any(|x| tolerates(x, t))
     })

@@ -110,19 +110,13 @@ impl<K: Clone + Eq + Hash> Queue<K> {
             *n += 1;
             *n
         };
-        let d = Duration::from_millis(5)
-            .saturating_mul(1 << (n - 1).min(20))
-            .min(self.max_backoff);
+        let d = Duration::from_millis(5).saturating_mul(1 << (n - 1).min(20)).min(self.max_backoff);
         self.add_after(k, d);
     }
 
     /// How often this key failed in a row.
     pub fn failures(&self, k: &K) -> u32 {
-        crate::lock(&self.state)
-            .failures
-            .get(k)
-            .copied()
-            .unwrap_or(0)
+        crate::lock(&self.state).failures.get(k).copied().unwrap_or(0)
     }
 
     /// Ends a key's backoff.

@@ -5,8 +5,8 @@ use bytes::BytesMut;
 use http_body_util::BodyExt;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Client;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::Deserialize;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
@@ -93,11 +93,7 @@ const JSON_META_LIST: &str = "application/json;as=PartialObjectMetadataList;g=me
 const JSON_META: &str = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1";
 
 fn request(src: &Source, query: &str, list: bool) -> Result<http::Request<Vec<u8>>, http::Error> {
-    let extra = if src.query.is_empty() {
-        String::new()
-    } else {
-        format!("&{}", src.query)
-    };
+    let extra = if src.query.is_empty() { String::new() } else { format!("&{}", src.query) };
     let accept = match (src.metadata_only, list) {
         (false, _) => "application/json",
         (true, true) => JSON_META_LIST,
@@ -181,11 +177,7 @@ where
         }
         token = list.metadata.continue_.filter(|c| !c.is_empty());
         if token.is_none() {
-            let rv = list
-                .metadata
-                .resource_version
-                .and_then(|v| v.parse().ok())
-                .unwrap_or(0);
+            let rv = list.metadata.resource_version.and_then(|v| v.parse().ok()).unwrap_or(0);
             sink(Delta::InitDone(rv));
             return Ok(rv);
         }
@@ -256,13 +248,7 @@ where
         let data = match frame {
             None if initial => return End::Failed("closed before the listing was complete".into()),
             None => return End::Closed,
-            Some(Err(e)) => {
-                return if initial {
-                    End::Failed(e.to_string())
-                } else {
-                    End::Closed
-                };
-            }
+            Some(Err(e)) => return if initial { End::Failed(e.to_string()) } else { End::Closed },
             Some(Ok(f)) => match f.into_data() {
                 Ok(d) => d,
                 Err(_) => continue,
@@ -318,11 +304,7 @@ where
         "ERROR" => {
             tracing::debug!(path = %src.path, status = parsed.object.get(), "watch ended by the server");
             // A server whose store cannot tell when a listing is complete says so here.
-            Some(if *initial {
-                End::NoStreaming
-            } else {
-                End::Relist
-            })
+            Some(if *initial { End::NoStreaming } else { End::Relist })
         }
         kind => {
             let obj: T = match serde_json::from_str(parsed.object.get()) {
@@ -337,11 +319,7 @@ where
                 return None;
             }
             *at = Some(meta::rv(obj.m()));
-            sink(if kind == "DELETED" {
-                Delta::Deleted(obj)
-            } else {
-                Delta::Applied(obj)
-            });
+            sink(if kind == "DELETED" { Delta::Deleted(obj) } else { Delta::Applied(obj) });
             None
         }
     }

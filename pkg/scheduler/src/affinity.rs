@@ -12,10 +12,7 @@ pub fn term_matches(t: &NodeSelectorTerm, n: &NodeInfo) -> bool {
 
 /// Whether a pod's nodeSelector and required node affinity accept the node.
 pub fn node_accepted(p: &PodInfo, n: &NodeInfo) -> bool {
-    p.pod
-        .spec
-        .as_ref()
-        .is_none_or(|s| placement::node_accepted(s, &n.node))
+    p.pod.spec.as_ref().is_none_or(|s| placement::node_accepted(s, &n.node))
 }
 
 /// Whether a term of `owner` selects `other`.
@@ -41,21 +38,16 @@ pub fn term_selects(
     if !in_ns {
         return false;
     }
-    let Some(sel) = &t.label_selector else {
-        return false;
-    };
+    let Some(sel) = &t.label_selector else { return false };
     if !meta::selects(sel, other.labels()) {
         return false;
     }
     let value = |p: &PodInfo, k: &str| p.labels().and_then(|l| l.get(k)).cloned();
-    t.match_label_keys
-        .iter()
-        .flatten()
-        .all(|k| value(owner, k).is_none_or(|v| value(other, k).as_ref() == Some(&v)))
-        && t.mismatch_label_keys
-            .iter()
-            .flatten()
-            .all(|k| value(owner, k).is_none_or(|v| value(other, k).as_ref() != Some(&v)))
+    t.match_label_keys.iter().flatten().all(|k| {
+        value(owner, k).is_none_or(|v| value(other, k).as_ref() == Some(&v))
+    }) && t.mismatch_label_keys.iter().flatten().all(|k| {
+        value(owner, k).is_none_or(|v| value(other, k).as_ref() != Some(&v))
+    })
 }
 
 /// Topology key and value.
@@ -84,10 +76,7 @@ fn anti_terms(p: &PodInfo) -> &[PodAffinityTerm] {
         .as_ref()
         .and_then(|s| s.affinity.as_ref())
         .and_then(|a| a.pod_anti_affinity.as_ref())
-        .and_then(|a| {
-            a.required_during_scheduling_ignored_during_execution
-                .as_deref()
-        })
+        .and_then(|a| a.required_during_scheduling_ignored_during_execution.as_deref())
         .unwrap_or(&[])
 }
 
@@ -103,29 +92,21 @@ impl Affinity {
         let pod_aff = aff.and_then(|x| x.pod_affinity.as_ref());
         let pod_anti = aff.and_then(|x| x.pod_anti_affinity.as_ref());
         a.required = pod_aff
-            .and_then(|x| {
-                x.required_during_scheduling_ignored_during_execution
-                    .clone()
-            })
+            .and_then(|x| x.required_during_scheduling_ignored_during_execution.clone())
             .unwrap_or_default();
         a.required_anti = anti_terms(p).to_vec();
         a.have = vec![HashMap::new(); a.required.len()];
         a.have_anti = vec![HashMap::new(); a.required_anti.len()];
-        a.matches_itself = a.required.iter().all(|t| term_selects(t, p, p, namespaces));
+        a.matches_itself =
+            a.required.iter().all(|t| term_selects(t, p, p, namespaces));
         let preferred: Vec<(i64, PodAffinityTerm)> = pod_aff
-            .and_then(|x| {
-                x.preferred_during_scheduling_ignored_during_execution
-                    .as_ref()
-            })
+            .and_then(|x| x.preferred_during_scheduling_ignored_during_execution.as_ref())
             .into_iter()
             .flatten()
             .map(|w| (i64::from(w.weight), w.pod_affinity_term.clone()))
             .chain(
                 pod_anti
-                    .and_then(|x| {
-                        x.preferred_during_scheduling_ignored_during_execution
-                            .as_ref()
-                    })
+                    .and_then(|x| x.preferred_during_scheduling_ignored_during_execution.as_ref())
                     .into_iter()
                     .flatten()
                     .map(|w| (-i64::from(w.weight), w.pod_affinity_term.clone())),
@@ -157,10 +138,7 @@ impl Affinity {
         let dom = |k: &str| n.label(k).map(|v| (k.to_owned(), v.to_owned()));
         // All required terms must select the pod for it to count.
         if !self.required.is_empty()
-            && self
-                .required
-                .iter()
-                .all(|t| term_selects(t, p, o, namespaces))
+            && self.required.iter().all(|t| term_selects(t, p, o, namespaces))
         {
             for (i, t) in self.required.iter().enumerate() {
                 if let Some(d) = dom(&t.topology_key) {
@@ -197,10 +175,7 @@ impl Affinity {
         let aff = o.pod.spec.as_ref().and_then(|s| s.affinity.as_ref());
         let pa = aff.and_then(|x| x.pod_affinity.as_ref());
         for t in pa
-            .and_then(|x| {
-                x.required_during_scheduling_ignored_during_execution
-                    .as_ref()
-            })
+            .and_then(|x| x.required_during_scheduling_ignored_during_execution.as_ref())
             .into_iter()
             .flatten()
         {
@@ -212,19 +187,13 @@ impl Affinity {
             }
         }
         let soft = pa
-            .and_then(|x| {
-                x.preferred_during_scheduling_ignored_during_execution
-                    .as_ref()
-            })
+            .and_then(|x| x.preferred_during_scheduling_ignored_during_execution.as_ref())
             .into_iter()
             .flatten()
             .map(|w| (i64::from(w.weight), &w.pod_affinity_term));
         let anti = aff
             .and_then(|x| x.pod_anti_affinity.as_ref())
-            .and_then(|x| {
-                x.preferred_during_scheduling_ignored_during_execution
-                    .as_ref()
-            })
+            .and_then(|x| x.preferred_during_scheduling_ignored_during_execution.as_ref())
             .into_iter()
             .flatten()
             .map(|w| (-i64::from(w.weight), &w.pod_affinity_term));
@@ -268,10 +237,7 @@ impl Affinity {
             .repelled
             .iter()
             .any(|((k, v), c)| *c > 0 && n.label(k) == Some(v.as_str()));
-        repelled.then_some((
-            "node(s) didn't satisfy existing pods anti-affinity rules",
-            true,
-        ))
+        repelled.then_some(("node(s) didn't satisfy existing pods anti-affinity rules", true))
     }
 
     /// The raw score of a node.

@@ -71,12 +71,7 @@ impl Decisions {
 
     /// The last decision about the pod with this UID.
     pub fn get(&self, uid: &str) -> Option<Arc<Decision>> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .by_uid
-            .get(uid)
-            .cloned()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).by_uid.get(uid).cloned()
     }
 
     /// The last decision about a pod of this name.

@@ -71,11 +71,8 @@ pub async fn run(client: kube::Client, cfg: Config, shutdown: CancellationToken)
         .unwrap_or_else(|| Informers::with_cancel(client, shutdown.clone()));
     let (tx, mut rx) = mpsc::unbounded_channel();
     let (pods, nodes) = (informers.get::<Pod>(), informers.get::<Node>());
-    let volumes = Volumes {
-        claims: informers.get(),
-        volumes: informers.get(),
-        classes: informers.get(),
-    };
+    let volumes =
+        Volumes { claims: informers.get(), volumes: informers.get(), classes: informers.get() };
     let namespaces = informers.get::<Namespace>();
     let budgets = informers.get::<PodDisruptionBudget>();
     tokio::select! {
@@ -94,17 +91,11 @@ pub async fn run(client: kube::Client, cfg: Config, shutdown: CancellationToken)
     let t = tx.clone();
     pods.on_event(move |e| drop(t.send(Msg::Pod(e.clone()))));
     let t = tx.clone();
-    volumes
-        .claims
-        .on_event(move |_| drop(t.send(Msg::Hint(Hint::Volume))));
+    volumes.claims.on_event(move |_| drop(t.send(Msg::Hint(Hint::Volume))));
     let t = tx.clone();
-    volumes
-        .volumes
-        .on_event(move |_| drop(t.send(Msg::Hint(Hint::Volume))));
+    volumes.volumes.on_event(move |_| drop(t.send(Msg::Hint(Hint::Volume))));
     let t = tx.clone();
-    volumes
-        .classes
-        .on_event(move |_| drop(t.send(Msg::Hint(Hint::Volume))));
+    volumes.classes.on_event(move |_| drop(t.send(Msg::Hint(Hint::Volume))));
     let binds = Arc::new(Semaphore::new(cfg.parallel_binds.max(1)));
     let mut s = Scheduler {
         cfg,
@@ -145,26 +136,18 @@ pub async fn run(client: kube::Client, cfg: Config, shutdown: CancellationToken)
 }
 
 fn ended(p: &Pod) -> bool {
-    matches!(
-        p.status.as_ref().and_then(|s| s.phase.as_deref()),
-        Some("Succeeded" | "Failed")
-    )
+    matches!(p.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"))
 }
 
 fn node_of(p: &Pod) -> Option<&str> {
-    p.spec
-        .as_ref()
-        .and_then(|s| s.node_name.as_deref())
-        .filter(|n| !n.is_empty())
+    p.spec.as_ref().and_then(|s| s.node_name.as_deref()).filter(|n| !n.is_empty())
 }
 
 /// Whether a node's change can matter to scheduling.
 fn matters(old: &Node, new: &Node) -> bool {
     let alloc = |n: &Node| n.status.as_ref().and_then(|s| s.allocatable.clone());
     let spec = |n: &Node| {
-        n.spec
-            .as_ref()
-            .map(|s| (s.taints.clone(), s.unschedulable.unwrap_or(false)))
+        n.spec.as_ref().map(|s| (s.taints.clone(), s.unschedulable.unwrap_or(false)))
     };
     old.metadata.labels != new.metadata.labels || spec(old) != spec(new) || alloc(old) != alloc(new)
 }
@@ -188,10 +171,7 @@ impl Scheduler {
             }
             Msg::Pod(e) => self.take_pod(e, now),
             Msg::Bound { uid, error: None } => self.queue.remove(&uid),
-            Msg::Bound {
-                uid,
-                error: Some(e),
-            } => {
+            Msg::Bound { uid, error: Some(e) } => {
                 tracing::debug!(%uid, error = %e, "binding failed");
                 self.cluster.remove_pod(&uid);
                 self.queue.retry(&uid, now);
@@ -228,9 +208,7 @@ impl Scheduler {
         if let Some(node) = node_of(&p).map(str::to_owned) {
             self.queue.remove(&uid);
             let before = self.cluster.placed.contains_key(&uid);
-            let labels = old
-                .as_ref()
-                .is_none_or(|o| o.metadata.labels != p.metadata.labels);
+            let labels = old.as_ref().is_none_or(|o| o.metadata.labels != p.metadata.labels);
             let resized = old.as_ref().is_some_and(|o| o.spec != p.spec);
             self.cluster.place(Arc::new(PodInfo::new(p)), &node);
             if !before || labels {
@@ -249,18 +227,14 @@ impl Scheduler {
             self.queue.remove(&uid);
             return;
         }
-        let changed =
-            old.is_some_and(|o| o.spec != p.spec || o.metadata.labels != p.metadata.labels);
-        let nominated = p
-            .status
-            .as_ref()
-            .and_then(|s| s.nominated_node_name.clone());
+        let changed = old.is_some_and(|o| {
+            o.spec != p.spec || o.metadata.labels != p.metadata.labels
+        });
+        let nominated = p.status.as_ref().and_then(|s| s.nominated_node_name.clone());
         let info = Arc::new(PodInfo::new(p));
         if let Some(n) = nominated.filter(|n| !n.is_empty()) {
             if !self.cluster.placed.contains_key(&uid) {
-                self.cluster
-                    .nominated
-                    .insert(uid.clone(), (n, info.clone()));
+                self.cluster.nominated.insert(uid.clone(), (n, info.clone()));
             }
         }
         self.queue.put(info, now, changed);
@@ -272,14 +246,7 @@ impl Scheduler {
         let p = w.info.clone();
         let total = self.cluster.known().count();
         if total == 0 {
-            return self.unfit(
-                &w,
-                "no nodes available to schedule pods".into(),
-                &[],
-                None,
-                cycle,
-                began,
-            );
+            return self.unfit(&w, "no nodes available to schedule pods".into(), &[], None, cycle, began);
         }
         let claims = match self.volumes.claims(&p) {
             Ok(c) => c,
@@ -303,7 +270,9 @@ impl Scheduler {
                 .cluster
                 .nominated
                 .values()
-                .filter(|(at, o)| at == n.name() && o.uid() != p.uid() && o.priority >= p.priority)
+                .filter(|(at, o)| {
+                    at == n.name() && o.uid() != p.uid() && o.priority >= p.priority
+                })
                 .map(|(_, o)| o.as_ref())
                 .collect();
             match filter(&c, n, &extra) {
@@ -322,7 +291,8 @@ impl Scheduler {
         }
         let scored = score(&c, &fit);
         let best = scored.iter().map(|(_, t)| *t).max().unwrap_or(0);
-        let ties: Vec<usize> = (0..fit.len()).filter(|i| scored[*i].1 == best).collect();
+        let ties: Vec<usize> =
+            (0..fit.len()).filter(|i| scored[*i].1 == best).collect();
         let pick = ties[self.turn % ties.len()];
         self.turn = self.turn.wrapping_add(1);
         let node = fit[pick].name().to_owned();
@@ -396,19 +366,13 @@ impl Scheduler {
                         meta::ns(m),
                         meta::name(m)
                     );
-                    record(
-                        &informers,
-                        &component,
-                        &p.pod,
-                        EventType::Normal,
-                        "Scheduled",
-                        "Binding",
-                        text,
-                    );
+                    record(&informers, &component, &p.pod, EventType::Normal, "Scheduled", "Binding", text);
                     None
                 }
                 Err(e) => {
-                    let text = format!("running Bind plugin \"DefaultBinder\": {e}");
+                    let text = format!(
+                        "running Bind plugin \"DefaultBinder\": {e}"
+                    );
                     record(
                         &informers,
                         &component,
@@ -421,10 +385,7 @@ impl Scheduler {
                     Some(e)
                 }
             };
-            let _ = tx.send(Msg::Bound {
-                uid: p.uid().to_owned(),
-                error,
-            });
+            let _ = tx.send(Msg::Bound { uid: p.uid().to_owned(), error });
         });
     }
 
@@ -437,39 +398,32 @@ impl Scheduler {
         if let Err(why) = preempt::eligible(c.info, &self.cluster) {
             return (format!("preemption: {why}"), None);
         }
-        let found = preempt::find(c, &self.cluster, rejected, &self.budgets, &self.namespaces);
+        let found =
+            preempt::find(c, &self.cluster, rejected, &self.budgets, &self.namespaces);
         if found.is_some() {
             return (String::new(), found);
         }
         let helpless = rejected.iter().filter(|(_, r)| !r.preemptible).count();
         let mut parts = Vec::new();
         if helpless > 0 {
-            parts.push(format!(
-                "{helpless} Preemption is not helpful for scheduling"
-            ));
+            parts.push(format!("{helpless} Preemption is not helpful for scheduling"));
         }
         if rejected.len() > helpless {
             let n = rejected.len() - helpless;
             parts.push(format!("{n} No preemption victims found for incoming pod"));
         }
         parts.sort();
-        let text = format!(
-            "preemption: 0/{total} nodes are available: {}.",
-            parts.join(", ")
-        );
+        let text =
+            format!("preemption: 0/{total} nodes are available: {}.", parts.join(", "));
         (text, None)
     }
 
     fn evict(&mut self, p: &Arc<PodInfo>, v: preempt::Victims) {
-        self.cluster
-            .nominated
-            .insert(p.uid().to_owned(), (v.node.clone(), p.clone()));
+        self.cluster.nominated.insert(p.uid().to_owned(), (v.node.clone(), p.clone()));
         // Less important promises on that node are void.
         let node = v.node.clone();
         let prio = p.priority;
-        self.cluster
-            .nominated
-            .retain(|_, (n, o)| *n != node || o.priority >= prio);
+        self.cluster.nominated.retain(|_, (n, o)| *n != node || o.priority >= prio);
         for victim in v.pods {
             if meta::deleting(&victim.pod.metadata) {
                 continue;
@@ -496,15 +450,7 @@ impl Scheduler {
                     return;
                 }
                 let text = format!("Preempted by pod {} on node {node}", who.uid());
-                record(
-                    &i,
-                    &component,
-                    &victim.pod,
-                    EventType::Normal,
-                    "Preempted",
-                    "Preempting",
-                    text,
-                );
+                record(&i, &component, &victim.pod, EventType::Normal, "Preempted", "Preempting", text);
             });
         }
     }
@@ -533,11 +479,8 @@ impl Scheduler {
         nominated: Option<String>,
     ) {
         self.remember(w, "", &text, refused(rejected).collect(), began);
-        let by: HashSet<&'static str> = rejected
-            .iter()
-            .map(|(_, r)| r.plugin)
-            .chain(plugin)
-            .collect();
+        let by: HashSet<&'static str> =
+            rejected.iter().map(|(_, r)| r.plugin).chain(plugin).collect();
         self.queue.reject(w.info.uid(), by, cycle, Instant::now());
         let pod = &w.info.pod;
         record(
@@ -565,10 +508,7 @@ impl Scheduler {
         }
         let was_false = status
             .and_then(|s| s.conditions.as_ref())
-            .and_then(|c| {
-                c.iter()
-                    .find(|c| c.type_ == "PodScheduled" && c.status == "False")
-            })
+            .and_then(|c| c.iter().find(|c| c.type_ == "PodScheduled" && c.status == "False"))
             .and_then(|c| c.last_transition_time.clone());
         let mut st = serde_json::json!({"conditions": [{
             "type": "PodScheduled", "status": "False", "reason": "Unschedulable",
@@ -579,15 +519,12 @@ impl Scheduler {
         if let Some(n) = nominated {
             st["nominatedNodeName"] = n.into();
         }
-        let patch =
-            serde_json::json!({"metadata": {"uid": meta::uid(&pod.metadata)}, "status": st});
+        let patch = serde_json::json!({"metadata": {"uid": meta::uid(&pod.metadata)}, "status": st});
         let (i, pod) = (self.informers.clone(), pod.clone());
         tokio::spawn(async move {
             let m = &pod.metadata;
             let patch = kube::api::Patch::Strategic(patch);
-            let r = i
-                .patch::<Pod, _>(meta::ns(m), meta::name(m), "status", &patch)
-                .await;
+            let r = i.patch::<Pod, _>(meta::ns(m), meta::name(m), "status", &patch).await;
             if let Err(e) = r {
                 tracing::debug!(error = %e, "a pod's scheduling condition was not written");
             }
@@ -634,18 +571,10 @@ async fn post_binding(
         "metadata": {"name": m.name, "namespace": m.namespace, "uid": m.uid},
         "target": {"kind": "Node", "name": node},
     });
-    let path = format!(
-        "/api/v1/namespaces/{}/pods/{}/binding",
-        meta::ns(m),
-        meta::name(m)
-    );
+    let path = format!("/api/v1/namespaces/{}/pods/{}/binding", meta::ns(m), meta::name(m));
     let data = serde_json::to_vec(&body).map_err(|e| e.to_string())?;
     let req = http_post(&path, data)?;
-    i.client()
-        .request_text(req)
-        .await
-        .map(drop)
-        .map_err(|e| message(&e))
+    i.client().request_text(req).await.map(drop).map_err(|e| message(&e))
 }
 
 fn http_post(path: &str, data: Vec<u8>) -> Result<http::Request<Vec<u8>>, String> {
@@ -667,9 +596,7 @@ async fn select_node(
     let mut events = claims.subscribe();
     let patch = serde_json::json!({"metadata": {"annotations":
         {"volume.kubernetes.io/selected-node": node}}});
-    i.merge::<Claim>(meta::ns(m), meta::name(m), "", patch)
-        .await
-        .map_err(|e| message(&e))?;
+    i.merge::<Claim>(meta::ns(m), meta::name(m), "", patch).await.map_err(|e| message(&e))?;
     let bound = async {
         while let Some(e) = events.next().await {
             let o = e.object();
@@ -677,10 +604,7 @@ async fn select_node(
                 continue;
             }
             if matches!(e, Event::Deleted(_)) {
-                return Err(format!(
-                    "persistentvolumeclaim {:?} not found",
-                    meta::name(m)
-                ));
+                return Err(format!("persistentvolumeclaim {:?} not found", meta::name(m)));
             }
             if o.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound") {
                 return Ok(());

@@ -19,11 +19,7 @@ pub struct Rejection {
 }
 
 fn refuse(plugin: &'static str, reason: &str, preemptible: bool) -> Rejection {
-    Rejection {
-        plugin,
-        reasons: vec![reason.to_owned()],
-        preemptible,
-    }
+    Rejection { plugin, reasons: vec![reason.to_owned()], preemptible }
 }
 
 /// A pod with what its plugins computed beforehand.
@@ -93,49 +89,31 @@ fn too_big(p: &PodInfo, n: &NodeInfo) -> bool {
     r.cpu > a.cpu
         || r.memory > a.memory
         || r.ephemeral > a.ephemeral
-        || r.scalar
-            .iter()
-            .any(|(k, v)| *v > a.scalar.get(k).copied().unwrap_or(0))
+        || r.scalar.iter().any(|(k, v)| *v > a.scalar.get(k).copied().unwrap_or(0))
 }
 
 /// Runs all filters for one node; `extra` are pods nominated there that come first.
 pub fn filter(c: &Candidate<'_>, n: &NodeInfo, extra: &[&PodInfo]) -> Result<(), Rejection> {
     let p = c.info;
     let spec = p.pod.spec.as_ref();
-    if n.node
-        .spec
-        .as_ref()
-        .and_then(|s| s.unschedulable)
-        .unwrap_or(false)
-    {
+    if n.node.spec.as_ref().and_then(|s| s.unschedulable).unwrap_or(false) {
         let taint = Taint {
             key: "node.kubernetes.io/unschedulable".into(),
             effect: "NoSchedule".into(),
             ..Taint::default()
         };
         if !p.tolerations().iter().any(|t| tolerates(t, &taint)) {
-            return Err(refuse(
-                "NodeUnschedulable",
-                "node(s) were unschedulable",
-                false,
-            ));
+            return Err(refuse("NodeUnschedulable", "node(s) were unschedulable", false));
         }
     }
-    if let Some(want) = spec
-        .and_then(|s| s.node_name.as_deref())
-        .filter(|w| !w.is_empty())
-    {
+    if let Some(want) = spec.and_then(|s| s.node_name.as_deref()).filter(|w| !w.is_empty()) {
         if want != n.name() {
             let text = "node(s) didn't match the requested node name";
             return Err(refuse("NodeName", text, false));
         }
     }
     if tolerated(p, n).is_err() {
-        return Err(refuse(
-            "TaintToleration",
-            "node(s) had untolerated taint(s)",
-            false,
-        ));
+        return Err(refuse("TaintToleration", "node(s) had untolerated taint(s)", false));
     }
     if !node_accepted(p, n) {
         let text = "node(s) didn't match Pod's node affinity/selector";

@@ -32,10 +32,7 @@ impl PodInfo {
         let aff = spec.and_then(|s| s.affinity.as_ref());
         let anti = aff.and_then(|a| a.pod_anti_affinity.as_ref());
         let repels = anti
-            .and_then(|a| {
-                a.required_during_scheduling_ignored_during_execution
-                    .as_ref()
-            })
+            .and_then(|a| a.required_during_scheduling_ignored_during_execution.as_ref())
             .is_some_and(|t| !t.is_empty());
         let affine = anti.is_some() || aff.is_some_and(|a| a.pod_affinity.is_some());
         let priority = spec.and_then(|s| s.priority).unwrap_or(0);
@@ -46,12 +43,7 @@ impl PodInfo {
                 .iter()
                 .flatten()
                 .filter(|c| c.restart_policy.as_deref() == Some("Always"));
-            for p in s
-                .containers
-                .iter()
-                .chain(sidecars)
-                .flat_map(|c| c.ports.iter().flatten())
-            {
+            for p in s.containers.iter().chain(sidecars).flat_map(|c| c.ports.iter().flatten()) {
                 if let Some(n) = p.host_port.filter(|n| *n > 0) {
                     let ip = p.host_ip.clone().filter(|i| !i.is_empty() && i != "::");
                     ports.push((
@@ -62,15 +54,7 @@ impl PodInfo {
                 }
             }
         }
-        Self {
-            pod,
-            requests,
-            nonzero: (nz.cpu, nz.memory),
-            ports,
-            priority,
-            repels,
-            affine,
-        }
+        Self { pod, requests, nonzero: (nz.cpu, nz.memory), ports, priority, repels, affine }
     }
     pub fn uid(&self) -> &str {
         meta::uid(&self.pod.metadata)
@@ -82,11 +66,7 @@ impl PodInfo {
         self.pod.metadata.labels.as_ref()
     }
     pub fn tolerations(&self) -> &[Toleration] {
-        self.pod
-            .spec
-            .as_ref()
-            .and_then(|s| s.tolerations.as_deref())
-            .unwrap_or(&[])
+        self.pod.spec.as_ref().and_then(|s| s.tolerations.as_deref()).unwrap_or(&[])
     }
 }
 
@@ -125,10 +105,7 @@ impl NodeInfo {
             .into_iter()
             .flatten()
             .flat_map(|i| {
-                i.names
-                    .iter()
-                    .flatten()
-                    .map(move |n| (n.clone(), i.size_bytes.unwrap_or(0)))
+                i.names.iter().flatten().map(move |n| (n.clone(), i.size_bytes.unwrap_or(0)))
             })
             .collect();
         self.node = node;
@@ -176,10 +153,7 @@ pub struct Cluster {
 
 impl Cluster {
     pub fn set_node(&mut self, n: Arc<Node>) {
-        self.nodes
-            .entry(meta::name(&n.metadata).to_owned())
-            .or_default()
-            .set(n);
+        self.nodes.entry(meta::name(&n.metadata).to_owned()).or_default().set(n);
     }
     pub fn remove_node(&mut self, name: &str) {
         if let Some(n) = self.nodes.get_mut(name) {
@@ -203,9 +177,7 @@ impl Cluster {
         self.nodes.entry(node.to_owned()).or_default().add(p);
     }
     pub fn remove_pod(&mut self, uid: &str) -> bool {
-        let Some(node) = self.placed.remove(uid) else {
-            return false;
-        };
+        let Some(node) = self.placed.remove(uid) else { return false };
         self.repelling.remove(uid);
         self.affine.remove(uid);
         if let Some(n) = self.nodes.get_mut(&node) {

@@ -53,19 +53,11 @@ fn fits(
         c.nodes = cluster.nodes.clone();
         c.affine = cluster.affine.clone();
         c.nodes.insert(node.name().to_owned(), node.clone());
-        (
-            Affinity::new(p.info, &c, namespaces),
-            Spread::new(p.info, &c),
-        )
+        (Affinity::new(p.info, &c, namespaces), Spread::new(p.info, &c))
     } else {
         (p.affinity.clone(), p.spread.clone())
     };
-    let q = Candidate {
-        info: p.info,
-        affinity,
-        spread,
-        claims: p.claims.clone(),
-    };
+    let q = Candidate { info: p.info, affinity, spread, claims: p.claims.clone() };
     filter(&q, node, &[]).is_ok()
 }
 
@@ -83,12 +75,8 @@ pub fn find(
         if !r.preemptible {
             continue;
         }
-        let Some(node) = cluster.nodes.get(name) else {
-            continue;
-        };
-        let Some(v) = victims_on(p, node, cluster, &pdbs, namespaces) else {
-            continue;
-        };
+        let Some(node) = cluster.nodes.get(name) else { continue };
+        let Some(v) = victims_on(p, node, cluster, &pdbs, namespaces) else { continue };
         let cost = cost(&v);
         if best.as_ref().is_none_or(|(_, c)| cost < *c) {
             best = Some((v, cost));
@@ -102,23 +90,12 @@ type Cost = (usize, i32, i64, usize, Reverse<Option<i64>>);
 /// Violated budgets, highest priority, sum of priorities, number; then the youngest victims.
 fn cost(v: &Victims) -> Cost {
     let highest = v.pods.iter().map(|p| p.priority).max().unwrap_or(i32::MIN);
-    let sum = v
-        .pods
-        .iter()
-        .map(|p| i64::from(p.priority) + (1i64 << 31))
-        .sum();
+    let sum = v.pods.iter().map(|p| i64::from(p.priority) + (1i64 << 31)).sum();
     let start = v
         .pods
         .iter()
         .filter(|p| p.priority == highest)
-        .filter_map(|p| {
-            p.pod
-                .status
-                .as_ref()?
-                .start_time
-                .as_ref()
-                .map(|t| t.0.as_second())
-        })
+        .filter_map(|p| p.pod.status.as_ref()?.start_time.as_ref().map(|t| t.0.as_second()))
         .min();
     (v.violations, highest, sum, v.pods.len(), Reverse(start))
 }
@@ -131,12 +108,8 @@ fn victims_on(
     namespaces: &Cache<Namespace>,
 ) -> Option<Victims> {
     let mut sim = node.clone();
-    let mut lower: Vec<Arc<PodInfo>> = node
-        .pods
-        .values()
-        .filter(|o| o.priority < p.info.priority)
-        .cloned()
-        .collect();
+    let mut lower: Vec<Arc<PodInfo>> =
+        node.pods.values().filter(|o| o.priority < p.info.priority).cloned().collect();
     if lower.is_empty() {
         return None;
     }
@@ -148,21 +121,13 @@ fn victims_on(
     }
     // Whom to spare first: the most important and the longest running.
     let start = |o: &PodInfo| {
-        o.pod
-            .status
-            .as_ref()
-            .and_then(|s| s.start_time.as_ref())
-            .map(|t| t.0.as_second())
+        o.pod.status.as_ref().and_then(|s| s.start_time.as_ref()).map(|t| t.0.as_second())
     };
     lower.sort_by(|a, b| b.priority.cmp(&a.priority).then(start(a).cmp(&start(b))));
     let mut left: HashMap<String, i32> = pdbs
         .iter()
         .map(|b| {
-            let allowed = b
-                .status
-                .as_ref()
-                .and_then(|s| s.disruptions_allowed)
-                .unwrap_or(0);
+            let allowed = b.status.as_ref().and_then(|s| s.disruptions_allowed).unwrap_or(0);
             (meta::uid(&b.metadata).to_owned(), allowed)
         })
         .collect();
@@ -181,21 +146,11 @@ fn victims_on(
                 violates |= *n < 0;
             }
         }
-        if violates {
-            violating.push(o)
-        } else {
-            others.push(o)
-        }
+        if violates { violating.push(o) } else { others.push(o) }
     }
-    let mut v = Victims {
-        node: node.name().to_owned(),
-        pods: Vec::new(),
-        violations: 0,
-    };
-    for (bad, o) in violating
-        .into_iter()
-        .map(|o| (true, o))
-        .chain(others.into_iter().map(|o| (false, o)))
+    let mut v = Victims { node: node.name().to_owned(), pods: Vec::new(), violations: 0 };
+    for (bad, o) in
+        violating.into_iter().map(|o| (true, o)).chain(others.into_iter().map(|o| (false, o)))
     {
         sim.add(o.clone());
         if !fits(p, &sim, cluster, namespaces, true) {

@@ -155,12 +155,8 @@ impl Queue {
         Some(w.clone())
     }
     fn wake(&mut self, uid: &str, now: Instant) {
-        let Some((w, _)) = self.pods.get(uid) else {
-            return;
-        };
-        let wait = FIRST
-            .saturating_mul(1 << (w.attempts.max(1) - 1).min(10))
-            .min(LONGEST);
+        let Some((w, _)) = self.pods.get(uid) else { return };
+        let wait = FIRST.saturating_mul(1 << (w.attempts.max(1) - 1).min(10)).min(LONGEST);
         let ready = w.last_try.map_or(now, |t| t + wait);
         self.detach(uid);
         if ready <= now {
@@ -228,9 +224,9 @@ impl Queue {
         let old: Vec<String> = self
             .pods
             .iter()
-            .filter(
-                |(_, (_, p))| matches!(p, Place::Unschedulable(t) if *t + GIVE_ANOTHER_TRY <= now),
-            )
+            .filter(|(_, (_, p))| {
+                matches!(p, Place::Unschedulable(t) if *t + GIVE_ANOTHER_TRY <= now)
+            })
             .map(|(u, _)| u.clone())
             .collect();
         for u in old {

@@ -94,9 +94,7 @@ fn of_container(p: &Pod, c: &Container, default: bool) -> Resources {
 /// beside the sidecars started before it, whichever is more; plus overhead. With `default`,
 /// containers that ask for nothing count as small ones.
 pub fn of_pod(p: &Pod, default: bool) -> Resources {
-    let Some(spec) = &p.spec else {
-        return Resources::default();
-    };
+    let Some(spec) = &p.spec else { return Resources::default() };
     let mut sum = Resources::default();
     for c in &spec.containers {
         sum.add(&of_container(p, c, default));

@@ -30,9 +30,7 @@ fn selector_of(c: &TopologySpreadConstraint, p: &PodInfo) -> LabelSelector {
     let mut s = c.label_selector.clone().unwrap_or_default();
     for k in c.match_label_keys.iter().flatten() {
         if let Some(v) = p.labels().and_then(|l| l.get(k)) {
-            s.match_labels
-                .get_or_insert_default()
-                .insert(k.clone(), v.clone());
+            s.match_labels.get_or_insert_default().insert(k.clone(), v.clone());
         }
     }
     s

@@ -47,9 +47,7 @@ impl Volumes {
         for (name, ephemeral) in names(p) {
             let Some(c) = self.claims.get(p.ns(), &name) else {
                 return Err(if ephemeral {
-                    format!(
-                        "waiting for ephemeral volume controller to create the persistentvolumeclaim {name:?}"
-                    )
+                    format!("waiting for ephemeral volume controller to create the persistentvolumeclaim {name:?}")
                 } else {
                     format!("persistentvolumeclaim {name:?} not found")
                 });
@@ -66,10 +64,7 @@ impl Volumes {
                 ));
             }
             let bound = meta::annotation(&c.metadata, "pv.kubernetes.io/bind-completed").is_some();
-            if let Some(v) = spec
-                .volume_name
-                .filter(|v| !v.is_empty() && (bound || phase == Some("Bound")))
-            {
+            if let Some(v) = spec.volume_name.filter(|v| !v.is_empty() && (bound || phase == Some("Bound"))) {
                 match self.volumes.get("", &v) {
                     Some(pv) => out.bound.push(pv),
                     None => {
@@ -82,9 +77,7 @@ impl Volumes {
                 continue;
             }
             let class = self.classes.get("", claim_class(&c));
-            let mode = class
-                .as_ref()
-                .and_then(|c| c.volume_binding_mode.as_deref());
+            let mode = class.as_ref().and_then(|c| c.volume_binding_mode.as_deref());
             if mode != Some("WaitForFirstConsumer") {
                 return Err("pod has unbound immediate PersistentVolumeClaims".into());
             }
@@ -106,10 +99,7 @@ impl Claims {
         if !self.bound.iter().all(|v| reachable(v, &n.node)) {
             return Some("node(s) didn't match PersistentVolume's node affinity");
         }
-        let findable = self
-            .found
-            .iter()
-            .all(|c| choose(&self.all, c, Some(&n.node), false).is_some());
+        let findable = self.found.iter().all(|c| choose(&self.all, c, Some(&n.node), false).is_some());
         (!findable).then_some("node(s) didn't find available persistent volumes to bind")
     }
 }

@@ -51,41 +51,21 @@ pub enum Error {
 ///
 /// `live` is the stored object (`None` when the object is created). `new` should be in its final
 /// form, as it will be stored.
-pub fn track(
-    live: Option<&Value>,
-    new: &mut Value,
-    ty: Option<&'static Type>,
-    writer: &Writer<'_>,
-) {
-    let given = new
-        .pointer("/metadata/managedFields")
-        .cloned()
-        .unwrap_or(Value::Null);
-    let stored = live
-        .and_then(|l| l.pointer("/metadata/managedFields"))
-        .cloned()
-        .unwrap_or(Value::Null);
-    let cleared = given
-        .as_array()
-        .is_some_and(|l| l.len() == 1 && l[0].as_object().is_some_and(Map::is_empty));
+pub fn track(live: Option<&Value>, new: &mut Value, ty: Option<&'static Type>, writer: &Writer<'_>) {
+    let given = new.pointer("/metadata/managedFields").cloned().unwrap_or(Value::Null);
+    let stored = live.and_then(|l| l.pointer("/metadata/managedFields")).cloned().unwrap_or(Value::Null);
+    let cleared = given.as_array().is_some_and(|l| l.len() == 1 && l[0].as_object().is_some_and(Map::is_empty));
     if cleared {
         if let Some(meta) = new.get_mut("metadata").and_then(Value::as_object_mut) {
             meta.remove("managedFields");
         }
         return;
     }
-    let mut managers = Managers::parse(&given)
-        .filter(|m| !m.is_empty() && writer.subresource.is_empty())
-        .or_else(|| Managers::parse(&stored))
-        .unwrap_or_default();
+    let mut managers = Managers::parse(&given).filter(|m| !m.is_empty() && writer.subresource.is_empty()).or_else(|| Managers::parse(&stored)).unwrap_or_default();
     let root = Kind::root(ty, writer.schema);
     let empty = Value::Object(Map::new());
     let mut changes = walk::compare(live.unwrap_or(&empty), new, root);
-    for set in [
-        &mut changes.added,
-        &mut changes.modified,
-        &mut changes.removed,
-    ] {
+    for set in [&mut changes.added, &mut changes.modified, &mut changes.removed] {
         strip(set, writer.reset);
     }
     let changed = changes.modified.union(&changes.added);
@@ -112,27 +92,13 @@ pub fn track(
 ///
 /// # Errors
 /// [`Error::Conflict`] unless `force`, [`Error::Invalid`] for a configuration that does not fit.
-pub fn apply(
-    live: Option<&Value>,
-    config: &Value,
-    ty: Option<&'static Type>,
-    writer: &Writer<'_>,
-    force: bool,
-) -> Result<Value, Error> {
-    if config
-        .pointer("/metadata/managedFields")
-        .is_some_and(|m| m.as_array().is_none_or(|l| !l.is_empty()) && !m.is_null())
-    {
+pub fn apply(live: Option<&Value>, config: &Value, ty: Option<&'static Type>, writer: &Writer<'_>, force: bool) -> Result<Value, Error> {
+    if config.pointer("/metadata/managedFields").is_some_and(|m| m.as_array().is_none_or(|l| !l.is_empty()) && !m.is_null()) {
         return Err(Error::Invalid("metadata.managedFields must be nil".into()));
     }
     let result = apply_once(live, config, ty, writer, force);
     match result {
-        Err((_, conflicts))
-            if writer.manager == "kubectl"
-                && covered(live, &conflicts, Kind::root(ty, writer.schema)) =>
-        {
-            apply_once(live, config, ty, writer, true).map_err(|e| e.0)
-        }
+        Err((_, conflicts)) if writer.manager == "kubectl" && covered(live, &conflicts, Kind::root(ty, writer.schema)) => apply_once(live, config, ty, writer, true).map_err(|e| e.0),
         other => other.map_err(|e| e.0),
     }
 }
@@ -142,25 +108,13 @@ pub fn apply(
 ///
 /// # Errors
 /// [`Error::Invalid`] for a configuration that does not fit.
-pub fn merge(
-    live: &Value,
-    config: &Value,
-    ty: Option<&'static Type>,
-    schema: Option<&Value>,
-) -> Result<Value, Error> {
+pub fn merge(live: &Value, config: &Value, ty: Option<&'static Type>, schema: Option<&Value>) -> Result<Value, Error> {
     let root = Kind::root(ty, schema);
-    walk::fields(config, root).map_err(|why| {
-        Error::Invalid(format!(
-            "failed to convert patch object to typed object: {why}"
-        ))
-    })?;
+    walk::fields(config, root).map_err(|why| Error::Invalid(format!("failed to convert patch object to typed object: {why}")))?;
     let mut atomics = Vec::new();
     walk::atomics(config, root, "", &mut atomics);
     if !atomics.is_empty() {
-        return Err(Error::Invalid(format!(
-            "invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs: {}",
-            atomics.join(", ")
-        )));
+        return Err(Error::Invalid(format!("invalid ApplyConfiguration: may not mutate atomic arrays, maps or structs: {}", atomics.join(", "))));
     }
     Ok(walk::merge(live, config, root))
 }
@@ -168,50 +122,20 @@ pub fn merge(
 /// Whether all conflicting fields are in what client-side apply wrote last: then `kubectl` takes
 /// them over without force.
 fn covered(live: Option<&Value>, conflicts: &Set, root: Kind<'_>) -> bool {
-    let last = live
-        .and_then(|l| {
-            l.pointer("/metadata/annotations/kubectl.kubernetes.io~1last-applied-configuration")
-        })
-        .and_then(Value::as_str);
-    let Some(last) = last.and_then(|text| serde_json::from_str::<Value>(text).ok()) else {
-        return false;
-    };
-    !conflicts.is_empty()
-        && walk::fields(&last, root).is_ok_and(|set| conflicts.difference(&set).is_empty())
+    let last = live.and_then(|l| l.pointer("/metadata/annotations/kubectl.kubernetes.io~1last-applied-configuration")).and_then(Value::as_str);
+    let Some(last) = last.and_then(|text| serde_json::from_str::<Value>(text).ok()) else { return false };
+    !conflicts.is_empty() && walk::fields(&last, root).is_ok_and(|set| conflicts.difference(&set).is_empty())
 }
 
-fn apply_once(
-    live: Option<&Value>,
-    config: &Value,
-    ty: Option<&'static Type>,
-    writer: &Writer<'_>,
-    force: bool,
-) -> Result<Value, (Error, Set)> {
+fn apply_once(live: Option<&Value>, config: &Value, ty: Option<&'static Type>, writer: &Writer<'_>, force: bool) -> Result<Value, (Error, Set)> {
     let root = Kind::root(ty, writer.schema);
     let invalid = |message: String| {
-        let name = format!(
-            "{}/{}",
-            field(config, "/metadata/namespace"),
-            field(config, "/metadata/name")
-        );
+        let name = format!("{}/{}", field(config, "/metadata/namespace"), field(config, "/metadata/name"));
         let kind = field(config, "/kind");
-        let slash = if writer.api_version.contains('/') {
-            ""
-        } else {
-            "/"
-        };
-        (
-            Error::Invalid(format!(
-                "failed to create typed patch object ({name}; {slash}{}, Kind={kind}): {message}",
-                writer.api_version
-            )),
-            Set::default(),
-        )
+        let slash = if writer.api_version.contains('/') { "" } else { "/" };
+        (Error::Invalid(format!("failed to create typed patch object ({name}; {slash}{}, Kind={kind}): {message}", writer.api_version)), Set::default())
     };
-    let stored = live
-        .and_then(|l| l.pointer("/metadata/managedFields"))
-        .cloned()
-        .unwrap_or(Value::Null);
+    let stored = live.and_then(|l| l.pointer("/metadata/managedFields")).cloned().unwrap_or(Value::Null);
     let mut managers = Managers::parse(&stored).unwrap_or_default();
     let mut bare = live.cloned().unwrap_or_else(|| Value::Object(Map::new()));
     if let Some(meta) = bare.get_mut("metadata").and_then(Value::as_object_mut) {
@@ -220,10 +144,7 @@ fn apply_once(
     if managers.is_empty() && live.is_some() {
         let mut all = walk::fields(&bare, root).unwrap_or_default();
         strip(&mut all, writer.reset);
-        let before = Writer {
-            manager: "before-first-apply",
-            ..*writer
-        };
+        let before = Writer { manager: "before-first-apply", ..*writer };
         let id = managers.entry(&before, Operation::Update);
         managers.get_mut(&id).set = all;
         managers.get_mut(&id).time = Some(writer.now);
@@ -242,11 +163,7 @@ fn apply_once(
     walk::prune(&mut merged, &last, &owned, root);
 
     let mut changes = walk::compare(&bare, &merged, root);
-    for set in [
-        &mut changes.added,
-        &mut changes.modified,
-        &mut changes.removed,
-    ] {
+    for set in [&mut changes.added, &mut changes.modified, &mut changes.removed] {
         strip(set, writer.reset);
     }
     let changed = changes.modified.union(&changes.added);
@@ -280,22 +197,12 @@ fn apply_once(
 }
 
 fn field<'v>(value: &'v Value, path: &str) -> &'v str {
-    value
-        .pointer(path)
-        .and_then(Value::as_str)
-        .unwrap_or_default()
+    value.pointer(path).and_then(Value::as_str).unwrap_or_default()
 }
 
 fn conflict(mut conflicts: Vec<(String, String)>) -> Status {
     conflicts.sort_by(|a, b| a.0.cmp(&b.0));
-    let causes = conflicts
-        .iter()
-        .map(|(manager, path)| Cause {
-            reason: "FieldManagerConflict".into(),
-            message: format!("conflict with {manager}"),
-            field: path.clone(),
-        })
-        .collect();
+    let causes = conflicts.iter().map(|(manager, path)| Cause { reason: "FieldManagerConflict".into(), message: format!("conflict with {manager}"), field: path.clone() }).collect();
     let message = if let [(manager, path)] = &conflicts[..] {
         format!("Apply failed with 1 conflict: conflict with {manager}: {path}")
     } else {
@@ -308,11 +215,7 @@ fn conflict(mut conflicts: Vec<(String, String)>) -> Status {
             }
             lines.push(format!("- {path}"));
         }
-        format!(
-            "Apply failed with {} conflicts: {}",
-            conflicts.len(),
-            lines.join("\n")
-        )
+        format!("Apply failed with {} conflicts: {}", conflicts.len(), lines.join("\n"))
     };
     Status::apply_conflict(causes, message)
 }
@@ -321,17 +224,7 @@ fn conflict(mut conflicts: Vec<(String, String)>) -> Status {
 fn strip(set: &mut Set, reset: &[&str]) {
     set.remove(&["f:apiVersion"]);
     set.remove(&["f:kind"]);
-    for name in [
-        "name",
-        "namespace",
-        "creationTimestamp",
-        "selfLink",
-        "uid",
-        "clusterName",
-        "generation",
-        "managedFields",
-        "resourceVersion",
-    ] {
+    for name in ["name", "namespace", "creationTimestamp", "selfLink", "uid", "clusterName", "generation", "managedFields", "resourceVersion"] {
         set.remove_tree(&["f:metadata", &format!("f:{name}")]);
     }
     set.remove(&["f:metadata"]);

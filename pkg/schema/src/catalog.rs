@@ -26,10 +26,7 @@ pub struct GroupVersion {
 impl GroupVersion {
     /// A group and version from their parts.
     pub fn new(group: impl Into<Text>, version: impl Into<Text>) -> Self {
-        Self {
-            group: group.into(),
-            version: version.into(),
-        }
+        Self { group: group.into(), version: version.into() }
     }
 
     /// Parses an `apiVersion` such as `v1` or `apps/v1`.
@@ -43,11 +40,7 @@ impl GroupVersion {
 
 impl fmt::Display for GroupVersion {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.group.is_empty() {
-            f.write_str(&self.version)
-        } else {
-            write!(f, "{}/{}", self.group, self.version)
-        }
+        if self.group.is_empty() { f.write_str(&self.version) } else { write!(f, "{}/{}", self.group, self.version) }
     }
 }
 
@@ -126,19 +119,12 @@ impl Resource {
 
     /// The group and version this row serves.
     pub fn group_version(&self) -> GroupVersion {
-        GroupVersion {
-            group: self.group.clone(),
-            version: self.version.clone(),
-        }
+        GroupVersion { group: self.group.clone(), version: self.version.clone() }
     }
 
     /// The name in error messages: `pods`, `deployments.apps`.
     pub fn qualified(&self) -> String {
-        if self.group.is_empty() {
-            self.plural.to_string()
-        } else {
-            format!("{}.{}", self.plural, self.group)
-        }
+        if self.group.is_empty() { self.plural.to_string() } else { format!("{}.{}", self.plural, self.group) }
     }
 
     /// Whether the verb is served.
@@ -203,29 +189,17 @@ impl Catalog {
 
     /// The row of a path.
     pub fn lookup(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Resource>> {
-        self.index
-            .get(plural)?
-            .iter()
-            .map(|i| &self.resources[*i as usize])
-            .find(|r| r.group == group && r.version == version)
+        self.index.get(plural)?.iter().map(|i| &self.resources[*i as usize]).find(|r| r.group == group && r.version == version)
     }
 
     /// The row of a kind.
     pub fn of_kind(&self, group: &str, version: &str, kind: &str) -> Option<&Arc<Resource>> {
-        self.resources
-            .iter()
-            .find(|r| r.kind == kind && r.group == group && r.version == version)
+        self.resources.iter().find(|r| r.kind == kind && r.group == group && r.version == version)
     }
 
     /// The rows of a group and version.
-    pub fn of_version<'a>(
-        &'a self,
-        group: &'a str,
-        version: &'a str,
-    ) -> impl Iterator<Item = &'a Arc<Resource>> {
-        self.resources
-            .iter()
-            .filter(move |r| r.group == group && r.version == version)
+    pub fn of_version<'a>(&'a self, group: &'a str, version: &'a str) -> impl Iterator<Item = &'a Arc<Resource>> {
+        self.resources.iter().filter(move |r| r.group == group && r.version == version)
     }
 
     /// The built-in type of a kind: bodies that are no resource (Status, Scale, Eviction) included.
@@ -235,11 +209,7 @@ impl Catalog {
 
     /// A catalog with these rows too; rows of the same group, version and plural are replaced.
     /// `groups` gives the order of versions of groups that the built-in table does not know.
-    pub fn extended(
-        &self,
-        groups: &[Group],
-        rows: impl IntoIterator<Item = Arc<Resource>>,
-    ) -> Catalog {
+    pub fn extended(&self, groups: &[Group], rows: impl IntoIterator<Item = Arc<Resource>>) -> Catalog {
         let mut next = self.clone();
         for group in groups {
             match next.groups.iter_mut().find(|g| g.name == group.name) {
@@ -264,19 +234,11 @@ impl Catalog {
 
     fn push(&mut self, row: Arc<Resource>) {
         match self.groups.iter_mut().find(|g| g.name == row.group) {
-            Some(group) if !group.versions.contains(&row.version) => {
-                group.versions.push(row.version.clone())
-            }
+            Some(group) if !group.versions.contains(&row.version) => group.versions.push(row.version.clone()),
             Some(_) => {}
-            None => self.groups.push(Group {
-                name: row.group.clone(),
-                versions: vec![row.version.clone()],
-            }),
+            None => self.groups.push(Group { name: row.group.clone(), versions: vec![row.version.clone()] }),
         }
-        self.index
-            .entry(row.plural.clone())
-            .or_default()
-            .push(self.resources.len() as u32);
+        self.index.entry(row.plural.clone()).or_default().push(self.resources.len() as u32);
         self.resources.push(row);
     }
 }
@@ -285,32 +247,10 @@ fn parse(table: &'static str) -> Catalog {
     let mut catalog = Catalog::default();
     let mut rows: Vec<Resource> = Vec::new();
     for line in table.lines() {
-        let cells: Vec<&'static str> = line
-            .split('\t')
-            .map(|c| if c == "-" { "" } else { c })
-            .collect();
+        let cells: Vec<&'static str> = line.split('\t').map(|c| if c == "-" { "" } else { c }).collect();
         match cells[..] {
-            ["group", name, versions] => catalog.groups.push(Group {
-                name: name.into(),
-                versions: list(versions),
-            }),
-            [
-                "resource",
-                group,
-                version,
-                plural,
-                singular,
-                kind,
-                list_kind,
-                scope,
-                verbs,
-                short,
-                categories,
-                hash,
-                prefix,
-                stored,
-                labels,
-            ] => {
+            ["group", name, versions] => catalog.groups.push(Group { name: name.into(), versions: list(versions) }),
+            ["resource", group, version, plural, singular, kind, list_kind, scope, verbs, short, categories, hash, prefix, stored, labels] => {
                 rows.push(Resource {
                     group: group.into(),
                     version: version.into(),
@@ -356,10 +296,7 @@ fn parse(table: &'static str) -> Catalog {
 }
 
 fn list(cell: &'static str) -> Vec<Text> {
-    cell.split(',')
-        .filter(|c| !c.is_empty())
-        .map(Cow::Borrowed)
-        .collect()
+    cell.split(',').filter(|c| !c.is_empty()).map(Cow::Borrowed).collect()
 }
 
 #[cfg(test)]

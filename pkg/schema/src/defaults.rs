@@ -61,12 +61,8 @@ fn unset(field: &Field, value: &Value) -> bool {
         return value.is_null();
     }
     match field.shape {
-        Shape::Struct(id) => value
-            .as_object()
-            .is_some_and(|o| json::is_zero(id.get(), o)),
-        Shape::List(_) | Shape::Map(_) => {
-            value.is_null() || value.as_array().is_some_and(Vec::is_empty)
-        }
+        Shape::Struct(id) => value.as_object().is_some_and(|o| json::is_zero(id.get(), o)),
+        Shape::List(_) | Shape::Map(_) => value.is_null() || value.as_array().is_some_and(Vec::is_empty),
         shape => *value == json::zero(shape),
     }
 }
@@ -74,12 +70,8 @@ fn unset(field: &Field, value: &Value) -> bool {
 fn below(value: &mut Value, shape: Shape) {
     match (shape, value) {
         (Shape::Struct(id), Value::Object(object)) => structure(object, id.get()),
-        (Shape::List(element), Value::Array(items)) => {
-            items.iter_mut().for_each(|item| below(item, *element))
-        }
-        (Shape::Map(element), Value::Object(map)) => {
-            map.values_mut().for_each(|item| below(item, *element))
-        }
+        (Shape::List(element), Value::Array(items)) => items.iter_mut().for_each(|item| below(item, *element)),
+        (Shape::Map(element), Value::Object(map)) => map.values_mut().for_each(|item| below(item, *element)),
         _ => {}
     }
 }

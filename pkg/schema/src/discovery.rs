@@ -11,21 +11,13 @@ pub fn api_versions(address: &str) -> Value {
 
 /// `/apis`.
 pub fn group_list(catalog: &Catalog) -> Value {
-    let groups: Vec<Value> = catalog
-        .groups()
-        .iter()
-        .filter(|g| !g.name.is_empty())
-        .map(|g| group_body(&g.name, &g.versions))
-        .collect();
+    let groups: Vec<Value> = catalog.groups().iter().filter(|g| !g.name.is_empty()).map(|g| group_body(&g.name, &g.versions)).collect();
     json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
 }
 
 /// `/apis/<group>`.
 pub fn group(catalog: &Catalog, name: &str) -> Option<Value> {
-    let group = catalog
-        .groups()
-        .iter()
-        .find(|g| g.name == name && !name.is_empty())?;
+    let group = catalog.groups().iter().find(|g| g.name == name && !name.is_empty())?;
     let mut body = group_body(&group.name, &group.versions);
     body["kind"] = "APIGroup".into();
     body["apiVersion"] = "v1".into();
@@ -47,10 +39,7 @@ pub fn resource_list(catalog: &Catalog, group: &str, version: &str) -> Option<Va
     for row in rows {
         if !row.kind.is_empty() {
             let mut entry = json!({"name": row.plural, "singularName": row.singular, "namespaced": row.namespaced, "kind": row.kind, "verbs": row.verbs});
-            for (key, list) in [
-                ("shortNames", &row.short_names),
-                ("categories", &row.categories),
-            ] {
+            for (key, list) in [("shortNames", &row.short_names), ("categories", &row.categories)] {
                 if !list.is_empty() {
                     entry[key] = json!(list);
                 }
@@ -79,12 +68,7 @@ pub fn resource_list(catalog: &Catalog, group: &str, version: &str) -> Option<Va
 }
 
 fn sorted<'c>(catalog: &'c Catalog, group: &str, version: &str) -> Vec<&'c Resource> {
-    let mut rows: Vec<&Resource> = catalog
-        .resources()
-        .iter()
-        .filter(|r| r.group == group && r.version == version)
-        .map(|r| &**r)
-        .collect();
+    let mut rows: Vec<&Resource> = catalog.resources().iter().filter(|r| r.group == group && r.version == version).map(|r| &**r).collect();
     rows.sort_by(|a, b| a.plural.cmp(&b.plural));
     rows
 }
@@ -101,18 +85,11 @@ pub fn aggregated(catalog: &Catalog, legacy: bool) -> Value {
                 .versions
                 .iter()
                 .map(|version| {
-                    let resources: Vec<Value> = sorted(catalog, &group.name, version)
-                        .into_iter()
-                        .map(aggregated_resource)
-                        .collect();
+                    let resources: Vec<Value> = sorted(catalog, &group.name, version).into_iter().map(aggregated_resource).collect();
                     json!({"version": version, "resources": resources, "freshness": "Current"})
                 })
                 .collect();
-            let metadata = if legacy {
-                json!({})
-            } else {
-                json!({"name": group.name})
-            };
+            let metadata = if legacy { json!({}) } else { json!({"name": group.name}) };
             json!({"metadata": metadata, "versions": versions})
         })
         .collect();
@@ -123,10 +100,7 @@ fn aggregated_resource(row: &Resource) -> Value {
     // Only a kind of another group or version says which.
     let kind = |gv: Option<&GroupVersion>, kind: &Text| json!({"group": gv.map_or("", |g| &g.group), "version": gv.map_or("", |g| &g.version), "kind": kind});
     let mut entry = json!({"resource": row.plural, "responseKind": kind(None, &row.kind), "scope": if row.namespaced { "Namespaced" } else { "Cluster" }, "singularResource": row.singular, "verbs": row.verbs});
-    for (key, list) in [
-        ("shortNames", &row.short_names),
-        ("categories", &row.categories),
-    ] {
+    for (key, list) in [("shortNames", &row.short_names), ("categories", &row.categories)] {
         if !list.is_empty() {
             entry[key] = json!(list);
         }
@@ -145,36 +119,15 @@ mod tests {
     #[test]
     fn documents() {
         let catalog = Catalog::builtin();
-        assert_eq!(
-            group_list(catalog)["groups"][0]["name"],
-            "apiregistration.k8s.io"
-        );
-        assert_eq!(
-            group(catalog, "autoscaling").unwrap()["preferredVersion"]["groupVersion"],
-            "autoscaling/v2"
-        );
+        assert_eq!(group_list(catalog)["groups"][0]["name"], "apiregistration.k8s.io");
+        assert_eq!(group(catalog, "autoscaling").unwrap()["preferredVersion"]["groupVersion"], "autoscaling/v2");
         let core = resource_list(catalog, "", "v1").unwrap();
         assert!(core.get("apiVersion").is_none() && core["groupVersion"] == "v1");
-        assert!(
-            core["resources"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .any(|r| r["name"] == "pods/eviction" && r["group"] == "policy")
-        );
+        assert!(core["resources"].as_array().unwrap().iter().any(|r| r["name"] == "pods/eviction" && r["group"] == "policy"));
         assert!(resource_list(catalog, "apps", "v1beta1").is_none());
         let all = aggregated(catalog, false);
-        assert!(
-            all["items"]
-                .as_array()
-                .unwrap()
-                .iter()
-                .any(|g| g["metadata"]["name"] == "apps")
-        );
-        assert_eq!(
-            aggregated(catalog, true)["items"].as_array().unwrap().len(),
-            1
-        );
+        assert!(all["items"].as_array().unwrap().iter().any(|g| g["metadata"]["name"] == "apps"));
+        assert_eq!(aggregated(catalog, true)["items"].as_array().unwrap().len(), 1);
         // Protobuf forms come from the same table.
         for document in [group_list(catalog), core, api_versions("a:1")] {
             let bytes = crate::proto::encode_object(&document).unwrap();

@@ -36,10 +36,7 @@ impl FieldValidation {
             "" | "Warn" => Ok(Self::Warn),
             "Ignore" => Ok(Self::Ignore),
             "Strict" => Ok(Self::Strict),
-            other => Err(format!(
-                "fieldValidation: Unsupported value: {}: supported values: \"Ignore\", \"Strict\", \"Warn\"",
-                quote(other)
-            )),
+            other => Err(format!("fieldValidation: Unsupported value: {}: supported values: \"Ignore\", \"Strict\", \"Warn\"", quote(other))),
         }
     }
 }
@@ -71,22 +68,10 @@ pub struct Decoded {
 ///
 /// # Errors
 /// [`Error::Syntax`], [`Error::Type`], and [`Error::Strict`] when asked for.
-pub fn decode(
-    bytes: &[u8],
-    ty: Option<&'static Type>,
-    validation: FieldValidation,
-) -> Result<Decoded, Error> {
-    let mut state = State {
-        collect: validation != FieldValidation::Ignore,
-        ..State::default()
-    };
+pub fn decode(bytes: &[u8], ty: Option<&'static Type>, validation: FieldValidation) -> Result<Decoded, Error> {
+    let mut state = State { collect: validation != FieldValidation::Ignore, ..State::default() };
     let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let object = Node {
-        state: &mut state,
-        target: Target::root(ty),
-    }
-    .deserialize(&mut reader)
-    .map_err(syntax)?;
+    let object = Node { state: &mut state, target: Target::root(ty) }.deserialize(&mut reader).map_err(syntax)?;
     reader.end().map_err(syntax)?;
     state.finish(object, validation)
 }
@@ -95,38 +80,16 @@ pub fn decode(
 ///
 /// # Errors
 /// As [`decode`].
-pub fn normalize(
-    value: &Value,
-    ty: Option<&'static Type>,
-    validation: FieldValidation,
-) -> Result<Decoded, Error> {
-    let mut state = State {
-        collect: validation != FieldValidation::Ignore,
-        ..State::default()
-    };
-    let object = Node {
-        state: &mut state,
-        target: Target::root(ty),
-    }
-    .deserialize(value)
-    .map_err(syntax)?;
+pub fn normalize(value: &Value, ty: Option<&'static Type>, validation: FieldValidation) -> Result<Decoded, Error> {
+    let mut state = State { collect: validation != FieldValidation::Ignore, ..State::default() };
+    let object = Node { state: &mut state, target: Target::root(ty) }.deserialize(value).map_err(syntax)?;
     state.finish(object, validation)
 }
 
 /// Runs another format's reader over the typed visitor.
-pub(crate) fn with_node(
-    ty: Option<&'static Type>,
-    validation: FieldValidation,
-    read: impl FnOnce(Node<'_>) -> Result<Value, Error>,
-) -> Result<Decoded, Error> {
-    let mut state = State {
-        collect: validation != FieldValidation::Ignore,
-        ..State::default()
-    };
-    let object = read(Node {
-        state: &mut state,
-        target: Target::root(ty),
-    })?;
+pub(crate) fn with_node(ty: Option<&'static Type>, validation: FieldValidation, read: impl FnOnce(Node<'_>) -> Result<Value, Error>) -> Result<Decoded, Error> {
+    let mut state = State { collect: validation != FieldValidation::Ignore, ..State::default() };
+    let object = read(Node { state: &mut state, target: Target::root(ty) })?;
     state.finish(object, validation)
 }
 
@@ -170,17 +133,13 @@ impl State {
         if validation == FieldValidation::Strict && !self.strict.is_empty() {
             return Err(Error::Strict(self.strict));
         }
-        Ok(Decoded {
-            object,
-            warnings: self.strict,
-        })
+        Ok(Decoded { object, warnings: self.strict })
     }
 
     fn odd(&mut self, what: &str, key: &str) {
         if self.collect && self.strict.len() < 100 {
             let dot = if self.path.is_empty() { "" } else { "." };
-            self.strict
-                .push(format!("{what} field \"{}{dot}{key}\"", self.path));
+            self.strict.push(format!("{what} field \"{}{dot}{key}\"", self.path));
         }
     }
 
@@ -192,11 +151,7 @@ impl State {
         self.mismatch = Some(if self.owner.is_empty() {
             format!("json: cannot unmarshal {what} into Go value of type {name}")
         } else {
-            format!(
-                "json: cannot unmarshal {what} into Go struct field {}.{} of type {name}",
-                self.owner,
-                self.go_path.join(".")
-            )
+            format!("json: cannot unmarshal {what} into Go struct field {}.{} of type {name}", self.owner, self.go_path.join("."))
         });
     }
 
@@ -213,23 +168,14 @@ struct Target {
 
 impl Target {
     fn root(ty: Option<&'static Type>) -> Self {
-        Self {
-            shape: ty.map(|t| Shape::Struct(t.id())),
-            go_type: "",
-        }
+        Self { shape: ty.map(|t| Shape::Struct(t.id())), go_type: "" }
     }
 
     fn element(self) -> Self {
         let go_type = self.go_type.strip_prefix("[]").unwrap_or_default();
         match self.shape {
-            Some(Shape::List(e) | Shape::Map(e)) => Self {
-                shape: Some(*e),
-                go_type,
-            },
-            _ => Self {
-                shape: None,
-                go_type: "",
-            },
+            Some(Shape::List(e) | Shape::Map(e)) => Self { shape: Some(*e), go_type },
+            _ => Self { shape: None, go_type: "" },
         }
     }
 
@@ -237,8 +183,7 @@ impl Target {
         if !self.go_type.is_empty() {
             return self.go_type.to_owned();
         }
-        self.shape
-            .map_or_else(|| "interface {}".to_owned(), go_name)
+        self.shape.map_or_else(|| "interface {}".to_owned(), go_name)
     }
 }
 
@@ -295,17 +240,9 @@ impl<'de> Visitor<'de> for Node<'_> {
 
     fn visit_bool<E: de::Error>(self, v: bool) -> Result<Value, E> {
         match self.target.shape {
-            None
-            | Some(
-                Shape::Bool
-                | Shape::Json
-                | Shape::SchemaOrBool
-                | Shape::RawExtension
-                | Shape::FieldsV1,
-            ) => Ok(v.into()),
+            None | Some(Shape::Bool | Shape::Json | Shape::SchemaOrBool | Shape::RawExtension | Shape::FieldsV1) => Ok(v.into()),
             Some(Shape::IntOrString) => {
-                self.state
-                    .fault("json: cannot unmarshal bool into Go value of type int32".into());
+                self.state.fault("json: cannot unmarshal bool into Go value of type int32".into());
                 Ok(Value::Null)
             }
             _ => {
@@ -326,18 +263,14 @@ impl<'de> Visitor<'de> for Node<'_> {
     fn visit_f64<E: de::Error>(self, v: f64) -> Result<Value, E> {
         let number = number(v);
         match self.target.shape {
-            None | Some(Shape::Float64 | Shape::Json | Shape::RawExtension | Shape::FieldsV1) => {
-                Ok(number)
-            }
+            None | Some(Shape::Float64 | Shape::Json | Shape::RawExtension | Shape::FieldsV1) => Ok(number),
             Some(Shape::Quantity) => Ok(self.state.quantity(&number.to_string())),
             Some(Shape::Int32 | Shape::Int64 | Shape::Uint(_)) => {
                 self.state.wrong(&format!("number {number}"), self.target);
                 Ok(Value::Null)
             }
             Some(Shape::IntOrString) => {
-                self.state.fault(format!(
-                    "json: cannot unmarshal number {number} into Go value of type int32"
-                ));
+                self.state.fault(format!("json: cannot unmarshal number {number} into Go value of type int32"));
                 Ok(Value::Null)
             }
             _ => {
@@ -354,14 +287,7 @@ impl<'de> Visitor<'de> for Node<'_> {
     fn visit_string<E: de::Error>(self, v: String) -> Result<Value, E> {
         let state = self.state;
         match self.target.shape {
-            None
-            | Some(
-                Shape::String
-                | Shape::IntOrString
-                | Shape::Json
-                | Shape::RawExtension
-                | Shape::FieldsV1,
-            ) => Ok(v.into()),
+            None | Some(Shape::String | Shape::IntOrString | Shape::Json | Shape::RawExtension | Shape::FieldsV1) => Ok(v.into()),
             Some(Shape::Quantity) => Ok(state.quantity(&v)),
             Some(Shape::Time) => Ok(state.time(&v, time::canonical)),
             Some(Shape::MicroTime) => Ok(state.time(&v, time::canonical_micro)),
@@ -377,10 +303,7 @@ impl<'de> Visitor<'de> for Node<'_> {
                 match STANDARD.decode(&clean) {
                     Ok(_) => Ok(clean.into()),
                     Err(_) => {
-                        state.fault(format!(
-                            "illegal base64 data at input byte {}",
-                            illegal_base64(&clean)
-                        ));
+                        state.fault(format!("illegal base64 data at input byte {}", illegal_base64(&clean)));
                         Ok(Value::Null)
                     }
                 }
@@ -395,18 +318,9 @@ impl<'de> Visitor<'de> for Node<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
         let element = match self.target.shape {
             Some(Shape::List(_)) | None => self.target.element(),
-            Some(Shape::Json | Shape::RawExtension | Shape::FieldsV1) => Target {
-                shape: None,
-                go_type: "",
-            },
-            Some(Shape::Strings | Shape::SchemaOrStrings) => Target {
-                shape: Some(Shape::String),
-                go_type: "",
-            },
-            Some(Shape::SchemaOrArray) => Target {
-                shape: schema_props(),
-                go_type: "",
-            },
+            Some(Shape::Json | Shape::RawExtension | Shape::FieldsV1) => Target { shape: None, go_type: "" },
+            Some(Shape::Strings | Shape::SchemaOrStrings) => Target { shape: Some(Shape::String), go_type: "" },
+            Some(Shape::SchemaOrArray) => Target { shape: schema_props(), go_type: "" },
             _ => {
                 self.state.wrong("array", self.target);
                 while seq.next_element::<IgnoredAny>()?.is_some() {}
@@ -418,10 +332,7 @@ impl<'de> Visitor<'de> for Node<'_> {
         loop {
             use fmt::Write;
             let _ = write!(self.state.path, "[{}]", items.len());
-            let next = seq.next_element_seed(Node {
-                state: &mut *self.state,
-                target: element,
-            })?;
+            let next = seq.next_element_seed(Node { state: &mut *self.state, target: element })?;
             self.state.path.truncate(length);
             match next {
                 Some(Value::Null) => items.push(element.shape.map_or(Value::Null, zero)),
@@ -434,29 +345,15 @@ impl<'de> Visitor<'de> for Node<'_> {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
         match self.target.shape {
             Some(Shape::Struct(id)) => self.visit_struct(id.get(), map),
-            Some(Shape::SchemaOrBool | Shape::SchemaOrArray | Shape::SchemaOrStrings) => {
-                match schema_props() {
-                    Some(Shape::Struct(id)) => self.visit_struct(id.get(), map),
-                    _ => self.visit_open(
-                        map,
-                        Target {
-                            shape: None,
-                            go_type: "",
-                        },
-                    ),
-                }
-            }
+            Some(Shape::SchemaOrBool | Shape::SchemaOrArray | Shape::SchemaOrStrings) => match schema_props() {
+                Some(Shape::Struct(id)) => self.visit_struct(id.get(), map),
+                _ => self.visit_open(map, Target { shape: None, go_type: "" }),
+            },
             Some(Shape::Map(_)) => {
                 let element = self.target.element();
                 self.visit_open(map, element)
             }
-            None | Some(Shape::Json | Shape::RawExtension | Shape::FieldsV1) => self.visit_open(
-                map,
-                Target {
-                    shape: None,
-                    go_type: "",
-                },
-            ),
+            None | Some(Shape::Json | Shape::RawExtension | Shape::FieldsV1) => self.visit_open(map, Target { shape: None, go_type: "" }),
             _ => {
                 self.state.wrong("object", self.target);
                 while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
@@ -467,26 +364,20 @@ impl<'de> Visitor<'de> for Node<'_> {
 }
 
 fn schema_props() -> Option<Shape> {
-    crate::types::types()
-        .named("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps")
-        .map(|t| Shape::Struct(t.id()))
+    crate::types::types().named("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps").map(|t| Shape::Struct(t.id()))
 }
 
 impl Node<'_> {
     fn integer<E: de::Error>(self, v: i128) -> Result<Value, E> {
         let number = || u64::try_from(v).map_or_else(|_| Value::from(v as i64), Value::from);
         let fits = match self.target.shape {
-            None | Some(Shape::Json | Shape::Float64 | Shape::RawExtension | Shape::FieldsV1) => {
-                return Ok(number());
-            }
+            None | Some(Shape::Json | Shape::Float64 | Shape::RawExtension | Shape::FieldsV1) => return Ok(number()),
             Some(Shape::Int32) => i32::try_from(v).is_ok(),
             Some(Shape::Int64) => i64::try_from(v).is_ok(),
             Some(Shape::Uint(bits)) => v >= 0 && v < (1i128 << bits),
             Some(Shape::IntOrString) => {
                 if i32::try_from(v).is_err() {
-                    self.state.fault(format!(
-                        "json: cannot unmarshal number {v} into Go value of type int32"
-                    ));
+                    self.state.fault(format!("json: cannot unmarshal number {v} into Go value of type int32"));
                 }
                 return Ok(number());
             }
@@ -503,11 +394,7 @@ impl Node<'_> {
         Ok(number())
     }
 
-    fn visit_open<'de, A: MapAccess<'de>>(
-        self,
-        mut map: A,
-        element: Target,
-    ) -> Result<Value, A::Error> {
+    fn visit_open<'de, A: MapAccess<'de>>(self, mut map: A, element: Target) -> Result<Value, A::Error> {
         let mut object = Map::new();
         let length = self.state.path.len();
         while let Some(key) = map.next_key::<String>()? {
@@ -515,26 +402,15 @@ impl Node<'_> {
                 self.state.odd("duplicate", &key);
             }
             enter(&mut self.state.path, &key);
-            let value = map.next_value_seed(Node {
-                state: &mut *self.state,
-                target: element,
-            })?;
+            let value = map.next_value_seed(Node { state: &mut *self.state, target: element })?;
             self.state.path.truncate(length);
-            let value = if value.is_null() {
-                element.shape.map_or(Value::Null, zero)
-            } else {
-                value
-            };
+            let value = if value.is_null() { element.shape.map_or(Value::Null, zero) } else { value };
             object.insert(key, value);
         }
         Ok(Value::Object(object))
     }
 
-    fn visit_struct<'de, A: MapAccess<'de>>(
-        self,
-        ty: &'static Type,
-        mut map: A,
-    ) -> Result<Value, A::Error> {
+    fn visit_struct<'de, A: MapAccess<'de>>(self, ty: &'static Type, mut map: A) -> Result<Value, A::Error> {
         let mut object = Map::new();
         let mut nulls: Vec<String> = Vec::new();
         let length = self.state.path.len();
@@ -557,14 +433,8 @@ impl Node<'_> {
                 let at = self.state.go_path.len() - 1;
                 self.state.go_path.insert(at, owner.short_name());
             }
-            let target = Target {
-                shape: Some(field.shape),
-                go_type: field.go_type,
-            };
-            let value = map.next_value_seed(Node {
-                state: &mut *self.state,
-                target,
-            })?;
+            let target = Target { shape: Some(field.shape), go_type: field.go_type };
+            let value = map.next_value_seed(Node { state: &mut *self.state, target })?;
             self.state.go_path.pop();
             if embedded {
                 self.state.go_path.pop();
@@ -616,9 +486,7 @@ fn enter(path: &mut String, key: &str) {
 
 fn illegal_base64(text: &str) -> usize {
     let ok = |b: u8| b.is_ascii_alphanumeric() || b == b'+' || b == b'/';
-    text.bytes()
-        .position(|b| !ok(b))
-        .unwrap_or(text.len() - text.len() % 4)
+    text.bytes().position(|b| !ok(b)).unwrap_or(text.len() - text.len() % 4)
 }
 
 /// Whether Go leaves the member out of JSON.
@@ -635,9 +503,7 @@ pub(crate) fn omitted(field: &Field, value: &Value) -> bool {
         Value::Object(map) => map.is_empty(),
     };
     match field.shape {
-        Shape::Struct(id) => {
-            field.omit_zero && value.as_object().is_some_and(|o| is_zero(id.get(), o))
-        }
+        Shape::Struct(id) => field.omit_zero && value.as_object().is_some_and(|o| is_zero(id.get(), o)),
         Shape::Time | Shape::MicroTime | Shape::RawExtension => field.omit_zero && empty,
         Shape::Quantity => field.omit_zero && value == "0",
         Shape::IntOrString => field.omit_zero && empty,
@@ -654,10 +520,7 @@ pub fn is_zero(ty: &'static Type, object: &Map<String, Value>) -> bool {
 /// Brings a struct whose members are in normal form into normal form itself.
 pub(crate) fn settle(ty: &'static Type, object: &mut Map<String, Value>) {
     ty.each_field(&mut |field| {
-        if object
-            .get(field.name)
-            .is_some_and(|v| v.is_null() || omitted(field, v))
-        {
+        if object.get(field.name).is_some_and(|v| v.is_null() || omitted(field, v)) {
             object.remove(field.name);
         }
     });
@@ -678,14 +541,7 @@ fn fill(ty: &'static Type, object: &mut Map<String, Value>) {
         } else {
             match field.shape {
                 // omitempty has no effect on structs.
-                Shape::Struct(_)
-                | Shape::Time
-                | Shape::MicroTime
-                | Shape::RawExtension
-                | Shape::Quantity
-                | Shape::IntOrString
-                | Shape::Duration
-                | Shape::Json => zero(field.shape),
+                Shape::Struct(_) | Shape::Time | Shape::MicroTime | Shape::RawExtension | Shape::Quantity | Shape::IntOrString | Shape::Duration | Shape::Json => zero(field.shape),
                 _ if field.omit_empty => return,
                 Shape::List(_) | Shape::Map(_) | Shape::Bytes | Shape::Strings => Value::Null,
                 shape => zero(shape),
@@ -700,9 +556,7 @@ pub fn zero(shape: Shape) -> Value {
     match shape {
         Shape::String => "".into(),
         Shape::Bool => false.into(),
-        Shape::Int32 | Shape::Int64 | Shape::Uint(_) | Shape::IntOrString | Shape::Float64 => {
-            0.into()
-        }
+        Shape::Int32 | Shape::Int64 | Shape::Uint(_) | Shape::IntOrString | Shape::Float64 => 0.into(),
         Shape::Quantity => "0".into(),
         Shape::Duration => "0s".into(),
         Shape::Struct(id) => Value::Object(empty(id.get())),
@@ -712,11 +566,7 @@ pub fn zero(shape: Shape) -> Value {
 
 /// A float as Go writes it: whole numbers have no fraction.
 pub(crate) fn number(v: f64) -> Value {
-    if v.fract() == 0.0 && v.abs() < 9e15 {
-        Value::from(v as i64)
-    } else {
-        Value::from(v)
-    }
+    if v.fract() == 0.0 && v.abs() < 9e15 { Value::from(v as i64) } else { Value::from(v) }
 }
 
 /// A string as Go's `%q` quotes it.

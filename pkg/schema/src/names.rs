@@ -21,8 +21,7 @@ fn too_long(max: usize) -> String {
 fn label_form(text: &str) -> bool {
     let b = text.as_bytes();
     !b.is_empty()
-        && b.iter()
-            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || *c == b'-')
+        && b.iter().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || *c == b'-')
         && b[0] != b'-'
         && b[b.len() - 1] != b'-'
 }
@@ -30,8 +29,7 @@ fn label_form(text: &str) -> bool {
 fn qualified_form(text: &str) -> bool {
     let b = text.as_bytes();
     !b.is_empty()
-        && b.iter()
-            .all(|c| c.is_ascii_alphanumeric() || b"-_.".contains(c))
+        && b.iter().all(|c| c.is_ascii_alphanumeric() || b"-_.".contains(c))
         && b[0].is_ascii_alphanumeric()
         && b[b.len() - 1].is_ascii_alphanumeric()
 }
@@ -94,11 +92,7 @@ pub fn qualified_name(text: &str) -> Vec<String> {
             if prefix.is_empty() {
                 errors.push("prefix part must be non-empty".into());
             } else {
-                errors.extend(
-                    dns1123_subdomain(prefix)
-                        .into_iter()
-                        .map(|e| format!("prefix part {e}")),
-                );
+                errors.extend(dns1123_subdomain(prefix).into_iter().map(|e| format!("prefix part {e}")));
             }
             name
         }
@@ -151,11 +145,7 @@ pub fn path_segment(text: &str) -> Vec<String> {
     if text == "." || text == ".." {
         return vec![format!("may not be '{text}'")];
     }
-    ["/", "%"]
-        .iter()
-        .filter(|illegal| text.contains(**illegal))
-        .map(|illegal| format!("may not contain '{illegal}'"))
-        .collect()
+    ["/", "%"].iter().filter(|illegal| text.contains(**illegal)).map(|illegal| format!("may not contain '{illegal}'")).collect()
 }
 
 /// A port's name (RFC 6335).
@@ -164,12 +154,8 @@ pub fn port_name(text: &str) -> Vec<String> {
     if text.len() > 15 {
         errors.push("must be no more than 15 characters".into());
     }
-    if !text
-        .bytes()
-        .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-')
-    {
-        errors
-            .push("must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".into());
+    if !text.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-') {
+        errors.push("must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".into());
     }
     if !text.bytes().any(|c| c.is_ascii_lowercase()) {
         errors.push("must contain at least one letter (a-z)".into());
@@ -185,11 +171,7 @@ pub fn port_name(text: &str) -> Vec<String> {
 
 /// A port's number.
 pub fn port_number(port: i64) -> Vec<String> {
-    if (1..=65535).contains(&port) {
-        Vec::new()
-    } else {
-        vec!["must be between 1 and 65535, inclusive".into()]
-    }
+    if (1..=65535).contains(&port) { Vec::new() } else { vec!["must be between 1 and 65535, inclusive".into()] }
 }
 
 /// An environment variable's name.
@@ -207,11 +189,7 @@ pub fn config_map_key(text: &str) -> Vec<String> {
     if text.len() > 253 {
         errors.push(too_long(253));
     }
-    if text.is_empty()
-        || !text
-            .bytes()
-            .all(|c| c.is_ascii_alphanumeric() || b"-_.".contains(&c))
-    {
+    if text.is_empty() || !text.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_.".contains(&c)) {
         errors.push(regex_error(
             "a valid config key must consist of alphanumeric characters, '-', '_' or '.'",
             "[-._a-zA-Z0-9]+",
@@ -236,16 +214,8 @@ mod tests {
         assert!(dns1123_label("a-1").is_empty());
         assert!(!dns1123_label("-a").is_empty() && !dns1123_label("a.b").is_empty());
         assert!(dns1123_subdomain("a.b-c").is_empty() && !dns1123_subdomain("a..b").is_empty());
-        assert!(
-            dns1035_label("a1").is_empty()
-                && !dns1035_label("1a").is_empty()
-                && !dns1035_label("").is_empty()
-        );
-        assert!(
-            qualified_name("example.com/My_Name").is_empty()
-                && !qualified_name("/x").is_empty()
-                && !qualified_name("a/b/c").is_empty()
-        );
+        assert!(dns1035_label("a1").is_empty() && !dns1035_label("1a").is_empty() && !dns1035_label("").is_empty());
+        assert!(qualified_name("example.com/My_Name").is_empty() && !qualified_name("/x").is_empty() && !qualified_name("a/b/c").is_empty());
         assert!(label_value("").is_empty() && !label_value("a b").is_empty());
         assert!(port_name("http-1").is_empty() && !port_name("1").is_empty());
     }

@@ -42,13 +42,10 @@ pub fn decode(bytes: &[u8], ty: &'static Type) -> Result<Map<String, Value>, Err
 /// # Errors
 /// [`Error::Type`] for a kind that is not in the table.
 pub fn encode_object(object: &Value) -> Result<Vec<u8>, Error> {
-    let map = object
-        .as_object()
-        .ok_or_else(|| Error::Type("not an object".into()))?;
+    let map = object.as_object().ok_or_else(|| Error::Type("not an object".into()))?;
     let text = |key: &str| map.get(key).and_then(Value::as_str).unwrap_or_default();
     let (api_version, kind) = (text("apiVersion"), text("kind"));
-    let ty = type_of(api_version, kind)
-        .ok_or_else(|| Error::Type(format!("no protobuf form of {api_version} {kind}")))?;
+    let ty = type_of(api_version, kind).ok_or_else(|| Error::Type(format!("no protobuf form of {api_version} {kind}")))?;
     let mut out = Vec::with_capacity(1024);
     out.extend_from_slice(&MAGIC);
     let mut meta = Vec::with_capacity(32);
@@ -64,11 +61,7 @@ pub fn encode_object(object: &Value) -> Result<Vec<u8>, Error> {
 /// The built-in type of an `apiVersion` and kind; meta kinds are found in every group.
 pub fn type_of(api_version: &str, kind: &str) -> Option<&'static Type> {
     let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-    types().kind(group, version, kind).or_else(|| {
-        types()
-            .kind("", "v1", kind)
-            .filter(|t| t.name.starts_with("io.k8s.apimachinery."))
-    })
+    types().kind(group, version, kind).or_else(|| types().kind("", "v1", kind).filter(|t| t.name.starts_with("io.k8s.apimachinery.")))
 }
 
 /// What an envelope holds.
@@ -116,18 +109,10 @@ pub fn envelope(bytes: &[u8]) -> Result<Envelope<'_>, Error> {
 /// [`Error::Syntax`] for bytes that are no such object, [`Error::Type`] for an unknown kind.
 pub fn decode_object(bytes: &[u8]) -> Result<Value, Error> {
     let envelope = envelope(bytes)?;
-    let ty = type_of(&envelope.api_version, &envelope.kind).ok_or_else(|| {
-        Error::Type(format!(
-            "no kind {} is registered for version {}",
-            crate::json::quote(&envelope.kind),
-            crate::json::quote(&envelope.api_version)
-        ))
-    })?;
+    let ty = type_of(&envelope.api_version, &envelope.kind)
+        .ok_or_else(|| Error::Type(format!("no kind {} is registered for version {}", crate::json::quote(&envelope.kind), crate::json::quote(&envelope.api_version))))?;
     let mut object = decode(envelope.raw, ty)?;
-    for (key, text) in [
-        ("apiVersion", envelope.api_version),
-        ("kind", envelope.kind),
-    ] {
+    for (key, text) in [("apiVersion", envelope.api_version), ("kind", envelope.kind)] {
         if !text.is_empty() {
             object.insert(key.into(), text.into());
         }

@@ -27,9 +27,7 @@ pub struct Quantity {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The text does not have the form.
-    #[error(
-        "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
-    )]
+    #[error("quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'")]
     Format,
     /// The number part cannot be read.
     #[error("unable to parse numeric part of quantity")]
@@ -44,25 +42,16 @@ const MAX: i128 = i64::MAX as i128 * NANO;
 
 impl Quantity {
     /// Zero.
-    pub const ZERO: Self = Self {
-        nanos: 0,
-        format: Format::DecimalSi,
-    };
+    pub const ZERO: Self = Self { nanos: 0, format: Format::DecimalSi };
 
     /// A whole number.
     pub fn from_int(value: i64) -> Self {
-        Self {
-            nanos: i128::from(value) * NANO,
-            format: Format::DecimalSi,
-        }
+        Self { nanos: i128::from(value) * NANO, format: Format::DecimalSi }
     }
 
     /// Thousandths.
     pub fn from_milli(value: i64) -> Self {
-        Self {
-            nanos: i128::from(value) * 1_000_000,
-            format: Format::DecimalSi,
-        }
+        Self { nanos: i128::from(value) * 1_000_000, format: Format::DecimalSi }
     }
 
     /// Reads a quantity.
@@ -78,21 +67,14 @@ impl Quantity {
             b'+' => (false, &text[1..]),
             _ => (false, text),
         };
-        let split = rest
-            .find(|c: char| !c.is_ascii_digit())
-            .unwrap_or(rest.len());
+        let split = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
         let (whole, mut suffix) = rest.split_at(split);
         let mut fraction = "";
         if let Some(after) = suffix.strip_prefix('.') {
-            let split = after
-                .find(|c: char| !c.is_ascii_digit())
-                .unwrap_or(after.len());
+            let split = after.find(|c: char| !c.is_ascii_digit()).unwrap_or(after.len());
             (fraction, suffix) = after.split_at(split);
         }
-        if !suffix
-            .bytes()
-            .all(|b| b.is_ascii_digit() || b"eEinumkKMGTP+-".contains(&b))
-        {
+        if !suffix.bytes().all(|b| b.is_ascii_digit() || b"eEinumkKMGTP+-".contains(&b)) {
             return Err(Error::Format);
         }
         if whole.is_empty() && fraction.is_empty() {
@@ -101,15 +83,8 @@ impl Quantity {
         let (base2, exponent, format) = scale(suffix)?;
         let mut nanos = exact(whole, fraction, base2, exponent);
         nanos = nanos.min(MAX);
-        let format = if format == Format::BinarySi && nanos < 1024 * NANO && nanos % NANO != 0 {
-            Format::DecimalSi
-        } else {
-            format
-        };
-        Ok(Self {
-            nanos: if negative { -nanos } else { nanos },
-            format,
-        })
+        let format = if format == Format::BinarySi && nanos < 1024 * NANO && nanos % NANO != 0 { Format::DecimalSi } else { format };
+        Ok(Self { nanos: if negative { -nanos } else { nanos }, format })
     }
 
     /// The value, rounded up to a whole number.
@@ -151,30 +126,16 @@ impl Quantity {
 impl std::ops::Add for Quantity {
     type Output = Self;
     fn add(self, other: Self) -> Self {
-        let format = if self.is_zero() {
-            other.format
-        } else {
-            self.format
-        };
-        Self {
-            nanos: self.nanos.saturating_add(other.nanos),
-            format,
-        }
+        let format = if self.is_zero() { other.format } else { self.format };
+        Self { nanos: self.nanos.saturating_add(other.nanos), format }
     }
 }
 
 impl std::ops::Sub for Quantity {
     type Output = Self;
     fn sub(self, other: Self) -> Self {
-        let format = if self.is_zero() {
-            other.format
-        } else {
-            self.format
-        };
-        Self {
-            nanos: self.nanos.saturating_sub(other.nanos),
-            format,
-        }
+        let format = if self.is_zero() { other.format } else { self.format };
+        Self { nanos: self.nanos.saturating_sub(other.nanos), format }
     }
 }
 
@@ -201,11 +162,7 @@ impl Ord for Quantity {
 fn ceil(value: i128, unit: i128) -> i64 {
     let whole = value.div_euclid(unit) + i128::from(value.rem_euclid(unit) != 0);
     // Away from zero, as upstream rounds.
-    let whole = if value < 0 && value.rem_euclid(unit) != 0 {
-        value.div_euclid(unit)
-    } else {
-        whole
-    };
+    let whole = if value < 0 && value.rem_euclid(unit) != 0 { value.div_euclid(unit) } else { whole };
     i64::try_from(whole).unwrap_or(if whole < 0 { i64::MIN } else { i64::MAX })
 }
 
@@ -239,9 +196,7 @@ fn scale(suffix: &str) -> Result<(bool, i32, Format), Error> {
 /// Magnitude in nanos, rounded up; saturates well above [`MAX`].
 fn exact(whole: &str, fraction: &str, base2: bool, exponent: i32) -> i128 {
     let fraction = fraction.trim_end_matches('0');
-    let digits: String = format!("{whole}{fraction}")
-        .trim_start_matches('0')
-        .to_owned();
+    let digits: String = format!("{whole}{fraction}").trim_start_matches('0').to_owned();
     if digits.is_empty() {
         return 0;
     }
@@ -252,11 +207,7 @@ fn exact(whole: &str, fraction: &str, base2: bool, exponent: i32) -> i128 {
     }
     // Digits beyond the unit only matter in that they round up.
     let mut number: i128 = 0;
-    let keep = if ten < 0 {
-        digits.len() as i64 + ten
-    } else {
-        digits.len() as i64
-    };
+    let keep = if ten < 0 { digits.len() as i64 + ten } else { digits.len() as i64 };
     let extra = if base2 { 20 } else { 0 };
     let keep_digits = (keep + extra).clamp(0, digits.len() as i64) as usize;
     if keep_digits > 37 {
@@ -305,11 +256,7 @@ impl fmt::Display for Quantity {
                 value /= 1024;
                 power += 1;
             }
-            return write!(
-                f,
-                "{value}{}",
-                ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"][power]
-            );
+            return write!(f, "{value}{}", ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"][power]);
         }
         let (mut value, mut power) = (self.nanos, -3);
         while value % 1000 == 0 && power < 6 {

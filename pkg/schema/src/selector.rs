@@ -65,11 +65,7 @@ impl LabelSelector {
     /// # Errors
     /// The message, as upstream words it.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let mut parser = Parser {
-            text,
-            tokens: tokens(text),
-            at: 0,
-        };
+        let mut parser = Parser { text, tokens: tokens(text), at: 0 };
         parser.selector()
     }
 
@@ -79,66 +75,28 @@ impl LabelSelector {
     /// The message for an unknown operator or bad labels.
     pub fn from_value(selector: &Value) -> Result<Self, String> {
         if selector.is_null() {
-            return Ok(Self {
-                requirements: Vec::new(),
-                nothing: true,
-            });
+            return Ok(Self { requirements: Vec::new(), nothing: true });
         }
         let mut requirements = Vec::new();
         if let Some(labels) = selector.get("matchLabels").and_then(Value::as_object) {
             for (key, value) in labels {
-                requirements.push(requirement(
-                    key,
-                    Op::In,
-                    vec![value.as_str().unwrap_or_default().to_owned()],
-                )?);
+                requirements.push(requirement(key, Op::In, vec![value.as_str().unwrap_or_default().to_owned()])?);
             }
         }
-        for expression in selector
-            .get("matchExpressions")
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-        {
-            let key = expression
-                .get("key")
-                .and_then(Value::as_str)
-                .unwrap_or_default();
-            let op = match expression
-                .get("operator")
-                .and_then(Value::as_str)
-                .unwrap_or_default()
-            {
+        for expression in selector.get("matchExpressions").and_then(Value::as_array).into_iter().flatten() {
+            let key = expression.get("key").and_then(Value::as_str).unwrap_or_default();
+            let op = match expression.get("operator").and_then(Value::as_str).unwrap_or_default() {
                 "In" => Op::In,
                 "NotIn" => Op::NotIn,
                 "Exists" => Op::Exists,
                 "DoesNotExist" => Op::NotExists,
-                other => {
-                    return Err(format!(
-                        "{} is not a valid label selector operator",
-                        names::quote(other)
-                    ));
-                }
+                other => return Err(format!("{} is not a valid label selector operator", names::quote(other))),
             };
-            let values = expression
-                .get("values")
-                .and_then(Value::as_array)
-                .into_iter()
-                .flatten();
-            requirements.push(requirement(
-                key,
-                op,
-                values
-                    .filter_map(Value::as_str)
-                    .map(str::to_owned)
-                    .collect(),
-            )?);
+            let values = expression.get("values").and_then(Value::as_array).into_iter().flatten();
+            requirements.push(requirement(key, op, values.filter_map(Value::as_str).map(str::to_owned).collect())?);
         }
         requirements.sort_by(|a, b| a.key.cmp(&b.key));
-        Ok(Self {
-            requirements,
-            nothing: false,
-        })
+        Ok(Self { requirements, nothing: false })
     }
 
     /// Whether everything matches.
@@ -148,11 +106,7 @@ impl LabelSelector {
 
     /// Whether the labels match.
     pub fn matches(&self, labels: &impl Labels) -> bool {
-        !self.nothing
-            && self
-                .requirements
-                .iter()
-                .all(|r| r.matches(labels.label(&r.key)))
+        !self.nothing && self.requirements.iter().all(|r| r.matches(labels.label(&r.key)))
     }
 
     /// Whether the object's `metadata.labels` match.
@@ -190,17 +144,10 @@ impl Requirement {
             Op::Exists => value.is_some(),
             Op::NotExists => value.is_none(),
             Op::Greater | Op::Less => {
-                let (Some(Ok(left)), Some(Ok(right))) = (
-                    value.map(str::parse::<i64>),
-                    self.values.first().map(|v| v.parse::<i64>()),
-                ) else {
+                let (Some(Ok(left)), Some(Ok(right))) = (value.map(str::parse::<i64>), self.values.first().map(|v| v.parse::<i64>())) else {
                     return false;
                 };
-                if self.op == Op::Greater {
-                    left > right
-                } else {
-                    left < right
-                }
+                if self.op == Op::Greater { left > right } else { left < right }
             }
         }
     }
@@ -209,10 +156,7 @@ impl Requirement {
 fn requirement(key: &str, op: Op, mut values: Vec<String>) -> Result<Requirement, String> {
     let mut errors = Vec::new();
     if let Some(message) = names::qualified_name(key).first() {
-        errors.push(format!(
-            "key: Invalid value: {}: {message}",
-            names::quote(key)
-        ));
+        errors.push(format!("key: Invalid value: {}: {message}", names::quote(key)));
     }
     match op {
         Op::In | Op::NotIn if values.is_empty() => errors.push("values: Invalid value: []: for 'in', 'notin' operators, values set can't be empty".into()),
@@ -225,10 +169,7 @@ fn requirement(key: &str, op: Op, mut values: Vec<String>) -> Result<Requirement
     }
     for (i, value) in values.iter().enumerate() {
         if let Some(message) = names::label_value(value).first() {
-            errors.push(format!(
-                "values[{i}][{key}]: Invalid value: {}: {message}",
-                names::quote(value)
-            ));
+            errors.push(format!("values[{i}][{key}]: Invalid value: {}: {message}", names::quote(value)));
         }
     }
     match errors.len() {
@@ -238,11 +179,7 @@ fn requirement(key: &str, op: Op, mut values: Vec<String>) -> Result<Requirement
     }
     values.sort();
     values.dedup();
-    Ok(Requirement {
-        key: key.to_owned(),
-        op,
-        values,
-    })
+    Ok(Requirement { key: key.to_owned(), op, values })
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -345,35 +282,17 @@ impl Parser<'_> {
                         Token::End => break,
                         Token::Comma => match self.peek() {
                             Token::Word(_) | Token::Not => {}
-                            other => {
-                                return Err(format!(
-                                    "found '{}', expected: identifier after ','",
-                                    other.text()
-                                ));
-                            }
+                            other => return Err(format!("found '{}', expected: identifier after ','", other.text())),
                         },
-                        other => {
-                            return Err(format!(
-                                "found '{}', expected: ',' or 'end of string'",
-                                other.text()
-                            ));
-                        }
+                        other => return Err(format!("found '{}', expected: ',' or 'end of string'", other.text())),
                     }
                 }
                 Token::End => break,
-                other => {
-                    return Err(format!(
-                        "found '{}', expected: !, identifier, or 'end of string'",
-                        other.text()
-                    ));
-                }
+                other => return Err(format!("found '{}', expected: !, identifier, or 'end of string'", other.text())),
             }
         }
         requirements.sort_by(|a, b| a.key.cmp(&b.key));
-        Ok(LabelSelector {
-            requirements,
-            nothing: false,
-        })
+        Ok(LabelSelector { requirements, nothing: false })
     }
 
     fn term(&mut self) -> Result<Requirement, String> {
@@ -386,10 +305,7 @@ impl Parser<'_> {
             other => return Err(format!("found '{}', expected: identifier", other.text())),
         };
         if let Some(message) = names::qualified_name(&key).first() {
-            return Err(format!(
-                "key: Invalid value: {}: {message}",
-                names::quote(&key)
-            ));
+            return Err(format!("key: Invalid value: {}: {message}", names::quote(&key)));
         }
         if negated {
             return requirement(&key, Op::NotExists, Vec::new());
@@ -404,18 +320,9 @@ impl Parser<'_> {
             Token::Less => (Op::Less, false),
             Token::Word(word) if word == "in" => (Op::In, true),
             Token::Word(word) if word == "notin" => (Op::NotIn, true),
-            other => {
-                return Err(format!(
-                    "found '{}', expected: in, notin, =, ==, !=, gt, lt",
-                    other.text()
-                ));
-            }
+            other => return Err(format!("found '{}', expected: in, notin, =, ==, !=, gt, lt", other.text())),
         };
-        let values = if op.1 {
-            self.set()?
-        } else {
-            vec![self.value()?]
-        };
+        let values = if op.1 { self.set()? } else { vec![self.value()?] };
         requirement(&key, op.0, values)
     }
 
@@ -447,9 +354,7 @@ impl Parser<'_> {
                             }
                         }
                         Token::Close => return Ok(values),
-                        other => {
-                            return Err(format!("found '{}', expected: ',' or ')'", other.text()));
-                        }
+                        other => return Err(format!("found '{}', expected: ',' or ')'", other.text())),
                     }
                 }
                 Token::Comma => values.push(String::new()),
@@ -459,12 +364,7 @@ impl Parser<'_> {
                     }
                     return Ok(values);
                 }
-                other => {
-                    return Err(format!(
-                        "found '{}', expected: ',', ')' or identifier",
-                        other.text()
-                    ));
-                }
+                other => return Err(format!("found '{}', expected: ',', ')' or identifier", other.text())),
             }
         }
     }
@@ -519,11 +419,7 @@ impl FieldSelector {
                 }
             }
             let (at, width, equal) = found.ok_or_else(bad)?;
-            terms.push(FieldTerm {
-                field: part[..at].to_owned(),
-                value: unescape(&part[at + width..])?,
-                equal,
-            });
+            terms.push(FieldTerm { field: part[..at].to_owned(), value: unescape(&part[at + width..])?, equal });
         }
         terms.sort_by(|a, b| a.field.cmp(&b.field));
         Ok(Self { terms })
@@ -536,10 +432,7 @@ impl FieldSelector {
 
     /// The value that the field must have, where a term asks for one.
     pub fn exact(&self, field: &str) -> Option<&str> {
-        self.terms
-            .iter()
-            .find(|t| t.equal && t.field == field)
-            .map(|t| t.value.as_str())
+        self.terms.iter().find(|t| t.equal && t.field == field).map(|t| t.value.as_str())
     }
 
     /// Checks that the resource knows every field.
@@ -548,34 +441,13 @@ impl FieldSelector {
     /// `field label not supported: …` for one that it does not know.
     pub fn check(&self, resource: &crate::Resource) -> Result<(), String> {
         for term in &self.terms {
-            let common = term.field == "metadata.name"
-                || (term.field == "metadata.namespace"
-                    && (resource.namespaced || !resource.is_custom()));
+            let common = term.field == "metadata.name" || (term.field == "metadata.namespace" && (resource.namespaced || !resource.is_custom()));
             if !common && !resource.selectable_fields.iter().any(|f| *f == term.field) {
-                return Err(
-                    if resource.is_custom()
-                        || matches!(
-                            &*resource.kind,
-                            "Pod"
-                                | "Node"
-                                | "Secret"
-                                | "Event"
-                                | "Namespace"
-                                | "ReplicationController"
-                                | "ReplicaSet"
-                                | "Job"
-                                | "CertificateSigningRequest"
-                                | "Service"
-                        )
-                    {
-                        format!("field label not supported: {}", term.field)
-                    } else {
-                        format!(
-                            "{} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
-                            names::quote(&term.field)
-                        )
-                    },
-                );
+                return Err(if resource.is_custom() || matches!(&*resource.kind, "Pod" | "Node" | "Secret" | "Event" | "Namespace" | "ReplicationController" | "ReplicaSet" | "Job" | "CertificateSigningRequest" | "Service") {
+                    format!("field label not supported: {}", term.field)
+                } else {
+                    format!("{} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"", names::quote(&term.field))
+                });
             }
         }
         Ok(())
@@ -583,25 +455,12 @@ impl FieldSelector {
 
     /// Whether the object matches.
     pub fn matches(&self, resource: &crate::Resource, object: &Value) -> bool {
-        self.terms
-            .iter()
-            .all(|term| (field_value(resource, object, &term.field) == term.value) == term.equal)
+        self.terms.iter().all(|term| (field_value(resource, object, &term.field) == term.value) == term.equal)
     }
 
     /// The canonical text.
     pub fn text(&self) -> String {
-        let terms: Vec<String> = self
-            .terms
-            .iter()
-            .map(|t| {
-                format!(
-                    "{}{}{}",
-                    t.field,
-                    if t.equal { "=" } else { "!=" },
-                    escape(&t.value)
-                )
-            })
-            .collect();
+        let terms: Vec<String> = self.terms.iter().map(|t| format!("{}{}{}", t.field, if t.equal { "=" } else { "!=" }, escape(&t.value))).collect();
         terms.join(",")
     }
 }
@@ -609,64 +468,16 @@ impl FieldSelector {
 /// What a field label stands for in an object; absent is empty.
 pub fn field_value(resource: &crate::Resource, object: &Value, field: &str) -> String {
     match (&*resource.group, &*resource.plural, field) {
-        ("", "nodes", "spec.unschedulable") => {
-            return object
-                .pointer("/spec/unschedulable")
-                .and_then(Value::as_bool)
-                .unwrap_or(false)
-                .to_string();
-        }
-        ("", "pods", "spec.hostNetwork") => {
-            return object
-                .pointer("/spec/hostNetwork")
-                .and_then(Value::as_bool)
-                .unwrap_or(false)
-                .to_string();
-        }
-        ("", "pods", "status.podIP") => {
-            return object
-                .pointer("/status/podIP")
-                .or_else(|| object.pointer("/status/podIPs/0/ip"))
-                .and_then(Value::as_str)
-                .unwrap_or_default()
-                .to_owned();
-        }
+        ("", "nodes", "spec.unschedulable") => return object.pointer("/spec/unschedulable").and_then(Value::as_bool).unwrap_or(false).to_string(),
+        ("", "pods", "spec.hostNetwork") => return object.pointer("/spec/hostNetwork").and_then(Value::as_bool).unwrap_or(false).to_string(),
+        ("", "pods", "status.podIP") => return object.pointer("/status/podIP").or_else(|| object.pointer("/status/podIPs/0/ip")).and_then(Value::as_str).unwrap_or_default().to_owned(),
         ("", "events", "source") => {
-            let component = object
-                .pointer("/source/component")
-                .and_then(Value::as_str)
-                .unwrap_or_default();
-            return if component.is_empty() {
-                object
-                    .pointer("/reportingComponent")
-                    .and_then(Value::as_str)
-                    .unwrap_or_default()
-                    .to_owned()
-            } else {
-                component.to_owned()
-            };
+            let component = object.pointer("/source/component").and_then(Value::as_str).unwrap_or_default();
+            return if component.is_empty() { object.pointer("/reportingComponent").and_then(Value::as_str).unwrap_or_default().to_owned() } else { component.to_owned() };
         }
-        ("", "events", "reportingComponent") => {
-            return object
-                .get("reportingComponent")
-                .and_then(Value::as_str)
-                .unwrap_or_default()
-                .to_owned();
-        }
-        (_, "replicationcontrollers" | "replicasets", "status.replicas") => {
-            return object
-                .pointer("/status/replicas")
-                .and_then(Value::as_i64)
-                .unwrap_or(0)
-                .to_string();
-        }
-        ("batch", "jobs", "status.successful") => {
-            return object
-                .pointer("/status/succeeded")
-                .and_then(Value::as_i64)
-                .unwrap_or(0)
-                .to_string();
-        }
+        ("", "events", "reportingComponent") => return object.get("reportingComponent").and_then(Value::as_str).unwrap_or_default().to_owned(),
+        (_, "replicationcontrollers" | "replicasets", "status.replicas") => return object.pointer("/status/replicas").and_then(Value::as_i64).unwrap_or(0).to_string(),
+        ("batch", "jobs", "status.successful") => return object.pointer("/status/succeeded").and_then(Value::as_i64).unwrap_or(0).to_string(),
         _ => {}
     }
     let mut at = object;
@@ -679,11 +490,7 @@ pub fn field_value(resource: &crate::Resource, object: &Value, field: &str) -> S
     match at {
         Value::String(text) => text.clone(),
         Value::Null => String::new(),
-        Value::Array(items) => items
-            .iter()
-            .filter_map(|i| i.get("ip").and_then(Value::as_str))
-            .collect::<Vec<_>>()
-            .join(","),
+        Value::Array(items) => items.iter().filter_map(|i| i.get("ip").and_then(Value::as_str)).collect::<Vec<_>>().join(","),
         other => other.to_string(),
     }
 }
@@ -706,10 +513,7 @@ fn split_terms(text: &str) -> Vec<&str> {
 }
 
 fn escape(value: &str) -> String {
-    value
-        .replace('\\', "\\\\")
-        .replace(',', "\\,")
-        .replace('=', "\\=")
+    value.replace('\\', "\\\\").replace(',', "\\,").replace('=', "\\=")
 }
 
 fn unescape(value: &str) -> Result<String, String> {
@@ -721,17 +525,9 @@ fn unescape(value: &str) -> Result<String, String> {
                 out.push(c);
                 escaped = false;
             }
-            (true, _) => {
-                return Err(format!(
-                    "invalid field selector: invalid escape sequence: \\{c}"
-                ));
-            }
+            (true, _) => return Err(format!("invalid field selector: invalid escape sequence: \\{c}")),
             (false, '\\') => escaped = true,
-            (false, ',' | '=') => {
-                return Err(format!(
-                    "invalid field selector: unescaped character in value: {c}"
-                ));
-            }
+            (false, ',' | '=') => return Err(format!("invalid field selector: unescaped character in value: {c}")),
             (false, _) => out.push(c),
         }
     }
@@ -751,47 +547,25 @@ mod tests {
     fn labels() {
         let labels = json!({"app": "web", "tier": "a", "n": "5"});
         for (text, want) in [
-            ("app=web", true),
-            ("app==web,tier in (a,b)", true),
-            ("!old", true),
-            ("old", false),
-            ("app!=web", false),
-            ("tier notin (a)", false),
-            ("n>4", true),
-            ("n<4", false),
-            ("", true),
-            ("missing!=x", true),
-            ("app in (web, x),n", true),
+            ("app=web", true), ("app==web,tier in (a,b)", true), ("!old", true), ("old", false), ("app!=web", false), ("tier notin (a)", false),
+            ("n>4", true), ("n<4", false), ("", true), ("missing!=x", true), ("app in (web, x),n", true),
         ] {
-            assert_eq!(
-                LabelSelector::parse(text).unwrap().matches(&labels),
-                want,
-                "{text}"
-            );
+            assert_eq!(LabelSelector::parse(text).unwrap().matches(&labels), want, "{text}");
         }
         for text in ["=", "a in b", "a,", "a in (", "a b", "-a=b", "a=b c", "a>x"] {
             assert!(LabelSelector::parse(text).is_err(), "{text}");
         }
-        assert_eq!(
-            LabelSelector::parse("b in (y,x),a").unwrap().text(),
-            "a,b in (x,y)"
-        );
+        assert_eq!(LabelSelector::parse("b in (y,x),a").unwrap().text(), "a,b in (x,y)");
     }
 
     #[test]
     fn fields() {
         let pods = crate::Catalog::builtin().lookup("", "v1", "pods").unwrap();
         let pod = json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n"}});
-        let selector =
-            FieldSelector::parse("spec.nodeName=n,status.phase!=Failed,metadata.name==p").unwrap();
+        let selector = FieldSelector::parse("spec.nodeName=n,status.phase!=Failed,metadata.name==p").unwrap();
         selector.check(pods).unwrap();
         assert!(selector.matches(pods, &pod));
-        assert!(
-            FieldSelector::parse("spec.foo=x")
-                .unwrap()
-                .check(pods)
-                .is_err()
-        );
+        assert!(FieldSelector::parse("spec.foo=x").unwrap().check(pods).is_err());
         assert!(FieldSelector::parse("x").is_err());
     }
 }

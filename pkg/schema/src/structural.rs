@@ -21,19 +21,11 @@ pub fn prune(object: &mut Value, schema: &Value) -> Vec<String> {
     gone
 }
 
-fn walk(
-    value: &mut Value,
-    schema: &Value,
-    resource: bool,
-    path: &mut String,
-    gone: &mut Vec<String>,
-) {
+fn walk(value: &mut Value, schema: &Value, resource: bool, path: &mut String, gone: &mut Vec<String>) {
     match value {
         Value::Object(map) => members(map, schema, resource || flag(schema, EMBEDDED), path, gone),
         Value::Array(items) => {
-            let Some(inner) = schema.get("items") else {
-                return;
-            };
+            let Some(inner) = schema.get("items") else { return };
             let length = path.len();
             for (i, item) in items.iter_mut().enumerate() {
                 path.push_str(&format!("[{i}]"));
@@ -45,13 +37,7 @@ fn walk(
     }
 }
 
-fn members(
-    map: &mut Map<String, Value>,
-    schema: &Value,
-    resource: bool,
-    path: &mut String,
-    gone: &mut Vec<String>,
-) {
+fn members(map: &mut Map<String, Value>, schema: &Value, resource: bool, path: &mut String, gone: &mut Vec<String>) {
     let properties = schema.get("properties").and_then(Value::as_object);
     let others = schema.get("additionalProperties");
     let keep_unknown = flag(schema, PRESERVE) || others.and_then(Value::as_bool).unwrap_or(false);
@@ -157,13 +143,7 @@ mod tests {
         let gone = prune(&mut object, &schema());
         assert_eq!(
             gone,
-            [
-                r#"unknown field "spec.free.a.z""#,
-                r#"unknown field "spec.list[0].q""#,
-                r#"unknown field "spec.map.one.q""#,
-                r#"unknown field "spec.y""#,
-                r#"unknown field "x""#
-            ]
+            [r#"unknown field "spec.free.a.z""#, r#"unknown field "spec.list[0].q""#, r#"unknown field "spec.map.one.q""#, r#"unknown field "spec.y""#, r#"unknown field "x""#]
         );
         assert_eq!(
             object,
@@ -175,10 +155,7 @@ mod tests {
     fn defaulting() {
         let mut object = json!({"spec": {"n": null, "map": {"a": null}, "list": [{"k": null}]}});
         default(&mut object, &schema());
-        assert_eq!(
-            object,
-            json!({"spec": {"n": 3, "inner": {"m": "x"}, "map": {}, "list": [{"k": null}]}})
-        );
+        assert_eq!(object, json!({"spec": {"n": 3, "inner": {"m": "x"}, "map": {}, "list": [{"k": null}]}}));
         let mut none = json!({});
         default(&mut none, &schema());
         assert_eq!(none, json!({}));

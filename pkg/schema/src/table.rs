@@ -38,30 +38,12 @@ impl IncludeObject {
 
 /// A `meta.k8s.io/v1` table of the objects. `list_meta` is the list's metadata (or one object's
 /// resourceVersion); `headers` is false for all but the first event of a watch.
-pub fn table(
-    resource: &Resource,
-    objects: &[&Value],
-    list_meta: Value,
-    include: IncludeObject,
-    headers: bool,
-    now: Instant,
-) -> Value {
+pub fn table(resource: &Resource, objects: &[&Value], list_meta: Value, include: IncludeObject, headers: bool, now: Instant) -> Value {
     let definitions = definitions(resource);
-    let default_class = if resource.plural == "storageclasses" {
-        cells::default_storage_class(objects)
-    } else {
-        None
-    };
+    let default_class = if resource.plural == "storageclasses" { cells::default_storage_class(objects) } else { None };
     let mut sorted: Vec<&Value> = objects.to_vec();
     if resource.kind == "FlowSchema" && objects.len() > 1 {
-        sorted.sort_by_key(|o| {
-            (
-                o.pointer("/spec/matchingPrecedence")
-                    .and_then(Value::as_i64)
-                    .unwrap_or(0),
-                cells::text(o, "/metadata/name").to_owned(),
-            )
-        });
+        sorted.sort_by_key(|o| (o.pointer("/spec/matchingPrecedence").and_then(Value::as_i64).unwrap_or(0), cells::text(o, "/metadata/name").to_owned()));
     }
     let rows: Vec<Value> = sorted
         .iter()
@@ -99,15 +81,7 @@ pub fn cells(resource: &Resource, object: &Value, now: Instant) -> Vec<Value> {
     if resource.is_custom() {
         return columns::custom(resource, &view);
     }
-    cells::of(&resource.group, &resource.kind, &view).unwrap_or_else(|| {
-        vec![
-            view.name(),
-            object
-                .pointer("/metadata/creationTimestamp")
-                .cloned()
-                .unwrap_or(Value::Null),
-        ]
-    })
+    cells::of(&resource.group, &resource.kind, &view).unwrap_or_else(|| vec![view.name(), object.pointer("/metadata/creationTimestamp").cloned().unwrap_or(Value::Null)])
 }
 
 /// An object's metadata as `PartialObjectMetadata`.
@@ -138,15 +112,7 @@ pub fn definitions(resource: &Resource) -> Vec<Value> {
             definition("Age", "string", "", 0, ""),
         ];
     }
-    built_in()
-        .get(&(&*resource.group, &*resource.kind))
-        .cloned()
-        .unwrap_or_else(|| {
-            vec![
-                definition("Name", "string", "name", 0, ""),
-                definition("Created At", "date", "", 0, ""),
-            ]
-        })
+    built_in().get(&(&*resource.group, &*resource.kind)).cloned().unwrap_or_else(|| vec![definition("Name", "string", "name", 0, ""), definition("Created At", "date", "", 0, "")])
 }
 
 type Columns = HashMap<(&'static str, &'static str), Vec<Value>>;
@@ -157,19 +123,10 @@ fn built_in() -> &'static Columns {
         let mut all: Columns = HashMap::new();
         let mut at = ("", "");
         for line in COLUMNS.lines() {
-            let cells: Vec<&'static str> = line
-                .split('\t')
-                .map(|c| if c == "-" { "" } else { c })
-                .collect();
+            let cells: Vec<&'static str> = line.split('\t').map(|c| if c == "-" { "" } else { c }).collect();
             match cells[..] {
                 ["=kind", group, kind] => at = (group, kind),
-                [name, kind, format, priority] => all.entry(at).or_default().push(definition(
-                    name,
-                    kind,
-                    format,
-                    priority.parse().unwrap_or(0),
-                    "",
-                )),
+                [name, kind, format, priority] => all.entry(at).or_default().push(definition(name, kind, format, priority.parse().unwrap_or(0), "")),
                 _ => {}
             }
         }

@@ -13,13 +13,8 @@ pub struct Instant {
 
 /// Now, from the system's clock.
 pub fn now() -> Instant {
-    let since = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap_or_default();
-    Instant {
-        seconds: since.as_secs() as i64,
-        nanos: since.subsec_nanos(),
-    }
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Instant { seconds: since.as_secs() as i64, nanos: since.subsec_nanos() }
 }
 
 fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
@@ -38,36 +33,21 @@ fn civil_from_days(days: i64) -> (i64, i64, i64) {
     let doy = doe - (365 * yoe + yoe / 4 - yoe / 100);
     let mp = (5 * doy + 2) / 153;
     let month = if mp < 10 { mp + 3 } else { mp - 9 };
-    (
-        yoe + era * 400 + i64::from(month <= 2),
-        month,
-        doy - (153 * mp + 2) / 5 + 1,
-    )
+    (yoe + era * 400 + i64::from(month <= 2), month, doy - (153 * mp + 2) / 5 + 1)
 }
 
 fn digits(text: &[u8]) -> Option<i64> {
-    (!text.is_empty() && text.iter().all(u8::is_ascii_digit))
-        .then(|| text.iter().fold(0, |n, b| n * 10 + i64::from(b - b'0')))
+    (!text.is_empty() && text.iter().all(u8::is_ascii_digit)).then(|| text.iter().fold(0, |n, b| n * 10 + i64::from(b - b'0')))
 }
 
 /// Reads RFC 3339.
 pub fn parse(text: &str) -> Option<Instant> {
     let b = text.as_bytes();
-    if b.len() < 20
-        || b[4] != b'-'
-        || b[7] != b'-'
-        || b[10] != b'T'
-        || b[13] != b':'
-        || b[16] != b':'
-    {
+    if b.len() < 20 || b[4] != b'-' || b[7] != b'-' || b[10] != b'T' || b[13] != b':' || b[16] != b':' {
         return None;
     }
     let (year, month, day) = (digits(&b[..4])?, digits(&b[5..7])?, digits(&b[8..10])?);
-    let (hour, minute, second) = (
-        digits(&b[11..13])?,
-        digits(&b[14..16])?,
-        digits(&b[17..19])?,
-    );
+    let (hour, minute, second) = (digits(&b[11..13])?, digits(&b[14..16])?, digits(&b[17..19])?);
     let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
     let last = match month {
         2 => 28 + i64::from(leap),
@@ -107,23 +87,14 @@ pub fn parse(text: &str) -> Option<Instant> {
         }
         _ => return None,
     };
-    Some(Instant {
-        seconds: days_from_civil(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second
-            - offset,
-        nanos,
-    })
+    Some(Instant { seconds: days_from_civil(year, month, day) * 86_400 + hour * 3600 + minute * 60 + second - offset, nanos })
 }
 
 /// `2006-01-02T15:04:05Z`.
 pub fn format(at: Instant) -> String {
     let (year, month, day) = civil_from_days(at.seconds.div_euclid(86_400));
     let s = at.seconds.rem_euclid(86_400);
-    format!(
-        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
-        s / 3600,
-        s / 60 % 60,
-        s % 60
-    )
+    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", s / 3600, s / 60 % 60, s % 60)
 }
 
 /// `2006-01-02T15:04:05.000000Z`.
@@ -148,9 +119,7 @@ pub fn canonical(text: &str) -> Result<String, String> {
     if text.is_empty() {
         return Ok(String::new());
     }
-    parse(text)
-        .map(format)
-        .ok_or_else(|| bad(text, "2006-01-02T15:04:05Z07:00"))
+    parse(text).map(format).ok_or_else(|| bad(text, "2006-01-02T15:04:05Z07:00"))
 }
 
 /// The text in the form of `metav1.MicroTime`.
@@ -158,9 +127,7 @@ pub fn canonical(text: &str) -> Result<String, String> {
 /// # Errors
 /// The message for a text that is no time.
 pub fn canonical_micro(text: &str) -> Result<String, String> {
-    parse(text)
-        .map(format_micro)
-        .ok_or_else(|| bad(text, "2006-01-02T15:04:05.000000Z07:00"))
+    parse(text).map(format_micro).ok_or_else(|| bad(text, "2006-01-02T15:04:05.000000Z07:00"))
 }
 
 /// Reads a Go duration such as `1h2m3.5s`; nanoseconds.
@@ -180,9 +147,7 @@ pub fn parse_duration(text: &str) -> Option<i64> {
     while !rest.is_empty() {
         let split = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
         let (number, tail) = rest.split_at(split);
-        let unit_end = tail
-            .find(|c: char| c.is_ascii_digit() || c == '.')
-            .unwrap_or(tail.len());
+        let unit_end = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
         let (unit, tail) = tail.split_at(unit_end);
         let scale: i128 = match unit {
             "ns" => 1,
@@ -219,9 +184,7 @@ pub fn format_duration(nanos: i64) -> String {
             return whole.to_string();
         }
         let width = unit.to_string().len() - 1;
-        format!("{whole}.{fraction:0width$}")
-            .trim_end_matches('0')
-            .to_owned()
+        format!("{whole}.{fraction:0width$}").trim_end_matches('0').to_owned()
     };
     if n < 1_000 {
         return format!("{sign}{n}ns");
@@ -246,9 +209,7 @@ pub fn format_duration(nanos: i64) -> String {
 /// # Errors
 /// The message for a text that is no duration.
 pub fn canonical_duration(text: &str) -> Result<String, String> {
-    parse_duration(text)
-        .map(format_duration)
-        .ok_or_else(|| format!("time: invalid duration {}", crate::json::quote(text)))
+    parse_duration(text).map(format_duration).ok_or_else(|| format!("time: invalid duration {}", crate::json::quote(text)))
 }
 
 /// An age as tables show it, e.g. `45s`, `3m20s`, `5h`, `12d`, `2y30d`; seconds.
@@ -260,13 +221,7 @@ pub fn human(seconds: i64) -> String {
     if s < 0 {
         return "0s".into();
     }
-    let two = |a: i64, au: &str, b: i64, bu: &str| {
-        if b == 0 {
-            format!("{a}{au}")
-        } else {
-            format!("{a}{au}{b}{bu}")
-        }
-    };
+    let two = |a: i64, au: &str, b: i64, bu: &str| if b == 0 { format!("{a}{au}") } else { format!("{a}{au}{b}{bu}") };
     let (minutes, hours) = (s / 60, s / 3600);
     match () {
         () if s < 120 => format!("{s}s"),
@@ -287,28 +242,15 @@ mod tests {
 
     #[test]
     fn times() {
-        assert_eq!(
-            canonical("2026-02-28T23:59:59.9+01:00").unwrap(),
-            "2026-02-28T22:59:59Z"
-        );
-        assert_eq!(
-            canonical_micro("2026-01-02T03:04:05.1234567Z").unwrap(),
-            "2026-01-02T03:04:05.123456Z"
-        );
+        assert_eq!(canonical("2026-02-28T23:59:59.9+01:00").unwrap(), "2026-02-28T22:59:59Z");
+        assert_eq!(canonical_micro("2026-01-02T03:04:05.1234567Z").unwrap(), "2026-01-02T03:04:05.123456Z");
         assert!(canonical("2026-02-30T00:00:00Z").is_err());
         assert!(canonical("yesterday").is_err());
     }
 
     #[test]
     fn durations() {
-        for (text, want) in [
-            ("90s", "1m30s"),
-            ("1.5h", "1h30m0s"),
-            ("300ms", "300ms"),
-            ("1.5s", "1.5s"),
-            ("0", "0s"),
-            ("-2m", "-2m0s"),
-        ] {
+        for (text, want) in [("90s", "1m30s"), ("1.5h", "1h30m0s"), ("300ms", "300ms"), ("1.5s", "1.5s"), ("0", "0s"), ("-2m", "-2m0s")] {
             assert_eq!(canonical_duration(text).unwrap(), want);
         }
         assert!(canonical_duration("5").is_err());
@@ -316,16 +258,7 @@ mod tests {
 
     #[test]
     fn ages() {
-        for (seconds, want) in [
-            (0, "0s"),
-            (119, "119s"),
-            (120, "2m"),
-            (200, "3m20s"),
-            (3600, "60m"),
-            (10_800, "3h"),
-            (90_000, "25h"),
-            (200_000, "2d7h"),
-        ] {
+        for (seconds, want) in [(0, "0s"), (119, "119s"), (120, "2m"), (200, "3m20s"), (3600, "60m"), (10_800, "3h"), (90_000, "25h"), (200_000, "2d7h")] {
             assert_eq!(human(seconds), want);
         }
     }

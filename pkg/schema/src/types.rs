@@ -154,13 +154,10 @@ impl Type {
         if let Some(field) = self.fields.iter().find(|f| f.name == name && !f.inline) {
             return Some((field, self));
         }
-        self.fields
-            .iter()
-            .filter(|f| f.inline)
-            .find_map(|f| match f.shape {
-                Shape::Struct(id) => id.get().field_and_owner(name),
-                _ => None,
-            })
+        self.fields.iter().filter(|f| f.inline).find_map(|f| match f.shape {
+            Shape::Struct(id) => id.get().field_and_owner(name),
+            _ => None,
+        })
     }
 
     /// Calls `visit` for each field, inlined structs' fields in place.
@@ -218,9 +215,7 @@ impl Types {
     }
 
     /// Every kind: group, version, kind, type.
-    pub fn kinds(
-        &self,
-    ) -> impl Iterator<Item = (&'static str, &'static str, &'static str, &'static Type)> {
+    pub fn kinds(&self) -> impl Iterator<Item = (&'static str, &'static str, &'static str, &'static Type)> {
         self.kinds.iter().map(|(k, id)| (k.0, k.1, k.2, id.get()))
     }
 }
@@ -234,10 +229,7 @@ pub fn types() -> &'static Types {
 fn parse(table: &'static str) -> Types {
     let mut types = Types::default();
     for line in table.lines() {
-        if let Some(name) = line
-            .strip_prefix("=type\t")
-            .and_then(|rest| rest.split('\t').next())
-        {
+        if let Some(name) = line.strip_prefix("=type\t").and_then(|rest| rest.split('\t').next()) {
             let id = TypeId(types.by_name.len() as u32);
             types.by_name.insert(name, id);
         }
@@ -255,15 +247,7 @@ fn parse(table: &'static str) -> Types {
             }
             "=type" => {
                 let (name, flags) = (next(), next());
-                let mut ty = Type {
-                    name,
-                    id: TypeId(types.all.len() as u32),
-                    fields: Vec::new(),
-                    atomic: false,
-                    unions: None,
-                    has_defaults: false,
-                    wire: Vec::new(),
-                };
+                let mut ty = Type { name, id: TypeId(types.all.len() as u32), fields: Vec::new(), atomic: false, unions: None, has_defaults: false, wire: Vec::new() };
                 for flag in flags.split(' ') {
                     match flag.split_once('=') {
                         Some(("mt", "atomic")) => ty.atomic = true,
@@ -283,9 +267,7 @@ fn parse(table: &'static str) -> Types {
         }
     }
     for ty in &mut types.all {
-        ty.wire = (0..ty.fields.len() as u16)
-            .filter(|i| ty.fields[*i as usize].number > 0)
-            .collect();
+        ty.wire = (0..ty.fields.len() as u16).filter(|i| ty.fields[*i as usize].number > 0).collect();
         ty.wire.sort_by_key(|i| ty.fields[*i as usize].number);
     }
     mark_defaults(&mut types);
@@ -305,13 +287,7 @@ fn merge(value: &str) -> Merge {
     }
 }
 
-fn field(
-    types: &Types,
-    name: &'static str,
-    number: &str,
-    expr: &'static str,
-    flags: &'static str,
-) -> Field {
+fn field(types: &Types, name: &'static str, number: &str, expr: &'static str, flags: &'static str) -> Field {
     let mut field = Field {
         name: undash(name),
         number: number.parse().unwrap_or(0),
@@ -398,10 +374,7 @@ fn shape(types: &Types, expr: &'static str) -> Shape {
         "SchemaOrArray" => Shape::SchemaOrArray,
         "SchemaOrStrings" => Shape::SchemaOrStrings,
         "Strings" => Shape::Strings,
-        name => types
-            .by_name
-            .get(name)
-            .map_or(Shape::Json, |id| Shape::Struct(*id)),
+        name => types.by_name.get(name).map_or(Shape::Json, |id| Shape::Struct(*id)),
     }
 }
 
@@ -412,10 +385,7 @@ fn mark_defaults(types: &mut Types) {
             let ty = &types.all[i];
             let has = ty.has_defaults
                 || crate::defaults::RULED.contains(&ty.name)
-                || ty.fields.iter().any(|f| {
-                    f.default.is_some()
-                        || below(&f.shape).is_some_and(|id| types.all[id.0 as usize].has_defaults)
-                });
+                || ty.fields.iter().any(|f| f.default.is_some() || below(&f.shape).is_some_and(|id| types.all[id.0 as usize].has_defaults));
             if has && !ty.has_defaults {
                 types.all[i].has_defaults = true;
                 changed = true;

@@ -52,11 +52,7 @@ struct Names(Option<std::sync::Arc<str>>);
 
 impl Names {
     fn new(prefix: &str) -> Self {
-        Self(
-            Some(prefix)
-                .filter(|p| !p.is_empty() && *p != ROOT)
-                .map(Into::into),
-        )
+        Self(Some(prefix).filter(|p| !p.is_empty() && *p != ROOT).map(Into::into))
     }
 
     fn there(&self, key: &str) -> Vec<u8> {
@@ -67,8 +63,7 @@ impl Names {
     }
 
     fn here(&self, key: Vec<u8>) -> String {
-        let key = String::from_utf8(key)
-            .unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned());
+        let key = String::from_utf8(key).unwrap_or_else(|e| String::from_utf8_lossy(e.as_bytes()).into_owned());
         match self.0.as_ref().and_then(|p| key.strip_prefix(p.as_ref())) {
             Some(rest) => format!("{ROOT}{rest}"),
             None => key,
@@ -125,11 +120,7 @@ impl Etcd {
             [one] => one.connect_lazy(),
             _ => Channel::balance_list(endpoints.into_iter()),
         };
-        let store = Etcd {
-            channel,
-            progress: watch::Sender::new(0),
-            names: Names::new(&config.prefix),
-        };
+        let store = Etcd { channel, progress: watch::Sender::new(0), names: Names::new(&config.prefix) };
         // The connection is lazy: an answer proves it.
         tokio::time::timeout(Duration::from_secs(10), store.revision())
             .await
@@ -145,10 +136,7 @@ impl Etcd {
 
     async fn swap(&self, key: &str, expected: Revision, write: Op) -> Result<Swap, Error> {
         let expected = signed(expected);
-        let get = RangeRequest {
-            key: self.names.there(key),
-            ..RangeRequest::default()
-        };
+        let get = RangeRequest { key: self.names.there(key), ..RangeRequest::default() };
         let txn = TxnRequest {
             compare: vec![Compare {
                 result: CompareResult::Equal.into(),
@@ -157,31 +145,17 @@ impl Etcd {
                 range_end: Vec::new(),
                 target_union: Some(TargetUnion::ModRevision(expected)),
             }],
-            success: vec![RequestOp {
-                request: Some(write),
-            }],
-            failure: vec![RequestOp {
-                request: Some(Op::RequestRange(get)),
-            }],
+            success: vec![RequestOp { request: Some(write) }],
+            failure: vec![RequestOp { request: Some(Op::RequestRange(get)) }],
         };
-        let response = self
-            .kv()
-            .txn(txn)
-            .await
-            .map_err(|e| convert(&e))?
-            .into_inner();
+        let response = self.kv().txn(txn).await.map_err(|e| convert(&e))?.into_inner();
         if response.succeeded {
             return Ok(Swap::Done(revision(response.header.as_ref())));
         }
-        let current = response
-            .responses
-            .into_iter()
-            .find_map(|r| match r.response {
-                Some(OpResponse::ResponseRange(get)) => {
-                    get.kvs.into_iter().next().map(|kv| self.names.pair(kv))
-                }
-                _ => None,
-            });
+        let current = response.responses.into_iter().find_map(|r| match r.response {
+            Some(OpResponse::ResponseRange(get)) => get.kvs.into_iter().next().map(|kv| self.names.pair(kv)),
+            _ => None,
+        });
         Ok(Swap::Conflict(current))
     }
 }
@@ -201,16 +175,10 @@ fn revision(header: Option<&ResponseHeader>) -> Revision {
 fn convert(status: &tonic::Status) -> Error {
     if status.code() == tonic::Code::OutOfRange {
         if status.message().contains("compacted") {
-            return Error::Compacted {
-                requested: 0,
-                compacted: 0,
-            };
+            return Error::Compacted { requested: 0, compacted: 0 };
         }
         if status.message().contains("future revision") {
-            return Error::Future {
-                requested: 0,
-                current: 0,
-            };
+            return Error::Future { requested: 0, current: 0 };
         }
     }
     Error::Unavailable(format!("etcd: {}", status.message()))
@@ -232,29 +200,15 @@ impl Store for Etcd {
             revision: signed(revision),
             ..RangeRequest::default()
         };
-        let response = self
-            .kv()
-            .range(request)
-            .await
-            .map_err(|e| match convert(&e) {
-                Error::Compacted { .. } => Error::Compacted {
-                    requested: revision,
-                    compacted: 0,
-                },
-                Error::Future { .. } => Error::Future {
-                    requested: revision,
-                    current: 0,
-                },
-                other => other,
-            })?;
+        let response = self.kv().range(request).await.map_err(|e| match convert(&e) {
+            Error::Compacted { .. } => Error::Compacted { requested: revision, compacted: 0 },
+            Error::Future { .. } => Error::Future { requested: revision, current: 0 },
+            other => other,
+        })?;
         let response = response.into_inner();
         Ok(Range {
             revision: self::revision(response.header.as_ref()),
-            items: response
-                .kvs
-                .into_iter()
-                .map(|kv| self.names.pair(kv))
-                .collect(),
+            items: response.kvs.into_iter().map(|kv| self.names.pair(kv)).collect(),
             more: response.more,
             count: unsigned(response.count),
         })
@@ -267,12 +221,7 @@ impl Store for Etcd {
         expected: Revision,
         lease: i64,
     ) -> Result<Swap, Error> {
-        let put = PutRequest {
-            key: self.names.there(key),
-            value,
-            lease,
-            ..PutRequest::default()
-        };
+        let put = PutRequest { key: self.names.there(key), value, lease, ..PutRequest::default() };
         self.swap(key, expected, Op::RequestPut(put)).await
     }
 
@@ -282,20 +231,12 @@ impl Store for Etcd {
             let now = self.range(key, None, 1, 0).await?;
             return Ok(Swap::Conflict(now.items.into_iter().next()));
         }
-        let delete = DeleteRangeRequest {
-            key: self.names.there(key),
-            ..DeleteRangeRequest::default()
-        };
-        self.swap(key, expected, Op::RequestDeleteRange(delete))
-            .await
+        let delete = DeleteRangeRequest { key: self.names.there(key), ..DeleteRangeRequest::default() };
+        self.swap(key, expected, Op::RequestDeleteRange(delete)).await
     }
 
     async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, Error> {
-        let from = if from == 0 {
-            self.revision().await? + 1
-        } else {
-            from
-        };
+        let from = if from == 0 { self.revision().await? + 1 } else { from };
         let create = WatchCreateRequest {
             key: self.names.there(prefix),
             range_end: self.names.there(&prefix_end(prefix)),
@@ -305,9 +246,7 @@ impl Store for Etcd {
             ..WatchCreateRequest::default()
         };
         let (requests, queue) = tokio::sync::mpsc::channel(4);
-        let send = |union| WatchRequest {
-            request_union: Some(union),
-        };
+        let send = |union| WatchRequest { request_union: Some(union) };
         let _ = requests.try_send(send(RequestUnion::CreateRequest(create)));
         let mut stream = WatchClient::new(self.channel.clone())
             .max_decoding_message_size(MESSAGE_LIMIT)
@@ -336,20 +275,16 @@ impl Store for Etcd {
                         requested: from,
                         compacted: unsigned(r.compact_revision),
                     }),
-                    Ok(Some(r)) if r.canceled => Err(Error::Unavailable(format!(
-                        "etcd ended a watch: {}",
-                        r.cancel_reason
-                    ))),
+                    Ok(Some(r)) if r.canceled => {
+                        Err(Error::Unavailable(format!("etcd ended a watch: {}", r.cancel_reason)))
+                    }
                     Ok(Some(r)) if r.created => continue,
                     Ok(Some(r)) if r.events.is_empty() => {
                         Ok(WatchItem::Progress(revision(r.header.as_ref())))
                     }
-                    Ok(Some(r)) => Ok(WatchItem::Events(
-                        r.events
-                            .into_iter()
-                            .filter_map(|e| names.event(e))
-                            .collect(),
-                    )),
+                    Ok(Some(r)) => {
+                        Ok(WatchItem::Events(r.events.into_iter().filter_map(|e| names.event(e)).collect()))
+                    }
                     Ok(None) => Err(Error::Unavailable("etcd closed a watch".into())),
                     Err(e) => Err(convert(&e)),
                 };
@@ -370,21 +305,15 @@ impl Store for Etcd {
     }
 
     async fn compact(&self, revision: Revision) -> Result<(), Error> {
-        let request = CompactionRequest {
-            revision: signed(revision),
-            physical: false,
-        };
+        let request = CompactionRequest { revision: signed(revision), physical: false };
         self.kv().compact(request).await.map_err(|e| convert(&e))?;
         Ok(())
     }
 
     async fn revision(&self) -> Result<Revision, Error> {
         // A linearizable read of a key that never is.
-        let request = RangeRequest {
-            key: vec![0],
-            count_only: true,
-            ..RangeRequest::default()
-        };
+        let request =
+            RangeRequest { key: vec![0], count_only: true, ..RangeRequest::default() };
         let response = self.kv().range(request).await.map_err(|e| convert(&e))?;
         Ok(revision(response.into_inner().header.as_ref()))
     }
@@ -403,10 +332,9 @@ where
 {
     let (sender, receiver) = tokio::sync::mpsc::channel(16);
     let task = AbortOnDrop(tokio::spawn(body(sender)));
-    Box::pin(futures::stream::unfold(
-        (receiver, task),
-        |(mut receiver, task)| async move { receiver.recv().await.map(|item| (item, (receiver, task))) },
-    ))
+    Box::pin(futures::stream::unfold((receiver, task), |(mut receiver, task)| async move {
+        receiver.recv().await.map(|item| (item, (receiver, task)))
+    }))
 }
 
 struct AbortOnDrop(tokio::task::JoinHandle<()>);

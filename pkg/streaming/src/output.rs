@@ -37,25 +37,15 @@ impl OutputSocket {
         if !websocket::wanted(request.headers()) {
             return None;
         }
-        let key =
-            websocket::accept_key(request.headers()).and_then(|k| HeaderValue::try_from(k).ok());
+        let key = websocket::accept_key(request.headers()).and_then(|k| HeaderValue::try_from(k).ok());
         let Some(key) = key else {
-            return Some(Err(Error::Protocol {
-                protocol: "websocket",
-                what: "a handshake that is not valid",
-            }));
+            return Some(Err(Error::Protocol { protocol: "websocket", what: "a handshake that is not valid" }));
         };
         let offered = websocket::offered(request.headers());
-        let protocol = offered
-            .iter()
-            .find_map(|o| [PLAIN, BASE64].into_iter().find(|p| p == o));
+        let protocol = offered.iter().find_map(|o| [PLAIN, BASE64].into_iter().find(|p| p == o));
         let connection = hyper::upgrade::on(&mut *request);
         remove_handshake(request.headers_mut());
-        Some(Ok(OutputSocket {
-            connection,
-            key,
-            protocol,
-        }))
+        Some(Ok(OutputSocket { connection, key, protocol }))
     }
 
     /// The answer that opens the WebSocket, over which `body` is sent in the background. Each piece
@@ -72,18 +62,11 @@ impl OutputSocket {
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(header::SEC_WEBSOCKET_ACCEPT, self.key);
         if let Some(protocol) = self.protocol {
-            headers.insert(
-                header::SEC_WEBSOCKET_PROTOCOL,
-                HeaderValue::from_static(protocol),
-            );
+            headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(protocol));
         }
         let base64 = self.protocol == Some(BASE64);
         let text = base64 || (lines && self.protocol.is_none());
-        let form = Form {
-            opcode: if text { TEXT } else { BINARY },
-            lines,
-            base64,
-        };
+        let form = Form { opcode: if text { TEXT } else { BINARY }, lines, base64 };
         let connection = self.connection;
         tokio::spawn(async move {
             if let Err(error) = send(connection, body, form).await {
@@ -124,10 +107,7 @@ impl Form {
             }
         };
         if self.lines {
-            piece
-                .split_inclusive(|b| *b == b'\n')
-                .flat_map(|line| message(line).to_vec())
-                .collect()
+            piece.split_inclusive(|b| *b == b'\n').flat_map(|line| message(line).to_vec()).collect()
         } else {
             message(piece).to_vec()
         }
@@ -139,10 +119,7 @@ where
     B: http_body::Body<Data = Bytes> + Send + Unpin,
     B::Error: std::fmt::Display,
 {
-    let upgraded = connection.await.map_err(|_| Error::Protocol {
-        protocol: "websocket",
-        what: "a connection that did not open",
-    })?;
+    let upgraded = connection.await.map_err(|_| Error::Protocol { protocol: "websocket", what: "a connection that did not open" })?;
     let (reader, mut writer) = tokio::io::split(TokioIo::new(upgraded));
     // Reading a frame must not be cut off by a piece that is to be sent.
     let (pongs, mut pong) = tokio::sync::mpsc::channel(4);
@@ -174,15 +151,9 @@ where
                 },
             },
         };
-        writer
-            .write_all(&frames)
-            .await
-            .map_err(Error::io("write"))?;
+        writer.write_all(&frames).await.map_err(Error::io("write"))?;
     }
     let normal = 1000_u16.to_be_bytes();
-    writer
-        .write_all(&encode(CLOSE, &normal, &[]))
-        .await
-        .map_err(Error::io("write"))?;
+    writer.write_all(&encode(CLOSE, &normal, &[])).await.map_err(Error::io("write"))?;
     writer.shutdown().await.map_err(Error::io("close"))
 }

@@ -602,7 +602,6 @@ pub fn start_writeback(fd: BorrowedFd<'_>, offset: u64, len: u64) -> Result<()> 
     let number = |n: u64| i64::try_from(n).map_err(|_| Errno::INVAL);
     let (offset, len) = (number(offset)?, number(len)?);
     // SAFETY: plain integers and an open descriptor.
-    let done =
-        unsafe { libc::sync_file_range(fd.as_raw_fd(), offset, len, libc::SYNC_FILE_RANGE_WRITE) };
+    let done = unsafe { libc::sync_file_range(fd.as_raw_fd(), offset, len, libc::SYNC_FILE_RANGE_WRITE) };
     check_int(done).map(drop)
 }

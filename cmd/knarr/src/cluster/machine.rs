@@ -20,15 +20,8 @@ const INIT: &str = "/knarr-init";
 /// Folders of the host that a node sees, read-only: programs and their libraries.
 const SHARED: [&str; 6] = ["usr", "bin", "sbin", "lib", "lib64", "lib32"];
 /// What of the host's settings a node begins with.
-const SETTINGS: [&str; 7] = [
-    "passwd",
-    "group",
-    "nsswitch.conf",
-    "os-release",
-    "resolv.conf",
-    "localtime",
-    "protocols",
-];
+const SETTINGS: [&str; 7] =
+    ["passwd", "group", "nsswitch.conf", "os-release", "resolv.conf", "localtime", "protocols"];
 const CAPABILITIES: &str = "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID \
     SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER \
     SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE \
@@ -86,12 +79,7 @@ impl Machine {
         let output = self.runc().args(words).arg(&self.name).output()?;
         if !output.status.success() {
             let text = String::from_utf8_lossy(&output.stderr);
-            bail!(
-                "node {}: cannot {}: {}",
-                self.name,
-                words.join(" "),
-                text.trim()
-            );
+            bail!("node {}: cannot {}: {}", self.name, words.join(" "), text.trim());
         }
         Ok(String::from_utf8(output.stdout)?)
     }
@@ -126,11 +114,7 @@ impl Machine {
             .stderr(File::create(&problem)?)
             .status()?;
         if !status.success() {
-            bail!(
-                "node {}: {}",
-                self.name,
-                fs::read_to_string(&problem)?.trim()
-            );
+            bail!("node {}: {}", self.name, fs::read_to_string(&problem)?.trim());
         }
         Ok(fs::read_to_string(pid_file)?.trim().parse()?)
     }
@@ -148,8 +132,7 @@ impl Machine {
     /// # Errors
     /// If it does not run.
     pub fn freeze(&self, frozen: bool) -> Result<()> {
-        self.call(&[if frozen { "pause" } else { "resume" }])
-            .map(drop)
+        self.call(&[if frozen { "pause" } else { "resume" }]).map(drop)
     }
 
     /// Ends the node and removes the container; its data stays. One that is not there is fine.
@@ -157,17 +140,9 @@ impl Machine {
     /// # Errors
     /// If the runtime refuses.
     pub fn remove(&self) -> Result<()> {
-        let output = self
-            .runc()
-            .args(["delete", "--force"])
-            .arg(&self.name)
-            .output()?;
+        let output = self.runc().args(["delete", "--force"]).arg(&self.name).output()?;
         if !output.status.success() {
-            bail!(
-                "node {}: {}",
-                self.name,
-                String::from_utf8_lossy(&output.stderr).trim()
-            );
+            bail!("node {}: {}", self.name, String::from_utf8_lossy(&output.stderr).trim());
         }
         Ok(())
     }
@@ -185,25 +160,10 @@ impl Machine {
     fn root(&self, job: &Job<'_>) -> Result<Vec<Value>> {
         let root = self.folder.join("rootfs");
         let make = |path: PathBuf, mode| {
-            let made = fs::DirBuilder::new()
-                .recursive(true)
-                .mode(mode)
-                .create(&path);
+            let made = fs::DirBuilder::new().recursive(true).mode(mode).create(&path);
             made.with_context(|| format!("cannot make {}", path.display()))
         };
-        for dir in [
-            "dev",
-            "proc",
-            "sys",
-            "run",
-            "etc",
-            "root",
-            "var/lib/knarr",
-            "var/log",
-            "opt",
-            "mnt",
-            "home",
-        ] {
+        for dir in ["dev", "proc", "sys", "run", "etc", "root", "var/lib/knarr", "var/log", "opt", "mnt", "home"] {
             make(root.join(dir), 0o755)?;
         }
         make(self.data(), 0o755)?;
@@ -215,9 +175,7 @@ impl Machine {
         let mut mounts = Vec::new();
         for name in SHARED {
             let host = Path::new("/").join(name);
-            let Ok(kind) = fs::symlink_metadata(&host) else {
-                continue;
-            };
+            let Ok(kind) = fs::symlink_metadata(&host) else { continue };
             let inside = root.join(name);
             if kind.is_symlink() {
                 if fs::symlink_metadata(&inside).is_err() {
@@ -244,10 +202,8 @@ impl Machine {
             }
         }
         fs::write(etc.join("hostname"), format!("{}\n", self.name))?;
-        let hosts = format!(
-            "127.0.0.1 localhost\n127.0.1.1 {}\n{} {HOST_NAME}\n",
-            self.name, job.host
-        );
+        let hosts =
+            format!("127.0.0.1 localhost\n127.0.1.1 {}\n{} {HOST_NAME}\n", self.name, job.host);
         fs::write(etc.join("hosts"), hosts)?;
         if !etc.join("machine-id").exists() {
             let id = fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap_or_default();
@@ -259,28 +215,15 @@ impl Machine {
     }
 
     fn own_mounts(&self, job: &Job<'_>) -> Vec<Value> {
-        let mount = |kind: &str, at: &str, options: &[&str]| json!({"destination": at, "type": kind, "source": kind, "options": options});
+        let mount = |kind: &str, at: &str, options: &[&str]| {
+            json!({"destination": at, "type": kind, "source": kind, "options": options})
+        };
         vec![
             mount("proc", "/proc", &[]),
             mount("sysfs", "/sys", &["nosuid", "noexec", "nodev"]),
             mount("cgroup", "/sys/fs/cgroup", &["nosuid", "noexec", "nodev"]),
-            mount(
-                "tmpfs",
-                "/dev",
-                &["nosuid", "strictatime", "mode=755", "size=65536k"],
-            ),
-            mount(
-                "devpts",
-                "/dev/pts",
-                &[
-                    "nosuid",
-                    "noexec",
-                    "newinstance",
-                    "ptmxmode=0666",
-                    "mode=0620",
-                    "gid=5",
-                ],
-            ),
+            mount("tmpfs", "/dev", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+            mount("devpts", "/dev/pts", &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]),
             mount("tmpfs", "/dev/shm", &["nosuid", "nodev", "mode=1777"]),
             mount("mqueue", "/dev/mqueue", &["nosuid", "noexec", "nodev"]),
             mount("tmpfs", "/run", &["nosuid", "nodev", "mode=755"]),
@@ -290,11 +233,8 @@ impl Machine {
     }
 
     fn config(&self, job: &Job<'_>, mounts: &[Value]) -> Value {
-        let capabilities: Vec<String> = CAPABILITIES
-            .split_whitespace()
-            .map(|c| format!("CAP_{c}"))
-            .filter(|c| known(c))
-            .collect();
+        let capabilities: Vec<String> =
+            CAPABILITIES.split_whitespace().map(|c| format!("CAP_{c}")).filter(|c| known(c)).collect();
         let mut arguments = vec![INIT.to_owned(), "init".into(), PROGRAM.into()];
         arguments.extend(job.arguments.iter().cloned());
         let mut environment = vec![
@@ -333,14 +273,9 @@ impl Machine {
 /// Whether this process may have a capability, and so give it to a node.
 fn known(capability: &str) -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let line = status
-        .lines()
-        .find_map(|l| l.strip_prefix("CapBnd:"))
-        .unwrap_or_default();
+    let line = status.lines().find_map(|l| l.strip_prefix("CapBnd:")).unwrap_or_default();
     let bounding = u64::from_str_radix(line.trim(), 16).unwrap_or(0);
-    let number = CAPABILITIES
-        .split_whitespace()
-        .position(|c| capability.strip_prefix("CAP_") == Some(c));
+    let number = CAPABILITIES.split_whitespace().position(|c| capability.strip_prefix("CAP_") == Some(c));
     number.is_some_and(|n| bounding >> n & 1 == 1)
 }
 

@@ -54,37 +54,27 @@ pub fn create(options: &Options, log: &str) -> Result<()> {
     let begin = Instant::now();
     let step = |text: &str| say(&format!("{:>7.3}s  {text}", begin.elapsed().as_secs_f64()));
     let cluster = claim(options, log)?;
-    let made = cluster
-        .network()
-        .and_then(|n| Ok(n.open()?))
-        .and_then(|()| {
-            step("the nodes' network is there");
-            std::thread::scope(|scope| {
-                let one = |n| {
-                    let cluster = &cluster;
-                    scope.spawn(move || prepare(cluster, n, options))
-                };
-                let all: Vec<_> = (0..cluster.nodes).map(one).collect();
-                let died = |_| anyhow::anyhow!("a thread that prepares a node died");
-                all.into_iter().try_for_each(|t| t.join().map_err(died)?)
-            })?;
-            for n in 0..cluster.nodes {
-                start(&cluster, n, false)?;
-            }
-            step(&format!("{} nodes are started", cluster.nodes));
-            crate::runtime(1)?.block_on(finish(&cluster, options, &step))
-        });
+    let made = cluster.network().and_then(|n| Ok(n.open()?)).and_then(|()| {
+        step("the nodes' network is there");
+        std::thread::scope(|scope| {
+            let one = |n| {
+                let cluster = &cluster;
+                scope.spawn(move || prepare(cluster, n, options))
+            };
+            let all: Vec<_> = (0..cluster.nodes).map(one).collect();
+            let died = |_| anyhow::anyhow!("a thread that prepares a node died");
+            all.into_iter().try_for_each(|t| t.join().map_err(died)?)
+        })?;
+        for n in 0..cluster.nodes {
+            start(&cluster, n, false)?;
+        }
+        step(&format!("{} nodes are started", cluster.nodes));
+        crate::runtime(1)?.block_on(finish(&cluster, options, &step))
+    });
     if let Err(error) = made {
         for machine in cluster.machines() {
             let text = fs::read_to_string(machine.log()).unwrap_or_default();
-            for line in text
-                .lines()
-                .rev()
-                .take(3)
-                .collect::<Vec<_>>()
-                .into_iter()
-                .rev()
-            {
+            for line in text.lines().rev().take(3).collect::<Vec<_>>().into_iter().rev() {
                 say(&format!("{}: {line}", machine.name));
             }
         }
@@ -94,10 +84,7 @@ pub fn create(options: &Options, log: &str) -> Result<()> {
         return Err(error);
     }
     say("");
-    say(&format!(
-        "  export KUBECONFIG={}",
-        cluster.kubeconfig().display()
-    ));
+    say(&format!("  export KUBECONFIG={}", cluster.kubeconfig().display()));
     Ok(())
 }
 
@@ -113,9 +100,7 @@ fn claim(options: &Options, log: &str) -> Result<Cluster> {
     if own.exists() {
         bail!("there is a cluster {name:?} already; `knarr cluster delete {name}` removes it");
     }
-    let token = BootstrapToken::generate()
-        .map_err(anyhow::Error::msg)?
-        .reveal();
+    let token = BootstrapToken::generate().map_err(anyhow::Error::msg)?.reveal();
     let mut cluster = Cluster {
         name: name.clone(),
         index: 0,
@@ -125,29 +110,15 @@ fn claim(options: &Options, log: &str) -> Result<Cluster> {
         log: log.to_owned(),
         folder: own,
     };
-    let taken: Vec<u8> = Folder {
-        clusters_dir: folder.clone(),
-    }
-    .all()
-    .iter()
-    .map(|c| c.index)
-    .collect();
+    let taken: Vec<u8> = Folder { clusters_dir: folder.clone() }.all().iter().map(|c| c.index).collect();
     let free = |index: &u8| {
         cluster.index = *index;
-        !taken.contains(index)
-            && cluster
-                .network()
-                .is_ok_and(|n| n.is_free().unwrap_or(false))
+        !taken.contains(index) && cluster.network().is_ok_and(|n| n.is_free().unwrap_or(false))
     };
-    cluster.index = (0..=254)
-        .find(free)
-        .context("no network below 10.89.0.0/16 is free")?;
+    cluster.index = (0..=254).find(free).context("no network below 10.89.0.0/16 is free")?;
     // It holds the nodes' token and keys.
     fs::DirBuilder::new().mode(0o700).create(&cluster.folder)?;
-    fs::write(
-        cluster.folder.join("cluster.json"),
-        serde_json::to_string_pretty(&cluster)?,
-    )?;
+    fs::write(cluster.folder.join("cluster.json"), serde_json::to_string_pretty(&cluster)?)?;
     helpers::install(&cluster.folder.join("bin"))?;
     Ok(cluster)
 }
@@ -162,9 +133,7 @@ fn prepare(cluster: &Cluster, n: u32, options: &Options) -> Result<()> {
     }
     for file in &options.image {
         let images = knarr_images::Images::open(data.join("images"), data.join("registries.yaml"))?;
-        images
-            .import(file, None)
-            .with_context(|| format!("cannot import {}", file.display()))?;
+        images.import(file, None).with_context(|| format!("cannot import {}", file.display()))?;
     }
     Ok(())
 }
@@ -186,9 +155,7 @@ pub fn start(cluster: &Cluster, n: u32, again: bool) -> Result<()> {
     let server = format!("https://{}:{PORT}", network.node(0));
     let mut arguments: Vec<String> = if n == 0 {
         let own = ["up".to_owned(), format!("--listen=0.0.0.0:{PORT}")];
-        own.into_iter()
-            .chain(cluster.arguments.iter().cloned())
-            .collect()
+        own.into_iter().chain(cluster.arguments.iter().cloned()).collect()
     } else {
         vec!["agent".into(), format!("--server={server}")]
     };

@@ -58,11 +58,7 @@ pub enum Command {
 #[derive(Args, Clone, Debug)]
 pub struct Folder {
     /// Folder of all clusters
-    #[arg(
-        long,
-        default_value = "/var/lib/knarr-clusters",
-        env = "KNARR_CLUSTERS_DIR"
-    )]
+    #[arg(long, default_value = "/var/lib/knarr-clusters", env = "KNARR_CLUSTERS_DIR")]
     clusters_dir: PathBuf,
 }
 
@@ -151,10 +147,7 @@ impl Folder {
     }
 
     fn all(&self) -> Vec<Cluster> {
-        let entries = fs::read_dir(&self.clusters_dir)
-            .into_iter()
-            .flatten()
-            .flatten();
+        let entries = fs::read_dir(&self.clusters_dir).into_iter().flatten().flatten();
         let names = entries.filter_map(|e| e.file_name().into_string().ok());
         let mut all: Vec<Cluster> = names.filter_map(|name| self.open(&name).ok()).collect();
         all.sort_by(|a, b| a.name.cmp(&b.name));
@@ -222,11 +215,7 @@ impl Cluster {
             Some((state, _)) if state != "running" => state,
             Some((state, _)) => {
                 let connected = self.network().and_then(|net| Ok(net.is_connected(n)?));
-                if connected.unwrap_or(false) {
-                    state
-                } else {
-                    "cut".into()
-                }
+                if connected.unwrap_or(false) { state } else { "cut".into() }
             }
         }
     }
@@ -239,11 +228,7 @@ impl Cluster {
             first = first.and(machine.remove());
         }
         first = first.and(tree::remove(&self.cgroup(), PATIENCE));
-        first = first.and(
-            self.network()?
-                .remove(self.nodes)
-                .context("cannot remove the nodes' network"),
-        );
+        first = first.and(self.network()?.remove(self.nodes).context("cannot remove the nodes' network"));
         first?;
         fs::remove_dir_all(&self.folder)
             .with_context(|| format!("cannot remove {}", self.folder.display()))?;
@@ -266,29 +251,18 @@ pub fn run(command: Command, log: &str) -> Result<()> {
     match command {
         Command::Create(options) => make::create(&options, log),
         Command::List(folder) => {
-            say(&format!(
-                "{:<16} {:<20} {:<16} STATE",
-                "CLUSTER", "NODE", "ADDRESS"
-            ));
+            say(&format!("{:<16} {:<20} {:<16} STATE", "CLUSTER", "NODE", "ADDRESS"));
             for cluster in folder.all() {
                 let network = cluster.network()?;
                 for n in 0..cluster.nodes {
                     let (name, at) = (cluster.node_name(n), network.node(n).to_string());
-                    say(&format!(
-                        "{:<16} {name:<20} {at:<16} {}",
-                        cluster.name,
-                        cluster.condition(n)
-                    ));
+                    say(&format!("{:<16} {name:<20} {at:<16} {}", cluster.name, cluster.condition(n)));
                 }
             }
             Ok(())
         }
         Command::Delete(named) => named.open()?.delete(),
-        Command::Load(Load::Image {
-            files,
-            name,
-            folder,
-        }) => load(&folder.open(&name)?, &files),
+        Command::Load(Load::Image { files, name, folder }) => load(&folder.open(&name)?, &files),
         Command::Kubeconfig(named) => {
             say(&named.open()?.kubeconfig().display().to_string());
             Ok(())
@@ -297,9 +271,7 @@ pub fn run(command: Command, log: &str) -> Result<()> {
             for machine in cluster.open()?.machines() {
                 if node.as_ref().is_none_or(|n| *n == machine.name) {
                     say(&format!("--- {}", machine.name));
-                    say(fs::read_to_string(machine.log())
-                        .unwrap_or_default()
-                        .trim_end());
+                    say(fs::read_to_string(machine.log()).unwrap_or_default().trim_end());
                 }
             }
             Ok(())
@@ -334,11 +306,7 @@ fn act(node: Node) -> Result<()> {
         }
         Node::Exec { node, command } => {
             let (cluster, n) = node.folder.node(&node.node)?;
-            let status = cluster
-                .machine(n)
-                .command(&command)
-                .stdin(Stdio::inherit())
-                .status()?;
+            let status = cluster.machine(n).command(&command).stdin(Stdio::inherit()).status()?;
             std::process::exit(status.code().unwrap_or(1));
         }
     }
@@ -350,24 +318,16 @@ fn load(cluster: &Cluster, files: &[PathBuf]) -> Result<()> {
     for path in files {
         let mut running = Vec::new();
         for machine in cluster.machines() {
-            let file =
-                fs::File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+            let file = fs::File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
             let mut command = machine.command(&words);
-            command
-                .stdin(file)
-                .stdout(Stdio::null())
-                .stderr(Stdio::piped());
+            command.stdin(file).stdout(Stdio::null()).stderr(Stdio::piped());
             running.push((machine.name.clone(), command.spawn()?));
         }
         for (name, child) in running {
             let output = child.wait_with_output()?;
             if !output.status.success() {
                 let text = String::from_utf8_lossy(&output.stderr);
-                bail!(
-                    "node {name}: cannot import {}: {}",
-                    path.display(),
-                    text.trim()
-                );
+                bail!("node {name}: cannot import {}: {}", path.display(), text.trim());
             }
         }
         say(&format!("loaded {}", path.display()));

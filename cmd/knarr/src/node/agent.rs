@@ -6,11 +6,7 @@ use clap::Args;
 use knarr_pki::BootstrapToken;
 
 use super::{join::Invitation, kubelet_address};
-use crate::{
-    layout::Layout,
-    preflight,
-    up::{self, Plan},
-};
+use crate::{layout::Layout, preflight, up::{self, Plan}};
 use anyhow::{Result, bail};
 
 /// What `knarr agent` can be told.
@@ -48,11 +44,7 @@ pub struct Options {
 impl Options {
     pub(super) fn invitation(&self) -> Option<Invitation> {
         let (server, token) = self.server.clone().zip(self.token.clone())?;
-        Some(Invitation {
-            server,
-            token,
-            ca_hash: self.ca_hash.clone(),
-        })
+        Some(Invitation { server, token, ca_hash: self.ca_hash.clone() })
     }
 }
 
@@ -68,11 +60,5 @@ pub fn run(layout: &Layout, options: &Options, log: &str) -> Result<()> {
     }
     up::prepare(layout)?;
     preflight::free(kubelet_address(), "a free machine")?;
-    up::run_plan(
-        layout,
-        Plan::Agent(options.clone()),
-        options.detach,
-        options.detached_child,
-        log,
-    )
+    up::run_plan(layout, Plan::Agent(options.clone()), options.detach, options.detached_child, log)
 }

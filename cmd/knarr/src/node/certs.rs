@@ -47,12 +47,7 @@ pub fn load(layout: &Layout, names: &Names<'_>) -> Result<Certs> {
     let pki = Pki::open(layout.pki())?;
     let ca = pki.authority("ca", "kubernetes")?;
     let front = pki.authority("front-proxy-ca", "front-proxy-ca")?;
-    let loopback = || {
-        [
-            IpAddr::from([127, 0, 0, 1]),
-            IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]),
-        ]
-    };
+    let loopback = || [IpAddr::from([127, 0, 0, 1]), IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1])];
     let mut dns_names: Vec<String> = ["kubernetes", "kubernetes.default", "kubernetes.default.svc"]
         .map(str::to_owned)
         .to_vec();
@@ -96,20 +91,10 @@ pub fn load(layout: &Layout, names: &Names<'_>) -> Result<Certs> {
         )?,
         kubelet_client: pki.leaf(
             &ca,
-            &client(
-                "apiserver-kubelet-client",
-                "kube-apiserver-kubelet-client",
-                &["system:masters"],
-            ),
+            &client("apiserver-kubelet-client", "kube-apiserver-kubelet-client", &["system:masters"]),
         )?,
-        front_proxy_client: pki.leaf(
-            &front,
-            &client("front-proxy-client", "front-proxy-client", &[]),
-        )?,
-        admin: pki.leaf(
-            &ca,
-            &client("admin", "kubernetes-admin", &["system:masters"]),
-        )?,
+        front_proxy_client: pki.leaf(&front, &client("front-proxy-client", "front-proxy-client", &[]))?,
+        admin: pki.leaf(&ca, &client("admin", "kubernetes-admin", &["system:masters"]))?,
         service_account_key: pki.service_account_key()?,
         ca_key: std::fs::read_to_string(pki.path("ca.key"))
             .with_context(|| format!("cannot read {}", pki.path("ca.key").display()))?,

@@ -1,10 +1,6 @@
 //! How a machine becomes a node of a cluster that it knows only by an address and a token.
 
-use std::{
-    fs,
-    net::IpAddr,
-    time::{Duration, Instant},
-};
+use std::{fs, net::IpAddr, time::{Duration, Instant}};
 
 use anyhow::{Context, Result, anyhow, bail};
 use k8s_openapi::api::{
@@ -71,13 +67,9 @@ async fn discover(invitation: &Invitation) -> Result<String> {
     // Whom we speak to is proven by what it says.
     config.accept_invalid_certs = true;
     let stranger = Client::try_from(config)?;
-    let map: ConfigMap = Api::namespaced(stranger, "kube-public")
-        .get("cluster-info")
-        .await?;
+    let map: ConfigMap = Api::namespaced(stranger, "kube-public").get("cluster-info").await?;
     let data = map.data.unwrap_or_default();
-    let kubeconfig = data
-        .get("kubeconfig")
-        .context("the cluster does not describe itself")?;
+    let kubeconfig = data.get("kubeconfig").context("the cluster does not describe itself")?;
     let signature = data
         .get(&format!("jws-kubeconfig-{}", invitation.token.id))
         .context("the cluster does not know the token")?;
@@ -98,10 +90,9 @@ fn decided() -> impl Condition<CertificateSigningRequest> {
     |r: Option<&CertificateSigningRequest>| {
         let status = r.and_then(|r| r.status.as_ref());
         status.is_some_and(|s| {
-            let refused =
-                |c: &k8s_openapi::api::certificates::v1::CertificateSigningRequestCondition| {
-                    c.type_ == "Denied" || c.type_ == "Failed"
-                };
+            let refused = |c: &k8s_openapi::api::certificates::v1::CertificateSigningRequestCondition| {
+                c.type_ == "Denied" || c.type_ == "Failed"
+            };
             s.certificate.is_some() || s.conditions.iter().flatten().any(refused)
         })
     }
@@ -124,23 +115,13 @@ async fn certificate(client: &Client, leaf: &Leaf) -> Result<Pair> {
         },
     }))?;
     let api: Api<CertificateSigningRequest> = Api::all(client.clone());
-    let name = api
-        .create(&PostParams::default(), &object)
-        .await?
-        .metadata
-        .name
-        .unwrap_or_default();
+    let name = api.create(&PostParams::default(), &object).await?.metadata.name.unwrap_or_default();
     let answer = tokio::time::timeout(PATIENCE, await_condition(api, &name, decided()))
         .await
         .map_err(|_| anyhow!("nobody approves the certificate request {name}: `kubectl certificate approve {name}`"))??;
     let status = answer.and_then(|r| r.status).unwrap_or_default();
-    let certificate = status
-        .certificate
-        .with_context(|| format!("the certificate request {name} was refused"))?;
-    Ok(Pair {
-        certificate: String::from_utf8(certificate.0)?,
-        key,
-    })
+    let certificate = status.certificate.with_context(|| format!("the certificate request {name} was refused"))?;
+    Ok(Pair { certificate: String::from_utf8(certificate.0)?, key })
 }
 
 /// The files of a member.
@@ -152,19 +133,12 @@ impl Files<'_> {
     }
     fn pair(&self, name: &str) -> Option<Pair> {
         let certificate = self.read(&format!("{name}.crt"))?;
-        Some(Pair {
-            certificate,
-            key: self.read(&format!("{name}.key"))?,
-        })
+        Some(Pair { certificate, key: self.read(&format!("{name}.key"))? })
     }
     fn write_pair(&self, name: &str, pair: &Pair) -> Result<()> {
         let pki = self.0.pki();
         knarr_pki::write(&pki.join(format!("{name}.key")), &pair.key, 0o600)?;
-        Ok(knarr_pki::write(
-            &pki.join(format!("{name}.crt")),
-            &pair.certificate,
-            0o644,
-        )?)
+        Ok(knarr_pki::write(&pki.join(format!("{name}.crt")), &pair.certificate, 0o644)?)
     }
 }
 
@@ -178,11 +152,7 @@ fn user(pair: &Pair) -> Value {
 }
 
 /// The node's identity: kept from an earlier life, or given by the cluster for the token.
-async fn identity(
-    layout: &Layout,
-    name: &str,
-    invitation: Option<&Invitation>,
-) -> Result<(String, Client)> {
+async fn identity(layout: &Layout, name: &str, invitation: Option<&Invitation>) -> Result<(String, Client)> {
     knarr_pki::Pki::open(layout.pki())?;
     let files = Files(layout);
     let leaf = Leaf {
@@ -191,37 +161,21 @@ async fn identity(
         client: true,
         ..Leaf::default()
     };
-    let known = files
-        .read("server")
-        .zip(files.read("ca.crt"))
-        .zip(files.pair("kubelet-client"));
+    let known = files.read("server").zip(files.read("ca.crt")).zip(files.pair("kubelet-client"));
     if let Some(((server, ca), pair)) = known.filter(|(_, pair)| left(pair) > 0) {
         let server = invitation.map_or(server, |i| i.server.clone());
         let mut own = client::of(&server, &ca, &user(&pair)).await?;
         if left(&pair) < RENEW_SECONDS {
-            let pair = insist("renewing the node's certificate", || {
-                certificate(&own, &leaf)
-            })
-            .await?;
+            let pair = insist("renewing the node's certificate", || certificate(&own, &leaf)).await?;
             files.write_pair("kubelet-client", &pair)?;
             own = client::of(&server, &ca, &user(&pair)).await?;
         }
         return Ok((server, own));
     }
-    let invitation = invitation.context(
-        "this machine is no node yet: it needs --server and --token (`knarr token create`)",
-    )?;
+    let invitation = invitation.context("this machine is no node yet: it needs --server and --token (`knarr token create`)")?;
     let ca = insist("discovering the cluster", || discover(invitation)).await?;
-    let joiner = client::of(
-        &invitation.server,
-        &ca,
-        &json!({"token": invitation.token.reveal()}),
-    )
-    .await?;
-    let pair = insist("asking for the node's certificate", || {
-        certificate(&joiner, &leaf)
-    })
-    .await?;
+    let joiner = client::of(&invitation.server, &ca, &json!({"token": invitation.token.reveal()})).await?;
+    let pair = insist("asking for the node's certificate", || certificate(&joiner, &leaf)).await?;
     let own = client::of(&invitation.server, &ca, &user(&pair)).await?;
     knarr_pki::write(&layout.pki().join("ca.crt"), &ca, 0o644)?;
     files.write_pair("kubelet-client", &pair)?;
@@ -242,10 +196,7 @@ async fn register(client: &Client, name: &str, address: IpAddr) -> Result<()> {
             {"type": "Hostname", "address": name},
         ]},
     }))?;
-    match Api::all(client.clone())
-        .create(&PostParams::default(), &node)
-        .await
-    {
+    match Api::all(client.clone()).create(&PostParams::default(), &node).await {
         Err(kube::Error::Api(status)) if status.reason == "AlreadyExists" => Ok(()),
         other => Ok(other.map(drop)?),
     }
@@ -255,18 +206,12 @@ async fn register(client: &Client, name: &str, address: IpAddr) -> Result<()> {
 ///
 /// # Errors
 /// If the cluster cannot be reached or proven, or refuses.
-pub async fn join(
-    layout: &Layout,
-    name: &str,
-    address: IpAddr,
-    invitation: Option<&Invitation>,
-) -> Result<Membership> {
+pub async fn join(layout: &Layout, name: &str, address: IpAddr, invitation: Option<&Invitation>) -> Result<Membership> {
     let (server, client) = identity(layout, name, invitation).await?;
     let settings = insist("reading the cluster's settings", || Settings::read(&client)).await?;
     insist("registering the node", || register(&client, name, address)).await?;
     let ranged = |node: Option<&NodeObject>| {
-        node.and_then(|n| n.spec.as_ref())
-            .is_some_and(|s| s.pod_cidr.is_some())
+        node.and_then(|n| n.spec.as_ref()).is_some_and(|s| s.pod_cidr.is_some())
     };
     let nodes: Api<NodeObject> = Api::all(client.clone());
     let node = tokio::time::timeout(PATIENCE, await_condition(nodes, name, ranged))
@@ -283,21 +228,11 @@ pub async fn join(
     };
     let files = Files(layout);
     let at = address.to_string();
-    let good = files
-        .pair("kubelet")
-        .is_some_and(|p| left(&p) > RENEW_SECONDS)
-        && files.read("address") == Some(at.clone());
+    let good = files.pair("kubelet").is_some_and(|p| left(&p) > RENEW_SECONDS) && files.read("address") == Some(at.clone());
     if !good {
-        let pair = certificate(&client, &serving)
-            .await
-            .context("asking for the kubelet's certificate")?;
+        let pair = certificate(&client, &serving).await.context("asking for the kubelet's certificate")?;
         files.write_pair("kubelet", &pair)?;
         knarr_pki::write(&layout.pki().join("address"), &at, 0o644)?;
     }
-    Ok(Membership {
-        server,
-        client,
-        settings,
-        pod_cidr,
-    })
+    Ok(Membership { server, client, settings, pod_cidr })
 }

@@ -45,10 +45,7 @@ async fn apply(client: &Client, path: &str, object: &Value) -> Result<()> {
     let request = http::Request::patch(format!("{path}/{name}?fieldManager=knarr&force=true"))
         .header("content-type", "application/apply-patch+yaml")
         .body(object.to_string().into_bytes())?;
-    let _: Value = client
-        .request(request)
-        .await
-        .with_context(|| format!("{path}/{name}"))?;
+    let _: Value = client.request(request).await.with_context(|| format!("{path}/{name}"))?;
     Ok(())
 }
 
@@ -78,22 +75,9 @@ pub async fn open(
     token: Option<BootstrapToken>,
 ) -> Result<()> {
     let kubeconfig = client::public(&server, &ca);
-    let (public, system) = (
-        "/api/v1/namespaces/kube-public",
-        "/api/v1/namespaces/kube-system",
-    );
-    apply(
-        &client,
-        &format!("{public}/configmaps"),
-        &config_map("cluster-info", &json!({"kubeconfig": kubeconfig})),
-    )
-    .await?;
-    apply(
-        &client,
-        &format!("{system}/configmaps"),
-        &config_map("knarr-config", &serde_json::to_value(settings)?),
-    )
-    .await?;
+    let (public, system) = ("/api/v1/namespaces/kube-public", "/api/v1/namespaces/kube-system");
+    apply(&client, &format!("{public}/configmaps"), &config_map("cluster-info", &json!({"kubeconfig": kubeconfig}))).await?;
+    apply(&client, &format!("{system}/configmaps"), &config_map("knarr-config", &serde_json::to_value(settings)?)).await?;
     // Each may be read by those who need it and nobody else.
     for (namespace, map, subject) in [
         ("kube-public", "cluster-info", ("User", "system:anonymous")),
@@ -105,57 +89,21 @@ pub async fn open(
             "rules": [{"apiGroups": [""], "resources": ["configmaps"], "resourceNames": [map], "verbs": ["get"]}],
         });
         let bound = binding("RoleBinding", &name, ("Role", &name), subject);
-        apply(
-            &client,
-            &format!("{RBAC}/namespaces/{namespace}/roles"),
-            &role,
-        )
-        .await?;
-        apply(
-            &client,
-            &format!("{RBAC}/namespaces/{namespace}/rolebindings"),
-            &bound,
-        )
-        .await?;
+        apply(&client, &format!("{RBAC}/namespaces/{namespace}/roles"), &role).await?;
+        apply(&client, &format!("{RBAC}/namespaces/{namespace}/rolebindings"), &bound).await?;
     }
     let requests = "system:certificates.k8s.io:certificatesigningrequests";
     for (name, role, group) in [
-        (
-            "knarr:node-bootstrapper",
-            "system:node-bootstrapper".to_owned(),
-            JOINERS,
-        ),
-        (
-            "knarr:approve-new-nodes",
-            format!("{requests}:nodeclient"),
-            JOINERS,
-        ),
-        (
-            "knarr:approve-nodes",
-            format!("{requests}:selfnodeclient"),
-            "system:nodes",
-        ),
-        (
-            "knarr:node-proxier",
-            "system:node-proxier".to_owned(),
-            "system:nodes",
-        ),
+        ("knarr:node-bootstrapper", "system:node-bootstrapper".to_owned(), JOINERS),
+        ("knarr:approve-new-nodes", format!("{requests}:nodeclient"), JOINERS),
+        ("knarr:approve-nodes", format!("{requests}:selfnodeclient"), "system:nodes"),
+        ("knarr:node-proxier", "system:node-proxier".to_owned(), "system:nodes"),
     ] {
-        let bound = binding(
-            "ClusterRoleBinding",
-            name,
-            ("ClusterRole", &role),
-            ("Group", group),
-        );
+        let bound = binding("ClusterRoleBinding", name, ("ClusterRole", &role), ("Group", group));
         apply(&client, &format!("{RBAC}/clusterrolebindings"), &bound).await?;
     }
     if let Some(token) = token {
-        apply(
-            &client,
-            &format!("{system}/secrets"),
-            &secret(&token, None, "given to knarr up"),
-        )
-        .await?;
+        apply(&client, &format!("{system}/secrets"), &secret(&token, None, "given to knarr up")).await?;
     }
     Ok(())
 }

@@ -13,8 +13,8 @@ mod worker;
 
 use std::{
     collections::BTreeMap,
-    net::{IpAddr, SocketAddr},
     path::PathBuf,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -74,13 +74,7 @@ struct Parts {
 impl Parts {
     fn new() -> (Self, mpsc::Receiver<anyhow::Error>) {
         let (failed, failures) = mpsc::channel(1);
-        (
-            Parts {
-                tasks: TaskTracker::new(),
-                failed,
-            },
-            failures,
-        )
+        (Parts { tasks: TaskTracker::new(), failed }, failures)
     }
 
     fn start<F, E>(&self, name: &'static str, part: F)
@@ -104,12 +98,9 @@ impl Parts {
 /// # Errors
 /// If it is no IPv4 network.
 pub fn nth(network: &str, n: u32) -> Result<IpAddr> {
-    let (base, _) = network
-        .split_once('/')
-        .with_context(|| format!("{network:?} is no network"))?;
-    let base: std::net::Ipv4Addr = base
-        .parse()
-        .with_context(|| format!("{network:?} is no IPv4 network"))?;
+    let (base, _) = network.split_once('/').with_context(|| format!("{network:?} is no network"))?;
+    let base: std::net::Ipv4Addr =
+        base.parse().with_context(|| format!("{network:?} is no IPv4 network"))?;
     Ok(IpAddr::from(std::net::Ipv4Addr::from(u32::from(base) + n)))
 }
 
@@ -118,8 +109,8 @@ pub fn nth(network: &str, n: u32) -> Result<IpAddr> {
 /// # Errors
 /// Names the file.
 pub fn service(path: &std::path::Path) -> Result<knarr_apiserver::RemoteService> {
-    let text =
-        std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read {}", path.display()))?;
     let folder = path.parent().unwrap_or(std::path::Path::new("."));
     knarr_apiserver::RemoteService::parse(&text, folder)
         .map_err(|why| anyhow!("{}: {why}", path.display()))
@@ -154,10 +145,7 @@ impl Node {
         shutdown: &CancellationToken,
         step: Step<'_>,
     ) -> Result<Self> {
-        let name = options
-            .node_name
-            .clone()
-            .unwrap_or_else(preflight::node_name);
+        let name = options.node_name.clone().unwrap_or_else(preflight::node_name);
         let address = options.node_ip.unwrap_or_else(preflight::node_address);
         let api_address = nth(&options.service_cidr, 1)?;
         let dns_address = nth(&options.service_cidr, 10)?;
@@ -180,16 +168,12 @@ impl Node {
         config.issuer = format!("https://kubernetes.default.svc.{}", options.cluster_domain);
         config.service_cidr = options.service_cidr.clone();
         config.advertise_address = address;
-        config.kubelet_client = Some((
-            certs.kubelet_client.certificate.clone(),
-            certs.kubelet_client.key.clone(),
-        ));
+        config.kubelet_client =
+            Some((certs.kubelet_client.certificate.clone(), certs.kubelet_client.key.clone()));
         config.kubelet_ca = Some(certs.ca.clone());
         config.requestheader_ca = Some(certs.front_proxy_ca.clone());
-        config.proxy_client = Some((
-            certs.front_proxy_client.certificate.clone(),
-            certs.front_proxy_client.key.clone(),
-        ));
+        config.proxy_client =
+            Some((certs.front_proxy_client.certificate.clone(), certs.front_proxy_client.key.clone()));
         config.cluster_domain = options.cluster_domain.clone();
         if let Some(path) = &options.authentication_config {
             let text = std::fs::read_to_string(path)
@@ -206,24 +190,13 @@ impl Node {
                 .with_context(|| format!("cannot read {}", path.display()))?;
             let policy = knarr_apiserver::AuditPolicy::parse(&text)
                 .map_err(|why| anyhow!("{}: {why}", path.display()))?;
-            let log = options
-                .audit_log_path
-                .clone()
-                .map(|path| knarr_apiserver::LogFile {
-                    path,
-                    max_bytes: options.audit_log_maxsize << 20,
-                    max_backups: options.audit_log_maxbackup,
-                });
-            let webhook = options
-                .audit_webhook_config_file
-                .as_deref()
-                .map(service)
-                .transpose()?;
-            config.audit = Some(knarr_apiserver::AuditConfig {
-                policy,
-                log,
-                webhook,
+            let log = options.audit_log_path.clone().map(|path| knarr_apiserver::LogFile {
+                path,
+                max_bytes: options.audit_log_maxsize << 20,
+                max_backups: options.audit_log_maxbackup,
             });
+            let webhook = options.audit_webhook_config_file.as_deref().map(service).transpose()?;
+            config.audit = Some(knarr_apiserver::AuditConfig { policy, log, webhook });
         }
         let api = ApiServer::start(config).await?;
         if let Some(path) = &options.authentication_config {
@@ -234,13 +207,8 @@ impl Node {
             _ => options.listen,
         };
         let server = format!("https://{local}");
-        let kubeconfig = knarr_pki::kubeconfig(
-            "knarr",
-            &server,
-            &certs.ca,
-            "kubernetes-admin",
-            &certs.admin,
-        );
+        let kubeconfig =
+            knarr_pki::kubeconfig("knarr", &server, &certs.ca, "kubernetes-admin", &certs.admin);
         knarr_pki::write(&layout.kubeconfig(), &kubeconfig, 0o600)?;
         step(&format!("the API server serves at {server}"));
 
@@ -254,11 +222,7 @@ impl Node {
             decisions: decisions.clone(),
             ..knarr_scheduler::Config::default()
         };
-        parts.tasks.spawn(knarr_scheduler::run(
-            client.clone(),
-            scheduler,
-            shutdown.clone(),
-        ));
+        parts.tasks.spawn(knarr_scheduler::run(client.clone(), scheduler, shutdown.clone()));
         let controllers = knarr_controllers::Config {
             cluster_ca_pem: certs.ca.clone(),
             cluster_cidrs: vec![options.cluster_cidr.clone()],
@@ -269,11 +233,7 @@ impl Node {
             informers: Some(informers.clone()),
             ..knarr_controllers::Config::default()
         };
-        parts.tasks.spawn(knarr_controllers::run(
-            client.clone(),
-            controllers,
-            shutdown.clone(),
-        ));
+        parts.tasks.spawn(knarr_controllers::run(client.clone(), controllers, shutdown.clone()));
 
         let settings = Settings {
             cluster_cidr: options.cluster_cidr.clone(),
@@ -298,25 +258,16 @@ impl Node {
             domain: options.cluster_domain.clone(),
             resolv_conf: "/etc/resolv.conf".into(),
         };
-        parts.start(
-            "DNS server",
-            knarr_dns::run(informers.clone(), dns, shutdown.clone()),
-        );
-        parts.start(
-            "DNS service",
-            knarr_dns::ensure_service(client.clone(), dns_address, dns_endpoint),
-        );
+        parts.start("DNS server", knarr_dns::run(informers.clone(), dns, shutdown.clone()));
+        parts.start("DNS service", knarr_dns::ensure_service(client.clone(), dns_address, dns_endpoint));
         let address = SocketAddr::from((address, options.listen.port()));
-        let (own, open) = (
-            name.clone(),
-            membership::open(
-                client.clone(),
-                format!("https://{address}"),
-                certs.ca.clone(),
-                settings,
-                options.token.clone(),
-            ),
-        );
+        let (own, open) = (name.clone(), membership::open(
+            client.clone(),
+            format!("https://{address}"),
+            certs.ca.clone(),
+            settings,
+            options.token.clone(),
+        ));
         let nodes = informers.get::<NodeObject>();
         parts.start("membership", async move {
             // The first pod range is this node's.
@@ -345,10 +296,7 @@ impl Node {
         shutdown: &CancellationToken,
         step: Step<'_>,
     ) -> Result<Self> {
-        let name = options
-            .node_name
-            .clone()
-            .unwrap_or_else(preflight::node_name);
+        let name = options.node_name.clone().unwrap_or_else(preflight::node_name);
         let address = options.node_ip.unwrap_or_else(preflight::node_address);
         let member = join::join(layout, &name, address, options.invitation().as_ref()).await?;
         step(&format!("joined the cluster at {}", member.server));
@@ -382,10 +330,7 @@ impl Node {
     /// Whether the node is Ready now.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.informers
-            .get::<NodeObject>()
-            .get("", &self.name)
-            .is_some_and(|n| ready(&n))
+        self.informers.get::<NodeObject>().get("", &self.name).is_some_and(|n| ready(&n))
     }
 
     /// Waits until the node is Ready.
@@ -396,10 +341,7 @@ impl Node {
         let nodes = self.informers.get::<NodeObject>();
         let wait = until(&nodes, |_| self.is_ready());
         if tokio::time::timeout(PATIENCE, wait).await.is_err() {
-            bail!(
-                "node {} does not become Ready; see `kubectl describe node {0}`",
-                self.name
-            );
+            bail!("node {} does not become Ready; see `kubectl describe node {0}`", self.name);
         }
         Ok(())
     }
@@ -422,17 +364,10 @@ impl Node {
     /// Waits for all parts to end, then ends the API server.
     pub async fn finish(&self) {
         self.tasks.close();
-        if tokio::time::timeout(Duration::from_secs(5), self.tasks.wait())
-            .await
-            .is_err()
-        {
+        if tokio::time::timeout(Duration::from_secs(5), self.tasks.wait()).await.is_err() {
             tracing::warn!("a part does not end; leaving it");
         }
-        let api = self
-            .api
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        let api = self.api.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(api) = api {
             api.shutdown().await;
         }
@@ -443,10 +378,7 @@ impl Node {
 #[must_use]
 pub fn ready(node: &NodeObject) -> bool {
     let conditions = node.status.as_ref().and_then(|s| s.conditions.as_ref());
-    conditions
-        .into_iter()
-        .flatten()
-        .any(|c| c.type_ == "Ready" && c.status == "True")
+    conditions.into_iter().flatten().any(|c| c.type_ == "Ready" && c.status == "True")
 }
 
 /// Waits until something holds of a cache.
@@ -493,11 +425,7 @@ impl Runtime {
         let network = Arc::new(BridgeNetwork::new(bridge.clone()));
         let cri = Self::services(layout, network, BTreeMap::new()).await?;
         let channel = cri.connect_in_process().await?;
-        Ok(Runtime {
-            cri,
-            channel,
-            bridge,
-        })
+        Ok(Runtime { cri, channel, bridge })
     }
 
     /// The services over a network, with the OCI runtimes that RuntimeClasses may name.
@@ -513,16 +441,12 @@ impl Runtime {
         config.pause = helpers.pause;
         config.cgroup_root = CGROUP_ROOT.into();
         config.handlers = handlers;
-        Cri::open(config)
-            .await
-            .context("cannot start the container runtime")
+        Cri::open(config).await.context("cannot start the container runtime")
     }
 
     fn serve(&self, layout: &Layout, parts: &Parts, shutdown: &CancellationToken) {
         let (cri, socket, stop) = (self.cri.clone(), layout.cri_socket(), shutdown.clone());
-        parts.start("CRI socket", async move {
-            cri.serve(&socket, stop.cancelled_owned()).await
-        });
+        parts.start("CRI socket", async move { cri.serve(&socket, stop.cancelled_owned()).await });
     }
 }
 

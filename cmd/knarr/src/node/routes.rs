@@ -1,9 +1,6 @@
 //! Routes to the pods of other nodes.
 
-use std::{
-    net::{IpAddr, Ipv4Addr},
-    sync::Arc,
-};
+use std::{net::{IpAddr, Ipv4Addr}, sync::Arc};
 
 use anyhow::Result;
 use k8s_openapi::api::core::v1::Node;
@@ -13,12 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 /// A node's pods and the address that leads to them, once both are known.
 fn peer(node: &Node) -> Option<Peer> {
-    let pod_cidr = node
-        .spec
-        .as_ref()?
-        .pod_cidr
-        .clone()
-        .filter(|c| c.contains('.'))?;
+    let pod_cidr = node.spec.as_ref()?.pod_cidr.clone().filter(|c| c.contains('.'))?;
     let addresses = node.status.as_ref()?.addresses.as_ref()?;
     let own = addresses.iter().filter(|a| a.type_ == "InternalIP");
     let node_ip: Ipv4Addr = own.filter_map(|a| a.address.parse().ok()).next()?;
@@ -77,10 +69,7 @@ mod tests {
             .unwrap()
         };
         let known = peer(&node("10.244.1.0/24", "10.0.0.2")).unwrap();
-        assert_eq!(
-            (known.pod_cidr.as_str(), known.node_ip),
-            ("10.244.1.0/24", [10, 0, 0, 2].into())
-        );
+        assert_eq!((known.pod_cidr.as_str(), known.node_ip), ("10.244.1.0/24", [10, 0, 0, 2].into()));
         assert_eq!(peer(&node("", "10.0.0.2")), None);
         assert_eq!(peer(&node("fd00::/64", "10.0.0.2")), None);
         assert_eq!(peer(&node("10.244.1.0/24", "fe80::1")), None);

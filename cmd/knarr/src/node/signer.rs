@@ -37,9 +37,5 @@ pub fn from(certificate: &str, key: &str) -> Result<Arc<dyn CertificateSigner>> 
 
 /// The signature of a text by a bootstrap token.
 pub fn by_token(content: &str, id: &str, secret: &str) -> String {
-    BootstrapToken {
-        id: id.to_owned(),
-        secret: secret.to_owned(),
-    }
-    .sign(content)
+    BootstrapToken { id: id.to_owned(), secret: secret.to_owned() }.sign(content)
 }

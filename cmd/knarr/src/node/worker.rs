@@ -57,26 +57,15 @@ impl Worker<'_> {
         config.pod_cidr = Some(self.pod_cidr.to_owned());
         parts.start(
             "kubelet",
-            knarr_kubelet::run(
-                config,
-                Some(self.kubelet),
-                runtime.channel,
-                shutdown.clone(),
-            ),
+            knarr_kubelet::run(config, Some(self.kubelet), runtime.channel, shutdown.clone()),
         );
-        let proxy =
-            knarr_proxy::Config::new(self.name, vec![self.address], &self.settings.cluster_cidr);
+        let proxy = knarr_proxy::Config::new(self.name, vec![self.address], &self.settings.cluster_cidr);
         let (shared, stop) = (self.informers.clone(), shutdown.clone());
         parts.start("service proxy", async move {
             knarr_proxy::run_with(&shared, proxy, stop).await
         });
         let gateway = runtime.bridge.gateway();
-        let keep = routes::keep(
-            self.informers.clone(),
-            runtime.bridge,
-            self.address,
-            shutdown.clone(),
-        );
+        let keep = routes::keep(self.informers.clone(), runtime.bridge, self.address, shutdown.clone());
         parts.start("routes to other nodes", keep);
         Ok(gateway)
     }

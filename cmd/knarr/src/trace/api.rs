@@ -22,8 +22,7 @@ impl Api {
     }
 
     pub(super) async fn pod(&self, namespace: &str, name: &str) -> Result<Value> {
-        self.read(&format!("/api/v1/namespaces/{namespace}/pods/{name}"))
-            .await
+        self.read(&format!("/api/v1/namespaces/{namespace}/pods/{name}")).await
     }
 
     /// The chain of controllers above the pod, the nearest first.
@@ -33,9 +32,7 @@ impl Api {
         let mut object = pod.clone();
         // Deeper chains than this exist only by mistake (a cycle).
         for _ in 0..8 {
-            let Some(owner) = controller_of(&object) else {
-                break;
-            };
+            let Some(owner) = controller_of(&object) else { break };
             let text = |key: &str| owner[key].as_str().unwrap_or_default().to_owned();
             let (version, kind, name) = (text("apiVersion"), text("kind"), text("name"));
             let base = if version.contains('/') { "apis" } else { "api" };
@@ -75,10 +72,9 @@ impl Api {
     pub(super) async fn kubelet(&self, pod: &Value, uid: &str) -> Value {
         let status = &pod["status"];
         let debug = match pod["spec"]["nodeName"].as_str() {
-            Some(node) => self
-                .read(&format!("/api/v1/nodes/{node}/proxy/debug/pod/{uid}"))
-                .await
-                .ok(),
+            Some(node) => {
+                self.read(&format!("/api/v1/nodes/{node}/proxy/debug/pod/{uid}")).await.ok()
+            }
             None => None,
         };
         json!({
@@ -93,19 +89,13 @@ impl Api {
 }
 
 fn controller_of(object: &Value) -> Option<&Value> {
-    object["metadata"]["ownerReferences"]
-        .as_array()?
-        .iter()
-        .find(|o| o["controller"] == true)
+    object["metadata"]["ownerReferences"].as_array()?.iter().find(|o| o["controller"] == true)
 }
 
 /// The pod's identity and what was asked for.
 pub(super) fn summary(pod: &Value) -> Value {
     let meta = &pod["metadata"];
-    let containers = pod["spec"]["containers"]
-        .as_array()
-        .cloned()
-        .unwrap_or_default();
+    let containers = pod["spec"]["containers"].as_array().cloned().unwrap_or_default();
     json!({
         "namespace": meta["namespace"],
         "name": meta["name"],
@@ -124,17 +114,14 @@ pub(super) fn summary(pod: &Value) -> Value {
 
 /// Where the pod was placed and why.
 pub(super) fn scheduling(layout: &Layout, pod: &Value, events: &[Value]) -> Value {
-    let condition = pod["status"]["conditions"]
-        .as_array()
-        .and_then(|all| all.iter().find(|c| c["type"] == "PodScheduled").cloned());
+    let condition = pod["status"]["conditions"].as_array().and_then(|all| {
+        all.iter().find(|c| c["type"] == "PodScheduled").cloned()
+    });
     let event = events
         .iter()
         .rfind(|e| e["reason"] == "Scheduled" || e["reason"] == "FailedScheduling")
         .map(|e| json!({ "reason": e["reason"], "message": e["message"] }));
-    let uid = pod["metadata"]["uid"]
-        .as_str()
-        .unwrap_or_default()
-        .to_owned();
+    let uid = pod["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
     let decision = control::ask(&layout.control_socket(), &Request::Decision { uid })
         .ok()
         .flatten()

@@ -69,10 +69,7 @@ pub async fn run(layout: &Layout, options: &Options) -> Result<()> {
 async fn gather(layout: &Layout, namespace: &str, name: &str) -> Result<Value> {
     let api = api::Api::connect(layout).await?;
     let pod = api.pod(namespace, name).await?;
-    let uid = pod["metadata"]["uid"]
-        .as_str()
-        .unwrap_or_default()
-        .to_owned();
+    let uid = pod["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
     let owners = api.owners(&pod).await;
     let events = api.events(namespace, &uid).await;
     let scheduling = api::scheduling(layout, &pod, &events);

@@ -8,11 +8,7 @@ pub(super) fn text(trace: &Value) -> Vec<String> {
     let pod = &trace["pod"];
     let mut put = |text: String| out.push(text);
 
-    put(format!(
-        "pod {}/{}",
-        show(&pod["namespace"]),
-        show(&pod["name"])
-    ));
+    put(format!("pod {}/{}", show(&pod["namespace"]), show(&pod["name"])));
     put("9 control plane".into());
     put(format!(
         "    object      uid {}  resourceVersion {}  generation {}",
@@ -30,10 +26,7 @@ pub(super) fn text(trace: &Value) -> Vec<String> {
         ));
     }
     if !pod["static"].is_null() {
-        put(format!(
-            "    source      {} (static pod, this is its mirror)",
-            show(&pod["static"])
-        ));
+        put(format!("    source      {} (static pod, this is its mirror)", show(&pod["static"])));
     }
     let scheduling = &trace["scheduling"];
     put(format!(
@@ -60,9 +53,7 @@ pub(super) fn text(trace: &Value) -> Vec<String> {
         .collect();
     put(format!("    conditions  {}", conditions.join(" ")));
     for status in items(&kubelet["containerStatuses"]) {
-        let state = status["state"]
-            .as_object()
-            .and_then(|s| s.keys().next().cloned());
+        let state = status["state"].as_object().and_then(|s| s.keys().next().cloned());
         put(format!(
             "    container   {}  {}  ready {}  restarts {}",
             show(&status["name"]),
@@ -94,11 +85,7 @@ pub(super) fn text(trace: &Value) -> Vec<String> {
         let text: Vec<_> = items(list)
             .map(|ns| {
                 let who: Vec<_> = items(&ns["sharedBy"]).map(show).collect();
-                let host = if ns["host"] == true {
-                    " (the host's)"
-                } else {
-                    ""
-                };
+                let host = if ns["host"] == true { " (the host's)" } else { "" };
                 format!("{}: {}{host}", show(&ns["inode"]), who.join(", "))
             })
             .collect();
@@ -117,18 +104,9 @@ fn layers_of(container: &Value, put: &mut impl FnMut(String)) {
         show(&container["attempt"]),
         show(&container["shim"])
     ));
-    put(format!(
-        "                image {}",
-        show(&container["image"])
-    ));
-    put(format!(
-        "                bundle {}",
-        show(&container["bundle"])
-    ));
-    put(format!(
-        "                log {}",
-        show(&container["logPath"])
-    ));
+    put(format!("                image {}", show(&container["image"])));
+    put(format!("                bundle {}", show(&container["bundle"])));
+    put(format!("                log {}", show(&container["logPath"])));
     if process.is_null() {
         put(format!(
             "                not running: exit code {} {}",
@@ -138,24 +116,14 @@ fn layers_of(container: &Value, put: &mut impl FnMut(String)) {
         return;
     }
     let root = &process["rootfs"];
-    put(format!(
-        "  5 rootfs      {} {}",
-        show(&root["type"]),
-        show(&root["flags"])
-    ));
+    put(format!("  5 rootfs      {} {}", show(&root["type"]), show(&root["flags"])));
     for layer in items(&root["readOnlyLayers"]) {
         put(format!("                read-only {}", show(layer)));
     }
-    put(format!(
-        "                writable  {}",
-        show(&root["writableLayer"])
-    ));
+    put(format!("                writable  {}", show(&root["writableLayer"])));
     let cgroup = &process["cgroup"];
     let (memory, cpu) = (&cgroup["memory"], &cgroup["cpu"]);
-    put(format!(
-        "  4 cgroup      {}",
-        show(&cgroup["paths"]["memory"])
-    ));
+    put(format!("  4 cgroup      {}", show(&cgroup["paths"]["memory"])));
     put(format!(
         "                memory {} of {}  OOM kills {}",
         show(&memory["usage"]),
@@ -186,11 +154,7 @@ fn layers_of(container: &Value, put: &mut impl FnMut(String)) {
         show(&process["noNewPrivs"])
     ));
     let argv: Vec<_> = items(&process["argv"]).map(|a| format!("{a}")).collect();
-    put(format!(
-        "  1 execve      {} [{}]",
-        show(&process["exe"]),
-        argv.join(", ")
-    ));
+    put(format!("  1 execve      {} [{}]", show(&process["exe"]), argv.join(", ")));
 }
 
 fn items(value: &Value) -> impl Iterator<Item = &Value> {
@@ -206,11 +170,7 @@ fn show(value: &Value) -> String {
 }
 
 fn limit(value: &Value) -> String {
-    if value.is_null() {
-        "no limit".into()
-    } else {
-        show(value)
-    }
+    if value.is_null() { "no limit".into() } else { show(value) }
 }
 
 /// The first characters of an identifier, as runtimes print it.

@@ -19,10 +19,7 @@ pub(super) fn describe(pid: i32) -> Value {
         .collect();
     let status = fs::read_to_string(format!("{proc}/status")).unwrap_or_default();
     let field = |name: &str| {
-        status
-            .lines()
-            .find_map(|l| l.strip_prefix(name))
-            .map(|v| v.trim().to_owned())
+        status.lines().find_map(|l| l.strip_prefix(name)).map(|v| v.trim().to_owned())
     };
     json!({
         "pid": pid,
@@ -47,30 +44,17 @@ fn rootfs(proc: &str) -> Value {
     let Some(line) = mounts.lines().find(|l| l.split(' ').nth(4) == Some("/")) else {
         return Value::Null;
     };
-    let Some((left, right)) = line.split_once(" - ") else {
-        return Value::Null;
-    };
+    let Some((left, right)) = line.split_once(" - ") else { return Value::Null };
     let mut right = right.split(' ');
     let kind = right.next().unwrap_or_default();
     let options = right.nth(1).unwrap_or_default();
     let option = |name: &str| {
-        options
-            .split(',')
-            .find_map(|o| o.strip_prefix(name))
-            .map(str::to_owned)
+        options.split(',').find_map(|o| o.strip_prefix(name)).map(str::to_owned)
     };
-    let mut lower: Vec<_> = option("lowerdir=")
-        .unwrap_or_default()
-        .split(':')
-        .map(str::to_owned)
-        .collect();
+    let mut lower: Vec<_> =
+        option("lowerdir=").unwrap_or_default().split(':').map(str::to_owned).collect();
     // The new mount interface prints one option a layer.
-    lower.extend(
-        options
-            .split(',')
-            .filter_map(|o| o.strip_prefix("lowerdir+="))
-            .map(str::to_owned),
-    );
+    lower.extend(options.split(',').filter_map(|o| o.strip_prefix("lowerdir+=")).map(str::to_owned));
     lower.retain(|l| !l.is_empty());
     json!({
         "type": kind,

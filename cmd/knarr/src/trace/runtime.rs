@@ -19,23 +19,16 @@ pub(super) async fn gather(socket: &Path, pod_uid: &str) -> Result<Value> {
         .connect_with_connector(tower::service_fn(move |_| {
             let path = path.clone();
             async move {
-                tokio::net::UnixStream::connect(path)
-                    .await
-                    .map(TokioIo::new)
+                tokio::net::UnixStream::connect(path).await.map(TokioIo::new)
             }
         }))
         .await
         .with_context(|| format!("no CRI runtime at {}", socket.display()))?;
     let mut client = RuntimeServiceClient::new(channel);
     let label = HashMap::from([("io.kubernetes.pod.uid".to_owned(), pod_uid.to_owned())]);
-    let filter = PodSandboxFilter {
-        label_selector: label.clone(),
-        ..Default::default()
-    };
+    let filter = PodSandboxFilter { label_selector: label.clone(), ..Default::default() };
     let mut sandboxes = client
-        .list_pod_sandbox(ListPodSandboxRequest {
-            filter: Some(filter),
-        })
+        .list_pod_sandbox(ListPodSandboxRequest { filter: Some(filter) })
         .await?
         .into_inner()
         .items;
@@ -53,23 +46,15 @@ pub(super) async fn gather(socket: &Path, pod_uid: &str) -> Result<Value> {
     let network = status.status.as_ref().and_then(|s| s.network.as_ref());
     let info = info(&status.info);
     let pause = pid(&info);
-    let filter = ContainerFilter {
-        pod_sandbox_id: sandbox.id.clone(),
-        ..Default::default()
-    };
+    let filter = ContainerFilter { pod_sandbox_id: sandbox.id.clone(), ..Default::default() };
     let listed = client
-        .list_containers(ListContainersRequest {
-            filter: Some(filter),
-        })
+        .list_containers(ListContainersRequest { filter: Some(filter) })
         .await?
         .into_inner()
         .containers;
     let mut containers = Vec::new();
     for container in listed {
-        let request = ContainerStatusRequest {
-            container_id: container.id.clone(),
-            verbose: true,
-        };
+        let request = ContainerStatusRequest { container_id: container.id.clone(), verbose: true };
         let answer = client.container_status(request).await?.into_inner();
         let info = self::info(&answer.info);
         let status = answer.status.unwrap_or_default();
@@ -96,9 +81,7 @@ pub(super) async fn gather(socket: &Path, pod_uid: &str) -> Result<Value> {
     for container in &containers {
         if let (Some(name), Some(pid)) = (
             container["name"].as_str(),
-            container["pid"]
-                .as_i64()
-                .and_then(|p| i32::try_from(p).ok()),
+            container["pid"].as_i64().and_then(|p| i32::try_from(p).ok()),
         ) {
             everyone.push((name.to_owned(), pid));
         }
@@ -119,14 +102,9 @@ pub(super) async fn gather(socket: &Path, pod_uid: &str) -> Result<Value> {
 
 /// CRI's verbose information: JSON under the key `info`.
 fn info(map: &HashMap<String, String>) -> Value {
-    map.get("info")
-        .and_then(|text| serde_json::from_str(text).ok())
-        .unwrap_or_default()
+    map.get("info").and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default()
 }
 
 fn pid(info: &Value) -> Option<i32> {
-    info["pid"]
-        .as_i64()
-        .and_then(|pid| i32::try_from(pid).ok())
-        .filter(|&pid| pid > 0)
+    info["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).filter(|&pid| pid > 0)
 }

@@ -8,9 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use knarr_cri_api::v1::{
-    image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient,
-};
+use knarr_cri_api::v1::{image_service_client::ImageServiceClient, runtime_service_client::RuntimeServiceClient};
 use tonic::transport::{Channel, Endpoint};
 
 use crate::cluster::{busybox, running_from};
@@ -44,9 +42,7 @@ impl Daemon {
             command
         };
         let mut daemon = knarr();
-        daemon
-            .args(["cri", "--pod-cidr", "10.250.0.0/24", "--listen"])
-            .arg(folder.path().join("cri.sock"));
+        daemon.args(["cri", "--pod-cidr", "10.250.0.0/24", "--listen"]).arg(folder.path().join("cri.sock"));
         let process = daemon.stdout(Stdio::null()).spawn()?;
         let archive = busybox(folder.path())?;
         let socket = folder.path().join("cri.sock");
@@ -55,13 +51,7 @@ impl Daemon {
         let mut clean = knarr();
         clean.arg("reset");
         let programs = folder.path().join("run/bin");
-        Ok(Daemon {
-            process,
-            folder,
-            programs,
-            shim: "knarr-shim",
-            clean: Some(clean),
-        })
+        Ok(Daemon { process, folder, programs, shim: "knarr-shim", clean: Some(clean) })
     }
 
     pub(super) fn containerd() -> Result<Self> {
@@ -94,45 +84,26 @@ restrict_oom_score_adj = true
 bin_dirs = ["{bin}"]
 conf_dir = "{at}/net.d"
 "#,
-            at = at.display(),
-            socket = socket.display(),
-            bin = bin.display(),
+            at = at.display(), socket = socket.display(), bin = bin.display(),
         );
         fs::write(at.join("containerd.toml"), config)?;
-        let path = format!(
-            "{}:{}",
-            bin.display(),
-            std::env::var("PATH").unwrap_or_default()
-        );
+        let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default());
         let log = fs::File::create(at.join("log"))?;
         let process = Command::new(bin.join("containerd"))
-            .arg("--config")
-            .arg(at.join("containerd.toml"))
+            .arg("--config").arg(at.join("containerd.toml"))
             .env("PATH", path)
-            .stdout(log.try_clone()?)
-            .stderr(log)
+            .stdout(log.try_clone()?).stderr(log)
             .spawn()?;
         wait_for(&socket)?;
-        let pause = Path::new(&std::env::var_os("KNARR_CACHE").unwrap_or_default())
-            .join("images/pause.tar");
+        let pause = Path::new(&std::env::var_os("KNARR_CACHE").unwrap_or_default()).join("images/pause.tar");
         for archive in [busybox(at)?, pause] {
             let mut import = Command::new(bin.join("ctr"));
-            import
-                .arg("-a")
-                .arg(&socket)
-                .args(["-n", "k8s.io", "images", "import", "--local"])
-                .arg(archive);
+            import.arg("-a").arg(&socket).args(["-n", "k8s.io", "images", "import", "--local"]).arg(archive);
             knarr_e2e::run(&mut import)?;
         }
         let mut clean = Command::new("ip");
         clean.args(["link", "delete", "knarr-bench0"]);
-        Ok(Daemon {
-            process,
-            programs: bin,
-            shim: "containerd-shim-runc-v2",
-            folder,
-            clean: Some(clean),
-        })
+        Ok(Daemon { process, programs: bin, shim: "containerd-shim-runc-v2", folder, clean: Some(clean) })
     }
 
     pub(super) fn pid(&self) -> u32 {
@@ -146,24 +117,15 @@ conf_dir = "{at}/net.d"
 
     pub(super) async fn connect(&self) -> Result<Cri> {
         let socket = self.folder.path().join("cri.sock");
-        let channel = Endpoint::try_from(format!("unix://{}", socket.display()))?
-            .connect()
-            .await?;
-        Ok(Cri {
-            channel,
-            logs: self.folder.path().join("logs"),
-        })
+        let channel = Endpoint::try_from(format!("unix://{}", socket.display()))?.connect().await?;
+        Ok(Cri { channel, logs: self.folder.path().join("logs") })
     }
 }
 
 fn wait_for(socket: &Path) -> Result<()> {
     let begin = Instant::now();
     while std::os::unix::net::UnixStream::connect(socket).is_err() {
-        ensure!(
-            begin.elapsed() < Duration::from_secs(30),
-            "{} is not served",
-            socket.display()
-        );
+        ensure!(begin.elapsed() < Duration::from_secs(30), "{} is not served", socket.display());
         std::thread::sleep(Duration::from_millis(10));
     }
     Ok(())
@@ -183,19 +145,10 @@ impl Drop for Daemon {
         }
         let inside = format!("{}/", self.folder.path().display());
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-        for at in mounts
-            .lines()
-            .rev()
-            .filter_map(|l| l.split(' ').nth(1))
-            .filter(|at| at.starts_with(&inside))
-        {
+        for at in mounts.lines().rev().filter_map(|l| l.split(' ').nth(1)).filter(|at| at.starts_with(&inside)) {
             let _ = knarr_e2e::run(Command::new("umount").args(["-l", at]));
         }
-        for hierarchy in fs::read_dir("/sys/fs/cgroup")
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
+        for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
             remove_tree(&hierarchy.path().join(CGROUP.trim_start_matches('/')));
         }
     }

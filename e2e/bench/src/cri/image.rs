@@ -33,34 +33,18 @@ impl Registry {
         );
         fs::write(at.join("config.yml"), config)?;
         let mut registry = Command::new("docker-registry");
-        registry
-            .arg("serve")
-            .arg(at.join("config.yml"))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        let registry = Registry {
-            process: registry.spawn()?,
-            _folder: folder,
-        };
+        registry.arg("serve").arg(at.join("config.yml")).stdout(Stdio::null()).stderr(Stdio::null());
+        let registry = Registry { process: registry.spawn()?, _folder: folder };
         let begin = Instant::now();
         while std::net::TcpStream::connect(ADDRESS).is_err() {
-            ensure!(
-                begin.elapsed() < Duration::from_secs(10),
-                "the registry does not answer"
-            );
+            ensure!(begin.elapsed() < Duration::from_secs(10), "the registry does not answer");
             std::thread::sleep(Duration::from_millis(10));
         }
         let layout = registry._folder.path().join("layout");
         write_layout(&layout)?;
         let mut push = Command::new("skopeo");
-        push.args([
-            "copy",
-            "--quiet",
-            "--insecure-policy",
-            "--dest-tls-verify=false",
-        ]);
-        push.arg(format!("oci:{}:v1", layout.display()))
-            .arg(format!("docker://{}", registry.reference()));
+        push.args(["copy", "--quiet", "--insecure-policy", "--dest-tls-verify=false"]);
+        push.arg(format!("oci:{}:v1", layout.display())).arg(format!("docker://{}", registry.reference()));
         knarr_e2e::run(&mut push)?;
         fs::remove_dir_all(&layout)?;
         Ok(registry)
@@ -79,10 +63,7 @@ impl Drop for Registry {
 }
 
 fn digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .map(|b| format!("{b:02x}"))
-        .collect()
+    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
 }
 
 fn blob(layout: &Path, kind: &str, bytes: &[u8]) -> Result<serde_json::Value> {
@@ -95,10 +76,7 @@ fn blob(layout: &Path, kind: &str, bytes: &[u8]) -> Result<serde_json::Value> {
 /// and texts are in between.
 fn write_layout(layout: &Path) -> Result<()> {
     fs::create_dir_all(layout.join("blobs/sha256"))?;
-    fs::write(
-        layout.join("oci-layout"),
-        r#"{"imageLayoutVersion": "1.0.0"}"#,
-    )?;
+    fs::write(layout.join("oci-layout"), r#"{"imageLayoutVersion": "1.0.0"}"#)?;
     let (mut layers, mut plain) = (Vec::new(), Vec::new());
     let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
     for layer in 0..LAYERS {
@@ -121,38 +99,19 @@ fn write_layout(layout: &Path) -> Result<()> {
             header.set_uid(0);
             header.set_gid(0);
             header.set_mtime(0);
-            tar.append_data(
-                &mut header,
-                format!("data/{layer}-{file}"),
-                content.as_slice(),
-            )?;
+            tar.append_data(&mut header, format!("data/{layer}-{file}"), content.as_slice())?;
         }
         let bytes = tar.into_inner()?;
         plain.push(format!("sha256:{}", digest(&bytes)));
         let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         gzip.write_all(&bytes)?;
-        layers.push(blob(
-            layout,
-            "application/vnd.oci.image.layer.v1.tar+gzip",
-            &gzip.finish()?,
-        )?);
+        layers.push(blob(layout, "application/vnd.oci.image.layer.v1.tar+gzip", &gzip.finish()?)?);
     }
     let config = json!({"architecture": "amd64", "os": "linux", "config": {}, "rootfs": {"type": "layers", "diff_ids": plain}});
-    let config = blob(
-        layout,
-        "application/vnd.oci.image.config.v1+json",
-        config.to_string().as_bytes(),
-    )?;
+    let config = blob(layout, "application/vnd.oci.image.config.v1+json", config.to_string().as_bytes())?;
     let manifest = json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json", "config": config, "layers": layers});
-    let mut manifest = blob(
-        layout,
-        "application/vnd.oci.image.manifest.v1+json",
-        manifest.to_string().as_bytes(),
-    )?;
+    let mut manifest = blob(layout, "application/vnd.oci.image.manifest.v1+json", manifest.to_string().as_bytes())?;
     manifest["annotations"] = json!({"org.opencontainers.image.ref.name": "v1"});
-    fs::write(
-        layout.join("index.json"),
-        json!({"schemaVersion": 2, "manifests": [manifest]}).to_string(),
-    )?;
+    fs::write(layout.join("index.json"), json!({"schemaVersion": 2, "manifests": [manifest]}).to_string())?;
     Ok(())
 }

@@ -14,11 +14,7 @@ impl knarr_cel::Authorizer for Asker<'_> {
     fn check(&self, c: &Check) -> Decision {
         let account = c.service_account.as_ref().map(|(ns, name)| UserInfo {
             name: format!("system:serviceaccount:{ns}:{name}"),
-            groups: vec![
-                "system:serviceaccounts".into(),
-                format!("system:serviceaccounts:{ns}"),
-                "system:authenticated".into(),
-            ],
+            groups: vec!["system:serviceaccounts".into(), format!("system:serviceaccounts:{ns}"), "system:authenticated".into()],
             ..UserInfo::default()
         });
         let attributes = Attributes {
@@ -32,16 +28,8 @@ impl knarr_cel::Authorizer for Asker<'_> {
             name: c.name.clone(),
             path: c.path.clone(),
         };
-        let (allowed, reason) = self
-            .0
-            .core
-            .authorizer
-            .allows(account.as_ref().unwrap_or(self.0.user), &attributes);
-        Decision {
-            allowed,
-            reason,
-            error: None,
-        }
+        let (allowed, reason) = self.0.core.authorizer.allows(account.as_ref().unwrap_or(self.0.user), &attributes);
+        Decision { allowed, reason, error: None }
     }
 }
 
@@ -87,8 +75,7 @@ pub(super) fn hold(a: &Attrs<'_>, conditions: &[Value], request: &Value) -> Resu
                 continue;
             }
         };
-        let (result, spent) =
-            program.eval(&variables, Some(&asker), left.min(cost::PER_CALL_LIMIT));
+        let (result, spent) = program.eval(&variables, Some(&asker), left.min(cost::PER_CALL_LIMIT));
         left = left.saturating_sub(spent);
         match result {
             Ok(v) if v.as_bool() == Some(false) => return Ok(false),

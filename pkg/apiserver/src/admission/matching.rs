@@ -14,31 +14,18 @@ use super::{Attrs, Operation};
 /// Whether configurations of admission themselves are written: no webhook and no policy sees them.
 pub(super) fn exempt(a: &Attrs<'_>) -> bool {
     a.resource.group == "admissionregistration.k8s.io"
-        && (a.resource.plural.ends_with("webhookconfigurations")
-            || a.resource.plural.contains("admissionpolic"))
+        && (a.resource.plural.ends_with("webhookconfigurations") || a.resource.plural.contains("admissionpolic"))
 }
 
 /// A label selector as objects hold it.
 pub(super) fn selector(v: &Value) -> Selector {
     let mut all = Vec::new();
-    for (k, x) in v
-        .get("matchLabels")
-        .and_then(Value::as_object)
-        .into_iter()
-        .flatten()
-    {
-        all.push(Requirement::In(
-            k.clone(),
-            vec![x.as_str().unwrap_or_default().to_owned()],
-        ));
+    for (k, x) in v.get("matchLabels").and_then(Value::as_object).into_iter().flatten() {
+        all.push(Requirement::In(k.clone(), vec![x.as_str().unwrap_or_default().to_owned()]));
     }
     for e in v.list_at(&["matchExpressions"]) {
         let k = e.str_at(&["key"]).to_owned();
-        let values = e
-            .list_at(&["values"])
-            .iter()
-            .filter_map(|x| x.as_str().map(str::to_owned))
-            .collect();
+        let values = e.list_at(&["values"]).iter().filter_map(|x| x.as_str().map(str::to_owned)).collect();
         all.push(match e.str_at(&["operator"]) {
             "In" => Requirement::In(k, values),
             "NotIn" => Requirement::NotIn(k, values),
@@ -70,19 +57,11 @@ fn fits(rule: &Value, a: &Attrs<'_>, r: &Resource) -> bool {
         && any("operations", operation(a.operation))
         && any("apiGroups", &r.group)
         && any("apiVersions", &r.version)
-        && (rule.list_at(&["resourceNames"]).is_empty()
-            || rule
-                .list_at(&["resourceNames"])
-                .iter()
-                .any(|n| *n == *a.name))
-        && rule
-            .list_at(&["resources"])
-            .iter()
-            .filter_map(Value::as_str)
-            .any(|x| {
-                let (res, sub) = x.split_once('/').unwrap_or((x, ""));
-                (res == "*" || res == r.plural) && (sub == "*" || sub == a.subresource)
-            })
+        && (rule.list_at(&["resourceNames"]).is_empty() || rule.list_at(&["resourceNames"]).iter().any(|n| *n == *a.name))
+        && rule.list_at(&["resources"]).iter().filter_map(Value::as_str).any(|x| {
+            let (res, sub) = x.split_once('/').unwrap_or((x, ""));
+            (res == "*" || res == r.plural) && (sub == "*" || sub == a.subresource)
+        })
 }
 
 /// The operation's name in reviews.
@@ -104,43 +83,25 @@ pub(super) struct Scope<'a> {
 impl<'a> Scope<'a> {
     /// From an object that has its rules under `rules`.
     pub(super) fn of(spec: &'a Value, rules: &str) -> Self {
-        Self {
-            spec,
-            rules: spec.list_at(&[rules]),
-        }
+        Self { spec, rules: spec.list_at(&[rules]) }
     }
 
     /// The row as which the request is covered; `None` if it is not.
     ///
     /// # Errors
     /// The request's namespace is not there.
-    pub(super) fn covers(
-        &self,
-        a: &Attrs<'_>,
-        obj: &Value,
-        old: Option<&Value>,
-    ) -> Result<Option<Arc<Resource>>, ApiError> {
-        let Some(row) = self.row(a) else {
-            return Ok(None);
-        };
+    pub(super) fn covers(&self, a: &Attrs<'_>, obj: &Value, old: Option<&Value>) -> Result<Option<Arc<Resource>>, ApiError> {
+        let Some(row) = self.row(a) else { return Ok(None) };
         Ok(self.selects(a, obj, old)?.then_some(row))
     }
 
     fn row(&self, a: &Attrs<'_>) -> Option<Arc<Resource>> {
         let table = a.core.table();
-        if self
-            .spec
-            .list_at(&["excludeResourceRules"])
-            .iter()
-            .any(|r| fits(r, a, a.resource))
-        {
+        if self.spec.list_at(&["excludeResourceRules"]).iter().any(|r| fits(r, a, a.resource)) {
             return None;
         }
         if self.rules.iter().any(|r| fits(r, a, a.resource)) {
-            return table
-                .catalog
-                .lookup(&a.resource.group, &a.resource.version, &a.resource.plural)
-                .cloned();
+            return table.catalog.lookup(&a.resource.group, &a.resource.version, &a.resource.plural).cloned();
         }
         if self.spec.str_at(&["matchPolicy"]) == "Exact" {
             return None;
@@ -150,12 +111,7 @@ impl<'a> Scope<'a> {
             .catalog
             .resources()
             .iter()
-            .find(|r| {
-                r.key_prefix == a.resource.key_prefix
-                    && !r.key_prefix.is_empty()
-                    && (r.group != a.resource.group || r.version != a.resource.version)
-                    && self.rules.iter().any(|x| fits(x, a, r))
-            })
+            .find(|r| r.key_prefix == a.resource.key_prefix && !r.key_prefix.is_empty() && (r.group != a.resource.group || r.version != a.resource.version) && self.rules.iter().any(|x| fits(x, a, r)))
             .cloned()
     }
 
@@ -163,24 +119,13 @@ impl<'a> Scope<'a> {
     ///
     /// # Errors
     /// The request's namespace is not there.
-    pub(super) fn selects(
-        &self,
-        a: &Attrs<'_>,
-        obj: &Value,
-        old: Option<&Value>,
-    ) -> Result<bool, ApiError> {
+    pub(super) fn selects(&self, a: &Attrs<'_>, obj: &Value, old: Option<&Value>) -> Result<bool, ApiError> {
         let s = selector(self.spec.get("namespaceSelector").unwrap_or(&Value::Null));
         let is_namespace = a.is("", "namespaces");
         if !s.is_empty() && (!a.namespace.is_empty() || is_namespace) {
-            let fresh = is_namespace
-                && a.subresource.is_empty()
-                && matches!(a.operation, Operation::Create | Operation::Update);
+            let fresh = is_namespace && a.subresource.is_empty() && matches!(a.operation, Operation::Create | Operation::Update);
             let name = if is_namespace { &a.name } else { &a.namespace };
-            let found = if fresh {
-                Some(obj.clone())
-            } else {
-                a.core.peek("namespaces", "", name)
-            };
+            let found = if fresh { Some(obj.clone()) } else { a.core.peek("namespaces", "", name) };
             let ns = found.ok_or_else(|| ApiError::not_found("", "namespaces", name))?;
             if !holds(&s, labels(&ns)) {
                 return Ok(false);

@@ -93,11 +93,7 @@ impl Attrs<'_> {
 pub async fn mutate(a: &Attrs<'_>, obj: &mut Value, old: Option<&Value>) -> Result<(), ApiError> {
     let mut rounds = webhooks::Rounds::default();
     let mut policies = mutations::Rounds::default();
-    if a.operation == Operation::Update
-        && a.subresource.is_empty()
-        && a.is("", "pods")
-        && a.on("Priority")
-    {
+    if a.operation == Operation::Update && a.subresource.is_empty() && a.is("", "pods") && a.on("Priority") {
         pods::keep_priority(obj, old);
     }
     plugins(a, obj).await?;
@@ -111,13 +107,7 @@ pub async fn mutate(a: &Attrs<'_>, obj: &mut Value, old: Option<&Value>) -> Resu
 }
 
 /// What policies and webhooks change.
-async fn changes(
-    a: &Attrs<'_>,
-    obj: &mut Value,
-    old: Option<&Value>,
-    policies: &mut mutations::Rounds,
-    rounds: &mut webhooks::Rounds,
-) -> Result<(), ApiError> {
+async fn changes(a: &Attrs<'_>, obj: &mut Value, old: Option<&Value>, policies: &mut mutations::Rounds, rounds: &mut webhooks::Rounds) -> Result<(), ApiError> {
     if a.on("MutatingAdmissionPolicy") {
         mutations::mutate(a, obj, old, policies)?;
     }
@@ -176,11 +166,7 @@ async fn plugins(a: &Attrs<'_>, obj: &mut Value) -> Result<(), ApiError> {
             pods::default_tolerations(obj);
         }
     }
-    if a.operation == Operation::Update
-        && a.subresource.is_empty()
-        && a.is("", "pods")
-        && a.on("DefaultTolerationSeconds")
-    {
+    if a.operation == Operation::Update && a.subresource.is_empty() && a.is("", "pods") && a.on("DefaultTolerationSeconds") {
         pods::default_tolerations(obj);
     }
     if a.creates("", "nodes") && a.on("TaintNodesByCondition") {
@@ -198,11 +184,7 @@ async fn plugins(a: &Attrs<'_>, obj: &mut Value) -> Result<(), ApiError> {
     if a.on("DefaultIngressClass") {
         various::default_ingress_class(a, obj);
     }
-    if a.on("Priority") {
-        various::priority_class(a, obj)
-    } else {
-        Ok(())
-    }
+    if a.on("Priority") { various::priority_class(a, obj) } else { Ok(()) }
 }
 
 /// Validating admission. A deletion and a connection come with no new object.
@@ -239,9 +221,5 @@ pub async fn validate(a: &Attrs<'_>, obj: &Value, old: Option<&Value>) -> Result
     if a.on("ValidatingAdmissionWebhook") {
         webhooks::validate(a, obj, old).await?;
     }
-    if a.on("ResourceQuota") {
-        quota::check(a, obj, old).await
-    } else {
-        Ok(())
-    }
+    if a.on("ResourceQuota") { quota::check(a, obj, old).await } else { Ok(()) }
 }

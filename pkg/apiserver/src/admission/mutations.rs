@@ -26,31 +26,12 @@ pub(super) struct Rounds {
 }
 
 /// The row as which a binding's policy sees the request; `None` if it does not.
-fn covered(
-    a: &Attrs<'_>,
-    policy: &Value,
-    binding: &Value,
-    obj: &Value,
-    old: Option<&Value>,
-) -> Result<Option<Arc<Resource>>, ApiError> {
+fn covered(a: &Attrs<'_>, policy: &Value, binding: &Value, obj: &Value, old: Option<&Value>) -> Result<Option<Arc<Resource>>, ApiError> {
     let none = json!({});
-    let Some(row) = Scope::of(
-        policy.at(&["spec", "matchConstraints"]).unwrap_or(&none),
-        "resourceRules",
-    )
-    .covers(a, obj, old)?
-    else {
-        return Ok(None);
-    };
-    let Some(narrower) = binding.at(&["spec", "matchResources"]) else {
-        return Ok(Some(row));
-    };
+    let Some(row) = Scope::of(policy.at(&["spec", "matchConstraints"]).unwrap_or(&none), "resourceRules").covers(a, obj, old)? else { return Ok(None) };
+    let Some(narrower) = binding.at(&["spec", "matchResources"]) else { return Ok(Some(row)) };
     let scope = Scope::of(narrower, "resourceRules");
-    let covered = if narrower.list_at(&["resourceRules"]).is_empty() {
-        scope.selects(a, obj, old)?
-    } else {
-        scope.covers(a, obj, old)?.is_some()
-    };
+    let covered = if narrower.list_at(&["resourceRules"]).is_empty() { scope.selects(a, obj, old)? } else { scope.covers(a, obj, old)?.is_some() };
     Ok(covered.then_some(row))
 }
 
@@ -79,28 +60,14 @@ fn checked(v: &Cel<'_>) -> Result<(), String> {
         _ => return Ok(()),
     };
     named_by_place(v, &root, &mut wrong);
-    if wrong.is_empty() {
-        Ok(())
-    } else {
-        Err(format!("type mismatch: {}", wrong.join("\n")))
-    }
+    if wrong.is_empty() { Ok(()) } else { Err(format!("type mismatch: {}", wrong.join("\n"))) }
 }
 
 /// The object as one mutation makes it, or `None` if it leaves it alone.
-fn mutated(
-    e: &mut Evaluation<'_>,
-    mutation: &Value,
-    row: &Resource,
-    now: &Value,
-) -> Result<Option<Value>, String> {
+fn mutated(e: &mut Evaluation<'_>, mutation: &Value, row: &Resource, now: &Value) -> Result<Option<Value>, String> {
     if mutation["patchType"] == "ApplyConfiguration" {
         let v = e.run(mutation.str_at(&["applyConfiguration", "expression"]))?;
-        let Cel::Struct(_) = &v else {
-            return Err(format!(
-                "unsupported return type from ApplyConfiguration expression: {}",
-                v.type_name()
-            ));
-        };
+        let Cel::Struct(_) = &v else { return Err(format!("unsupported return type from ApplyConfiguration expression: {}", v.type_name())) };
         checked(&v)?;
         let mut config = v.to_json().map_err(|e| e.to_string())?;
         config["apiVersion"] = now["apiVersion"].clone();
@@ -118,12 +85,7 @@ fn mutated(
     };
     let mut patch = Vec::new();
     for op in &list {
-        let Cel::Struct(s) = op else {
-            return Err(format!(
-                "type mismatch: JSONPatchType.expression should evaluate to array of JSONPatch, got element of {}",
-                op.type_name()
-            ));
-        };
+        let Cel::Struct(s) = op else { return Err(format!("type mismatch: JSONPatchType.expression should evaluate to array of JSONPatch, got element of {}", op.type_name())) };
         if let Some(v) = s.fields.get("value") {
             checked(v)?;
         }
@@ -143,54 +105,25 @@ fn mutated(
 ///
 /// # Errors
 /// 403 if a policy whose failure is not ignored cannot be evaluated.
-pub(super) fn mutate(
-    a: &Attrs<'_>,
-    obj: &mut Value,
-    old: Option<&Value>,
-    rounds: &mut Rounds,
-) -> Result<(), ApiError> {
-    let Ok(bindings) = a.core.kind("mutatingadmissionpolicybindings") else {
-        return Ok(());
-    };
-    if exempt(a)
-        || bindings.cache.is_empty()
-        || obj.is_null()
-        || !matches!(a.operation, Operation::Create | Operation::Update)
-    {
+pub(super) fn mutate(a: &Attrs<'_>, obj: &mut Value, old: Option<&Value>, rounds: &mut Rounds) -> Result<(), ApiError> {
+    let Ok(bindings) = a.core.kind("mutatingadmissionpolicybindings") else { return Ok(()) };
+    if exempt(a) || bindings.cache.is_empty() || obj.is_null() || !matches!(a.operation, Operation::Create | Operation::Update) {
         return Ok(());
     }
     let of_namespace = !a.namespace.is_empty() && !a.is("", "namespaces");
-    let namespace = if of_namespace {
-        a.core
-            .peek("namespaces", "", &a.namespace)
-            .unwrap_or(Value::Null)
-    } else {
-        Value::Null
-    };
+    let namespace = if of_namespace { a.core.peek("namespaces", "", &a.namespace).unwrap_or(Value::Null) } else { Value::Null };
     if rounds.output.as_ref().is_some_and(|o| o != obj) {
         rounds.again.extend(std::mem::take(&mut rounds.before));
     }
     let mut failures: Vec<String> = Vec::new();
     for e in bindings.cache.snapshot().range("") {
         let binding = e.value();
-        let Some(policy) = a.core.peek(
-            "mutatingadmissionpolicies",
-            "",
-            binding.str_at(&["spec", "policyName"]),
-        ) else {
-            continue;
-        };
-        let Some(row) = covered(a, &policy, &binding, obj, old)? else {
-            continue;
-        };
+        let Some(policy) = a.core.peek("mutatingadmissionpolicies", "", binding.str_at(&["spec", "policyName"])) else { continue };
+        let Some(row) = covered(a, &policy, &binding, obj, old)? else { continue };
         let ignore = policy.str_at(&["spec", "failurePolicy"]) == "Ignore";
         let mut fail = |why: String| {
             if !ignore {
-                failures.push(format!(
-                    "policy '{}' with binding '{}' denied request: {why}",
-                    policy.name(),
-                    binding.name()
-                ));
+                failures.push(format!("policy '{}' with binding '{}' denied request: {why}", policy.name(), binding.name()));
             }
         };
         let all = match params(a, &policy, &binding) {
@@ -201,13 +134,7 @@ pub(super) fn mutate(
             }
         };
         for parameter in &all {
-            let key = format!(
-                "{}/{}/{}/{}",
-                policy.name(),
-                binding.name(),
-                parameter.namespace(),
-                parameter.name()
-            );
+            let key = format!("{}/{}/{}/{}", policy.name(), binding.name(), parameter.namespace(), parameter.name());
             if rounds.second && !rounds.again.contains(&key) {
                 continue;
             }
@@ -215,13 +142,7 @@ pub(super) fn mutate(
             let first = shown.clone();
             let old_shown = old.map(|o| bridge::outward(o.clone(), &row));
             let review = super::webhooks::question(a, &row, &shown, old_shown.as_ref());
-            let mut holds = Evaluation::new(
-                a,
-                &review["request"],
-                &namespace,
-                parameter,
-                expressions::policies(),
-            );
+            let mut holds = Evaluation::new(a, &review["request"], &namespace, parameter, expressions::policies());
             match holds.conditions(policy.list_at(&["spec", "matchConditions"])) {
                 Ok(true) => {}
                 Ok(false) => continue,
@@ -232,13 +153,7 @@ pub(super) fn mutate(
             }
             for mutation in policy.list_at(&["spec", "mutations"]) {
                 let review = super::webhooks::question(a, &row, &shown, old_shown.as_ref());
-                let mut e = Evaluation::new(
-                    a,
-                    &review["request"],
-                    &namespace,
-                    parameter,
-                    expressions::mutations(),
-                );
+                let mut e = Evaluation::new(a, &review["request"], &namespace, parameter, expressions::mutations());
                 e.define(policy.list_at(&["spec", "variables"]));
                 match mutated(&mut e, mutation, &row, &shown) {
                     Ok(None) => {}
@@ -261,9 +176,7 @@ pub(super) fn mutate(
     }
     rounds.second = true;
     rounds.output = Some(obj.clone());
-    let Some(first) = failures.first().cloned() else {
-        return Ok(());
-    };
+    let Some(first) = failures.first().cloned() else { return Ok(()) };
     let shown = a.forbidden(&first);
     let mut e = ApiError::new(403, "Invalid", first);
     e.details = shown.details;

@@ -39,22 +39,8 @@ pub(super) struct Evaluation<'a> {
 
 impl<'a> Evaluation<'a> {
     /// Of a request with a parameter, for expressions that may use the names of `env`.
-    pub(super) fn new(
-        a: &'a Attrs<'a>,
-        request: &'a Value,
-        namespace: &'a Value,
-        params: &'a Value,
-        env: &'static Env,
-    ) -> Self {
-        Self {
-            a,
-            request,
-            namespace,
-            params,
-            env,
-            variables: BTreeMap::new(),
-            left: BUDGET,
-        }
+    pub(super) fn new(a: &'a Attrs<'a>, request: &'a Value, namespace: &'a Value, params: &'a Value, env: &'static Env) -> Self {
+        Self { a, request, namespace, params, env, variables: BTreeMap::new(), left: BUDGET }
     }
 
     /// Whether all conditions hold; a false one decides, whatever became of the others.
@@ -76,8 +62,7 @@ impl<'a> Evaluation<'a> {
     pub(super) fn define(&mut self, all: &[Value]) {
         for v in all {
             if let Ok(value) = self.run(v.str_at(&["expression"])) {
-                self.variables
-                    .insert(Key::String(Text::Owned(v.str_at(&["name"]).into())), value);
+                self.variables.insert(Key::String(Text::Owned(v.str_at(&["name"]).into())), value);
             }
         }
     }
@@ -89,12 +74,8 @@ impl<'a> Evaluation<'a> {
 
     /// The value of an expression.
     pub(super) fn run(&mut self, expression: &str) -> Result<Cel<'a>, String> {
-        let program = Program::compile(expression.trim(), self.env)
-            .map_err(|e| format!("compilation error: compilation failed: {e}"))?;
-        let any = expressions::match_conditions()
-            .variables
-            .get("request")
-            .unwrap_or(&knarr_cel::Decl::ANY);
+        let program = Program::compile(expression.trim(), self.env).map_err(|e| format!("compilation error: compilation failed: {e}"))?;
+        let any = expressions::match_conditions().variables.get("request").unwrap_or(&knarr_cel::Decl::ANY);
         let bound = Bindings(vec![
             ("object", Cel::any(&self.request["object"])),
             ("oldObject", Cel::any(&self.request["oldObject"])),
@@ -103,14 +84,10 @@ impl<'a> Evaluation<'a> {
             ("params", Cel::any(self.params)),
             ("variables", Cel::Map(Rc::new(self.variables.clone()))),
             ("authorizer", Cel::authorizer()),
-            (
-                "authorizer.requestResource",
-                Cel::resource_check(conditions::check(self.a)),
-            ),
+            ("authorizer.requestResource", Cel::resource_check(conditions::check(self.a))),
         ]);
         let asker = Asker(self.a);
-        let (result, spent) =
-            program.eval(&bound, Some(&asker), self.left.min(cost::PER_CALL_LIMIT));
+        let (result, spent) = program.eval(&bound, Some(&asker), self.left.min(cost::PER_CALL_LIMIT));
         self.left = self.left.saturating_sub(spent);
         result.map_err(|e| match e {
             EvalError::CostExceeded if self.left == 0 => "validation failed due to running out of cost budget, no further validation rules will be run".to_owned(),
@@ -125,13 +102,7 @@ impl<'a> Evaluation<'a> {
             Ok(true) => {}
             Ok(false) => return Vec::new(),
             Err(_) if ignore => return Vec::new(),
-            Err(why) => {
-                return vec![Denial {
-                    message: why,
-                    reason: String::new(),
-                    index: 0,
-                }];
-            }
+            Err(why) => return vec![Denial { message: why, reason: String::new(), index: 0 }],
         }
         self.define(policy.list_at(&["spec", "variables"]));
         let mut out = Vec::new();
@@ -141,32 +112,14 @@ impl<'a> Evaluation<'a> {
                 Ok(Value::Bool(true)) => continue,
                 Ok(_) => {
                     let told = v.str_at(&["messageExpression"]);
-                    let told = if told.is_empty() {
-                        None
-                    } else {
-                        self.eval(told)
-                            .ok()
-                            .and_then(|m| m.as_str().map(|m| m.trim().to_owned()))
-                    };
+                    let told = if told.is_empty() { None } else { self.eval(told).ok().and_then(|m| m.as_str().map(|m| m.trim().to_owned())) };
                     let told = told.filter(|m| !m.is_empty() && !m.contains('\n'));
                     let fixed = v.str_at(&["message"]).trim();
-                    let fallback = if fixed.is_empty() {
-                        format!("failed expression: {}", expression.trim())
-                    } else {
-                        fixed.to_owned()
-                    };
-                    Denial {
-                        message: told.unwrap_or(fallback),
-                        reason: v.str_at(&["reason"]).to_owned(),
-                        index,
-                    }
+                    let fallback = if fixed.is_empty() { format!("failed expression: {}", expression.trim()) } else { fixed.to_owned() };
+                    Denial { message: told.unwrap_or(fallback), reason: v.str_at(&["reason"]).to_owned(), index }
                 }
                 Err(_) if ignore => continue,
-                Err(why) => Denial {
-                    message: why,
-                    reason: String::new(),
-                    index,
-                },
+                Err(why) => Denial { message: why, reason: String::new(), index },
             };
             out.push(denial);
         }
@@ -174,9 +127,7 @@ impl<'a> Evaluation<'a> {
             if let Ok(v) = self.eval(n.str_at(&["valueExpression"]))
                 && let Some(text) = v.as_str().map(str::trim).filter(|t| !t.is_empty())
             {
-                self.a
-                    .ctx
-                    .annotate(&format!("{}/{}", policy.name(), n.str_at(&["key"])), text);
+                self.a.ctx.annotate(&format!("{}/{}", policy.name(), n.str_at(&["key"])), text);
             }
         }
         out
@@ -188,22 +139,13 @@ impl<'a> Evaluation<'a> {
 /// # Errors
 /// Why there are none though there should be.
 pub(super) fn params(a: &Attrs<'_>, policy: &Value, binding: &Value) -> Result<Vec<Value>, String> {
-    let (Some(kind), Some(reference)) = (
-        policy.at(&["spec", "paramKind"]),
-        binding.at(&["spec", "paramRef"]),
-    ) else {
+    let (Some(kind), Some(reference)) = (policy.at(&["spec", "paramKind"]), binding.at(&["spec", "paramRef"])) else {
         return Ok(vec![Value::Null]);
     };
     let table = a.core.table();
-    let row = table.catalog.resources().iter().find(|r| {
-        r.api_version() == kind.str_at(&["apiVersion"]) && r.kind == kind.str_at(&["kind"])
-    });
+    let row = table.catalog.resources().iter().find(|r| r.api_version() == kind.str_at(&["apiVersion"]) && r.kind == kind.str_at(&["kind"]));
     let Some((row, objects)) = row.and_then(|r| Some((r, table.kind(r)?))) else {
-        return Err(format!(
-            "failed to find resource referenced by paramKind: '{}, Kind={}'",
-            kind.str_at(&["apiVersion"]),
-            kind.str_at(&["kind"])
-        ));
+        return Err(format!("failed to find resource referenced by paramKind: '{}, Kind={}'", kind.str_at(&["apiVersion"]), kind.str_at(&["kind"])));
     };
     let namespace = match reference.str_at(&["namespace"]) {
         _ if !row.namespaced => "",
@@ -216,34 +158,18 @@ pub(super) fn params(a: &Attrs<'_>, policy: &Value, binding: &Value) -> Result<V
     let name = reference.str_at(&["name"]);
     let found: Vec<Value> = if name.is_empty() {
         let wanted = selector(reference.get("selector").unwrap_or(&Value::Null));
-        objects
-            .cache
-            .snapshot()
-            .prefixed(&objects.scope(namespace))
-            .map(|e| e.value())
-            .filter(|v| holds(&wanted, labels(v)))
-            .collect()
+        objects.cache.snapshot().prefixed(&objects.scope(namespace)).map(|e| e.value()).filter(|v| holds(&wanted, labels(v))).collect()
     } else {
-        objects
-            .cache
-            .get(&objects.key(namespace, name))
-            .map(|e| e.value())
-            .into_iter()
-            .collect()
+        objects.cache.get(&objects.key(namespace, name)).map(|e| e.value()).into_iter().collect()
     };
     if found.is_empty() && reference.str_at(&["parameterNotFoundAction"]) != "Allow" {
-        return Err(
-            "no params found for policy binding with `Deny` parameterNotFoundAction".into(),
-        );
+        return Err("no params found for policy binding with `Deny` parameterNotFoundAction".into());
     }
     Ok(found.into_iter().map(|v| bridge::outward(v, row)).collect())
 }
 
 fn refusal(a: &Attrs<'_>, policy: &str, binding: &str, d: &Denial) -> ApiError {
-    let message = format!(
-        "ValidatingAdmissionPolicy '{policy}' with binding '{binding}' denied request: {}",
-        d.message
-    );
+    let message = format!("ValidatingAdmissionPolicy '{policy}' with binding '{binding}' denied request: {}", d.message);
     let (code, reason) = match d.reason.as_str() {
         "Unauthorized" => (401, "Unauthorized"),
         "Forbidden" => (403, "Forbidden"),
@@ -261,74 +187,35 @@ fn refusal(a: &Attrs<'_>, policy: &str, binding: &str, d: &Denial) -> ApiError {
 /// # Errors
 /// The denial.
 pub(super) fn validate(a: &Attrs<'_>, obj: &Value, old: Option<&Value>) -> Result<(), ApiError> {
-    let Ok(bindings) = a.core.kind("validatingadmissionpolicybindings") else {
-        return Ok(());
-    };
+    let Ok(bindings) = a.core.kind("validatingadmissionpolicybindings") else { return Ok(()) };
     if exempt(a) || bindings.cache.is_empty() {
         return Ok(());
     }
-    let namespace = if a.namespace.is_empty() {
-        Value::Null
-    } else {
-        a.core
-            .peek("namespaces", "", &a.namespace)
-            .unwrap_or(Value::Null)
-    };
+    let namespace = if a.namespace.is_empty() { Value::Null } else { a.core.peek("namespaces", "", &a.namespace).unwrap_or(Value::Null) };
     let mut denied = None;
     for e in bindings.cache.snapshot().range("") {
         let binding = e.value();
-        let Some(policy) = a.core.peek(
-            "validatingadmissionpolicies",
-            "",
-            binding.str_at(&["spec", "policyName"]),
-        ) else {
-            continue;
-        };
+        let Some(policy) = a.core.peek("validatingadmissionpolicies", "", binding.str_at(&["spec", "policyName"])) else { continue };
         let none = json!({});
-        let Some(row) = Scope::of(
-            policy.at(&["spec", "matchConstraints"]).unwrap_or(&none),
-            "resourceRules",
-        )
-        .covers(a, obj, old)?
-        else {
-            continue;
-        };
+        let Some(row) = Scope::of(policy.at(&["spec", "matchConstraints"]).unwrap_or(&none), "resourceRules").covers(a, obj, old)? else { continue };
         if let Some(narrower) = binding.at(&["spec", "matchResources"]) {
             let scope = Scope::of(narrower, "resourceRules");
-            let covered = if narrower.list_at(&["resourceRules"]).is_empty() {
-                scope.selects(a, obj, old)?
-            } else {
-                scope.covers(a, obj, old)?.is_some()
-            };
+            let covered = if narrower.list_at(&["resourceRules"]).is_empty() { scope.selects(a, obj, old)? } else { scope.covers(a, obj, old)?.is_some() };
             if !covered {
                 continue;
             }
         }
-        let shown = if obj.is_null() {
-            Value::Null
-        } else {
-            bridge::outward(obj.clone(), &row)
-        };
+        let shown = if obj.is_null() { Value::Null } else { bridge::outward(obj.clone(), &row) };
         let old = old.map(|o| bridge::outward(o.clone(), &row));
         let review = super::webhooks::question(a, &row, &shown, old.as_ref());
         let ignore = policy.str_at(&["spec", "failurePolicy"]) == "Ignore";
         let denials = match params(a, &policy, &binding) {
             Err(_) if ignore => continue,
-            Err(why) => vec![Denial {
-                message: format!("failed to configure binding: {why}"),
-                reason: String::new(),
-                index: 0,
-            }],
+            Err(why) => vec![Denial { message: format!("failed to configure binding: {why}"), reason: String::new(), index: 0 }],
             Ok(all) => all
                 .iter()
                 .flat_map(|params| {
-                    let mut one = Evaluation::new(
-                        a,
-                        &review["request"],
-                        &namespace,
-                        params,
-                        expressions::policies(),
-                    );
+                    let mut one = Evaluation::new(a, &review["request"], &namespace, params, expressions::policies());
                     one.denials(&policy)
                 })
                 .collect(),

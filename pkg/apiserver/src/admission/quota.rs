@@ -5,20 +5,13 @@ use std::collections::BTreeMap;
 use knarr_registry::{ApiError, Object, Write};
 use serde_json::{Value, json};
 
-use super::{
-    Attrs, Operation,
-    pods::{milli, sum},
-};
+use super::{Attrs, Operation, pods::{milli, sum}};
 
 /// What an object uses, in thousandths.
 fn usage(a: &Attrs<'_>, obj: &Value) -> BTreeMap<String, i128> {
     let mut u = BTreeMap::new();
     let r = a.resource;
-    let count = if r.group.is_empty() {
-        format!("count/{}", r.plural)
-    } else {
-        format!("count/{}.{}", r.plural, r.group)
-    };
+    let count = if r.group.is_empty() { format!("count/{}", r.plural) } else { format!("count/{}.{}", r.plural, r.group) };
     u.insert(count, 1000);
     if !r.group.is_empty() {
         return u;
@@ -32,9 +25,7 @@ fn usage(a: &Attrs<'_>, obj: &Value) -> BTreeMap<String, i128> {
             for (member, prefix) in [("requests", "requests."), ("limits", "limits.")] {
                 for (k, v) in sum(obj, member).as_object().into_iter().flatten() {
                     let n = milli(Some(v));
-                    if member == "requests"
-                        && matches!(k.as_str(), "cpu" | "memory" | "ephemeral-storage")
-                    {
+                    if member == "requests" && matches!(k.as_str(), "cpu" | "memory" | "ephemeral-storage") {
                         u.insert(k.clone(), n);
                     }
                     u.insert(format!("{prefix}{k}"), n);
@@ -61,14 +52,8 @@ fn usage(a: &Attrs<'_>, obj: &Value) -> BTreeMap<String, i128> {
             u.insert("requests.storage".into(), n);
             let class = obj.str_at(&["spec", "storageClassName"]);
             if !class.is_empty() {
-                u.insert(
-                    format!("{class}.storageclass.storage.k8s.io/requests.storage"),
-                    n,
-                );
-                u.insert(
-                    format!("{class}.storageclass.storage.k8s.io/persistentvolumeclaims"),
-                    1000,
-                );
+                u.insert(format!("{class}.storageclass.storage.k8s.io/requests.storage"), n);
+                u.insert(format!("{class}.storageclass.storage.k8s.io/persistentvolumeclaims"), 1000);
             }
         }
         p @ ("secrets" | "configmaps" | "replicationcontrollers" | "resourcequotas") => {
@@ -84,17 +69,10 @@ fn in_scope(q: &Value, a: &Attrs<'_>, obj: &Value) -> bool {
     let mut all: Vec<(String, String, Vec<Value>)> = q
         .list_at(&["spec", "scopes"])
         .iter()
-        .filter_map(|s| {
-            s.as_str()
-                .map(|s| (s.to_owned(), "Exists".to_owned(), Vec::new()))
-        })
+        .filter_map(|s| s.as_str().map(|s| (s.to_owned(), "Exists".to_owned(), Vec::new())))
         .collect();
     for e in q.list_at(&["spec", "scopeSelector", "matchExpressions"]) {
-        all.push((
-            e.str_at(&["scopeName"]).into(),
-            e.str_at(&["operator"]).into(),
-            e.list_at(&["values"]).to_vec(),
-        ));
+        all.push((e.str_at(&["scopeName"]).into(), e.str_at(&["operator"]).into(), e.list_at(&["values"]).to_vec()));
     }
     if all.is_empty() {
         return true;
@@ -123,37 +101,18 @@ fn in_scope(q: &Value, a: &Attrs<'_>, obj: &Value) -> bool {
 }
 
 fn text(n: i128, like: &str) -> String {
-    let units = [
-        ("Ki", 1024i128),
-        ("Mi", 1 << 20),
-        ("Gi", 1 << 30),
-        ("Ti", 1 << 40),
-    ];
-    if let Some((u, f)) = units
-        .iter()
-        .rev()
-        .find(|(u, f)| like.ends_with('i') && n % (f * 1000) == 0 && n != 0 && !u.is_empty())
-    {
+    let units = [("Ki", 1024i128), ("Mi", 1 << 20), ("Gi", 1 << 30), ("Ti", 1 << 40)];
+    if let Some((u, f)) = units.iter().rev().find(|(u, f)| like.ends_with('i') && n % (f * 1000) == 0 && n != 0 && !u.is_empty()) {
         return format!("{}{u}", n / (f * 1000));
     }
-    if n % 1000 == 0 {
-        (n / 1000).to_string()
-    } else {
-        format!("{n}m")
-    }
+    if n % 1000 == 0 { (n / 1000).to_string() } else { format!("{n}m") }
 }
 
 pub(super) async fn check(a: &Attrs<'_>, obj: &Value, old: Option<&Value>) -> Result<(), ApiError> {
-    if !matches!(a.operation, Operation::Create | Operation::Update)
-        || !a.subresource.is_empty()
-        || a.namespace.is_empty()
-        || a.is("", "namespaces")
-    {
+    if !matches!(a.operation, Operation::Create | Operation::Update) || !a.subresource.is_empty() || a.namespace.is_empty() || a.is("", "namespaces") {
         return Ok(());
     }
-    let Ok(kind) = a.core.kind("resourcequotas") else {
-        return Ok(());
-    };
+    let Ok(kind) = a.core.kind("resourcequotas") else { return Ok(()) };
     let scope = kind.scope(&a.namespace);
     let snapshot = kind.cache.snapshot();
     if snapshot.prefixed(&scope).next().is_none() {
@@ -174,30 +133,11 @@ pub(super) async fn check(a: &Attrs<'_>, obj: &Value, old: Option<&Value>) -> Re
             if !in_scope(&q, a, obj) {
                 break;
             }
-            let hard = q
-                .at(&["status", "hard"])
-                .or_else(|| q.at(&["spec", "hard"]))
-                .cloned()
-                .unwrap_or_default();
+            let hard = q.at(&["status", "hard"]).or_else(|| q.at(&["spec", "hard"])).cloned().unwrap_or_default();
             let mut changed = false;
-            let (mut over, mut requested, mut used, mut limited, mut missing) =
-                (vec![], vec![], vec![], vec![], vec![]);
+            let (mut over, mut requested, mut used, mut limited, mut missing) = (vec![], vec![], vec![], vec![], vec![]);
             for (k, h) in hard.as_object().into_iter().flatten() {
-                if a.creates("", "pods")
-                    && matches!(
-                        k.as_str(),
-                        "cpu"
-                            | "memory"
-                            | "requests.cpu"
-                            | "requests.memory"
-                            | "limits.cpu"
-                            | "limits.memory"
-                            | "ephemeral-storage"
-                            | "requests.ephemeral-storage"
-                            | "limits.ephemeral-storage"
-                    )
-                    && !delta.contains_key(k)
-                {
+                if a.creates("", "pods") && matches!(k.as_str(), "cpu" | "memory" | "requests.cpu" | "requests.memory" | "limits.cpu" | "limits.memory" | "ephemeral-storage" | "requests.ephemeral-storage" | "limits.ephemeral-storage") && !delta.contains_key(k) {
                     missing.push(k.clone());
                     continue;
                 }
@@ -216,30 +156,11 @@ pub(super) async fn check(a: &Attrs<'_>, obj: &Value, old: Option<&Value>) -> Re
                 }
             }
             if !missing.is_empty() {
-                let list = missing
-                    .iter()
-                    .map(|k| {
-                        format!(
-                            "{k} for: {}",
-                            obj.list_at(&["spec", "containers"])
-                                .iter()
-                                .map(|c| c.str_at(&["name"]))
-                                .collect::<Vec<_>>()
-                                .join(",")
-                        )
-                    })
-                    .collect::<Vec<_>>()
-                    .join("; ");
+                let list = missing.iter().map(|k| format!("{k} for: {}", obj.list_at(&["spec", "containers"]).iter().map(|c| c.str_at(&["name"])).collect::<Vec<_>>().join(","))).collect::<Vec<_>>().join("; ");
                 return Err(a.forbidden(&format!("failed quota: {}: must specify {list}", e.name)));
             }
             if !over.is_empty() {
-                return Err(a.forbidden(&format!(
-                    "exceeded quota: {}, requested: {}, used: {}, limited: {}",
-                    e.name,
-                    requested.join(","),
-                    used.join(","),
-                    limited.join(",")
-                )));
+                return Err(a.forbidden(&format!("exceeded quota: {}, requested: {}, used: {}, limited: {}", e.name, requested.join(","), used.join(","), limited.join(","))));
             }
             if !changed || a.dry_run {
                 break;
@@ -247,12 +168,7 @@ pub(super) async fn check(a: &Attrs<'_>, obj: &Value, old: Option<&Value>) -> Re
             if q.at(&["status", "hard"]).is_none() {
                 q.set_at(&["status", "hard"], hard);
             }
-            current = match a
-                .core
-                .registry
-                .put(&kind.cache, &e.key, &q, e.revision, None)
-                .await?
-            {
+            current = match a.core.registry.put(&kind.cache, &e.key, &q, e.revision, None).await? {
                 Write::Done(_) => None,
                 Write::Conflict(now) => now,
             };

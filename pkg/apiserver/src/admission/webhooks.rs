@@ -29,13 +29,7 @@ impl Hook {
         self.spec.str_at(&["failurePolicy"]) == "Ignore"
     }
     fn timeout(&self) -> Duration {
-        Duration::from_secs(
-            self.spec
-                .at(&["timeoutSeconds"])
-                .and_then(Value::as_u64)
-                .unwrap_or(10)
-                .clamp(1, 30),
-        )
+        Duration::from_secs(self.spec.at(&["timeoutSeconds"]).and_then(Value::as_u64).unwrap_or(10).clamp(1, 30))
     }
 }
 
@@ -53,63 +47,37 @@ enum Failure {
 }
 
 fn hooks(a: &Attrs<'_>, plural: &str) -> Vec<Hook> {
-    let Ok(kind) = a.core.kind(plural) else {
-        return Vec::new();
-    };
+    let Ok(kind) = a.core.kind(plural) else { return Vec::new() };
     let snapshot = kind.cache.snapshot();
     let mut out = Vec::new();
     for e in snapshot.range("") {
         let v = e.value();
         for (i, h) in v.list_at(&["webhooks"]).iter().enumerate() {
-            out.push(Hook {
-                id: format!("{}/{i}", e.name),
-                spec: h.clone(),
-            });
+            out.push(Hook { id: format!("{}/{i}", e.name), spec: h.clone() });
         }
     }
     out
 }
 
 /// The row as which a webhook wants to see the request; `None` if it does not.
-fn wanted(
-    h: &Hook,
-    a: &Attrs<'_>,
-    obj: &Value,
-    old: Option<&Value>,
-) -> Result<Option<Arc<Resource>>, ApiError> {
-    let Some(row) = Scope::of(&h.spec, "rules").covers(a, obj, old)? else {
-        return Ok(None);
-    };
+fn wanted(h: &Hook, a: &Attrs<'_>, obj: &Value, old: Option<&Value>) -> Result<Option<Arc<Resource>>, ApiError> {
+    let Some(row) = Scope::of(&h.spec, "rules").covers(a, obj, old)? else { return Ok(None) };
     Ok(conditions_hold(h, a, &row, obj, old)?.then_some(row))
 }
 
 /// Whether a webhook's `matchConditions` hold; if that cannot be said its failure policy decides.
-fn conditions_hold(
-    h: &Hook,
-    a: &Attrs<'_>,
-    row: &Resource,
-    obj: &Value,
-    old: Option<&Value>,
-) -> Result<bool, ApiError> {
+fn conditions_hold(h: &Hook, a: &Attrs<'_>, row: &Resource, obj: &Value, old: Option<&Value>) -> Result<bool, ApiError> {
     let all = h.spec.list_at(&["matchConditions"]);
     if all.is_empty() {
         return Ok(true);
     }
-    let shown = if obj.is_null() {
-        Value::Null
-    } else {
-        bridge::outward(obj.clone(), row)
-    };
+    let shown = if obj.is_null() { Value::Null } else { bridge::outward(obj.clone(), row) };
     let old = old.map(|o| bridge::outward(o.clone(), row));
     let review = review::question(a, row, &shown, old.as_ref(), "", "v1");
     match super::conditions::hold(a, all, &review["request"]) {
         Ok(yes) => Ok(yes),
         Err(why) if h.ignores_failure() => {
-            tracing::warn!(
-                webhook = h.name(),
-                why,
-                "a webhook's conditions cannot be evaluated and it is left out"
-            );
+            tracing::warn!(webhook = h.name(), why, "a webhook's conditions cannot be evaluated and it is left out");
             Ok(false)
         }
         Err(why) => Err(a.forbidden(&why)),
@@ -117,26 +85,12 @@ fn conditions_hold(
 }
 
 /// Asks one webhook; the patch of a mutating one, if it sent any.
-async fn ask(
-    h: &Hook,
-    a: &Attrs<'_>,
-    row: &Resource,
-    obj: &Value,
-    old: Option<&Value>,
-    mutating: bool,
-) -> Result<Option<Value>, Failure> {
+async fn ask(h: &Hook, a: &Attrs<'_>, row: &Resource, obj: &Value, old: Option<&Value>, mutating: bool) -> Result<Option<Value>, Failure> {
     if a.dry_run && !matches!(h.spec.str_at(&["sideEffects"]), "None" | "NoneOnDryRun") {
-        return Err(Failure::Refused(ApiError::bad_request(format!(
-            "admission webhook {:?} does not support dry run",
-            h.name()
-        ))));
+        return Err(Failure::Refused(ApiError::bad_request(format!("admission webhook {:?} does not support dry run", h.name()))));
     }
     let versions = h.spec.list_at(&["admissionReviewVersions"]);
-    let Some(version) = versions
-        .iter()
-        .filter_map(Value::as_str)
-        .find(|v| matches!(*v, "v1" | "v1beta1"))
-    else {
+    let Some(version) = versions.iter().filter_map(Value::as_str).find(|v| matches!(*v, "v1" | "v1beta1")) else {
         return Err(Failure::Call("could not create admission objects: webhook does not accept known AdmissionReview versions (v1, v1beta1)".into()));
     };
     let uid = uuid::Uuid::new_v4().to_string();
@@ -156,17 +110,10 @@ fn settle(h: &Hook, f: Failure) -> Result<(), ApiError> {
     match f {
         Failure::Refused(e) => Err(e),
         Failure::Call(why) if h.ignores_failure() => {
-            tracing::warn!(
-                webhook = h.name(),
-                why,
-                "a webhook could not be asked and is ignored"
-            );
+            tracing::warn!(webhook = h.name(), why, "a webhook could not be asked and is ignored");
             Ok(())
         }
-        Failure::Call(why) => Err(ApiError::internal(format!(
-            "failed calling webhook {:?}: {why}",
-            h.name()
-        ))),
+        Failure::Call(why) => Err(ApiError::internal(format!("failed calling webhook {:?}: {why}", h.name()))),
     }
 }
 
@@ -182,12 +129,7 @@ pub(super) struct Rounds {
 }
 
 /// One pass over the mutating webhooks; the second one asks only those that want it.
-pub(super) async fn mutate(
-    a: &Attrs<'_>,
-    obj: &mut Value,
-    old: Option<&Value>,
-    rounds: &mut Rounds,
-) -> Result<(), ApiError> {
+pub(super) async fn mutate(a: &Attrs<'_>, obj: &mut Value, old: Option<&Value>, rounds: &mut Rounds) -> Result<(), ApiError> {
     if exempt(a) {
         return Ok(());
     }
@@ -199,36 +141,22 @@ pub(super) async fn mutate(
         if rounds.second && !rounds.again.contains(&h.id) {
             continue;
         }
-        let Some(row) = wanted(&h, a, obj, old)? else {
-            continue;
-        };
-        let shown = if obj.is_null() {
-            Value::Null
-        } else {
-            bridge::outward(obj.clone(), &row)
-        };
+        let Some(row) = wanted(&h, a, obj, old)? else { continue };
+        let shown = if obj.is_null() { Value::Null } else { bridge::outward(obj.clone(), &row) };
         let old_shown = old.map(|o| bridge::outward(o.clone(), &row));
         match ask(&h, a, &row, &shown, old_shown.as_ref(), true).await {
             Err(f) => settle(&h, f)?,
             Ok(None) => {}
             Ok(Some(patch)) => {
                 if obj.is_null() {
-                    return Err(ApiError::internal(format!(
-                        "admission webhook {:?} attempted to modify the object, which is not supported for this operation",
-                        h.name()
-                    )));
+                    return Err(ApiError::internal(format!("admission webhook {:?} attempted to modify the object, which is not supported for this operation", h.name())));
                 }
                 let mut next = shown.clone();
-                knarr_schema::patch::json(&mut next, &patch)
-                    .map_err(|e| ApiError::internal(e.to_string()))?;
+                knarr_schema::patch::json(&mut next, &patch).map_err(|e| ApiError::internal(e.to_string()))?;
                 if !next.is_object() {
-                    return Err(ApiError::internal(format!(
-                        "admission webhook {:?} replaced the object by something that is none",
-                        h.name()
-                    )));
+                    return Err(ApiError::internal(format!("admission webhook {:?} replaced the object by something that is none", h.name())));
                 }
-                let (next, _) = bridge::normalize(&row, &next, "Ignore")
-                    .map_err(|e| ApiError::internal(e.message))?;
+                let (next, _) = bridge::normalize(&row, &next, "Ignore").map_err(|e| ApiError::internal(e.message))?;
                 if next != shown {
                     *obj = bridge::inward(next, &row);
                     rounds.changed = true;
@@ -246,11 +174,7 @@ pub(super) async fn mutate(
 }
 
 /// All validating webhooks at once; the first refusal in their order is the answer.
-pub(super) async fn validate(
-    a: &Attrs<'_>,
-    obj: &Value,
-    old: Option<&Value>,
-) -> Result<(), ApiError> {
+pub(super) async fn validate(a: &Attrs<'_>, obj: &Value, old: Option<&Value>) -> Result<(), ApiError> {
     if exempt(a) {
         return Ok(());
     }
@@ -261,11 +185,7 @@ pub(super) async fn validate(
         }
     }
     let calls = asked.iter().map(|(h, row)| async move {
-        let shown = if obj.is_null() {
-            Value::Null
-        } else {
-            bridge::outward(obj.clone(), row)
-        };
+        let shown = if obj.is_null() { Value::Null } else { bridge::outward(obj.clone(), row) };
         let old = old.map(|o| bridge::outward(o.clone(), row));
         match ask(h, a, row, &shown, old.as_ref(), false).await {
             Ok(_) => Ok(()),

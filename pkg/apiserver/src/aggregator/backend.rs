@@ -39,9 +39,7 @@ impl ProxyClient {
     /// # Errors
     /// What is wrong with it.
     pub fn new(certificate: &str, key: &str) -> Result<Self, String> {
-        let chain = CertificateDer::pem_slice_iter(certificate.as_bytes())
-            .collect::<Result<_, _>>()
-            .map_err(|e| e.to_string())?;
+        let chain = CertificateDer::pem_slice_iter(certificate.as_bytes()).collect::<Result<_, _>>().map_err(|e| e.to_string())?;
         let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|e| e.to_string())?;
         Ok(Self { chain, key })
     }
@@ -58,17 +56,11 @@ pub struct Backend {
 
 fn trust(spec: &Value, client: Option<&ProxyClient>) -> Result<ClientConfig, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
-        .map_err(|e| e.to_string())?;
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions().map_err(|e| e.to_string())?;
     let builder = if spec.at(&["insecureSkipTLSVerify"]) == Some(&Value::Bool(true)) {
-        builder
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(AnyServer::new(provider)))
+        builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyServer::new(provider)))
     } else {
-        let bundle = STANDARD
-            .decode(spec.str_at(&["caBundle"]))
-            .map_err(|e| e.to_string())?;
+        let bundle = STANDARD.decode(spec.str_at(&["caBundle"])).map_err(|e| e.to_string())?;
         let mut roots = RootCertStore::empty();
         if bundle.is_empty() {
             for c in rustls_native_certs::load_native_certs().certs {
@@ -76,35 +68,24 @@ fn trust(spec: &Value, client: Option<&ProxyClient>) -> Result<ClientConfig, Str
             }
         }
         for c in CertificateDer::pem_slice_iter(&bundle) {
-            roots
-                .add(c.map_err(|e| e.to_string())?)
-                .map_err(|e| e.to_string())?;
+            roots.add(c.map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
         }
         builder.with_root_certificates(roots)
     };
     match client {
-        Some(c) => builder
-            .with_client_auth_cert(c.chain.clone(), c.key.clone_key())
-            .map_err(|e| e.to_string()),
+        Some(c) => builder.with_client_auth_cert(c.chain.clone(), c.key.clone_key()).map_err(|e| e.to_string()),
         None => Ok(builder.with_no_client_auth()),
     }
 }
 
 /// Who asks, as headers; what a client sent under these names is taken out.
 pub fn identify(headers: &mut HeaderMap, user: &UserInfo) {
-    let forged: Vec<HeaderName> = headers
-        .keys()
-        .filter(|k| k.as_str().starts_with("x-remote-"))
-        .cloned()
-        .collect();
+    let forged: Vec<HeaderName> = headers.keys().filter(|k| k.as_str().starts_with("x-remote-")).cloned().collect();
     for k in forged {
         headers.remove(k);
     }
     let mut add = |k: &str, v: &str| {
-        if let (Ok(k), Ok(v)) = (
-            HeaderName::from_bytes(k.as_bytes()),
-            HeaderValue::from_bytes(v.as_bytes()),
-        ) {
+        if let (Ok(k), Ok(v)) = (HeaderName::from_bytes(k.as_bytes()), HeaderValue::from_bytes(v.as_bytes())) {
             headers.append(k, v);
         }
     };
@@ -126,15 +107,7 @@ pub fn identify(headers: &mut HeaderMap, user: &UserInfo) {
 /// A key as a part of a header's name: percent signs for what may not stand there.
 fn escape(key: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"!#$&'*+-.^_`|~".contains(&b);
-    key.bytes()
-        .map(|b| {
-            if plain(b) {
-                char::from(b.to_ascii_lowercase()).to_string()
-            } else {
-                format!("%{b:02X}")
-            }
-        })
-        .collect()
+    key.bytes().map(|b| if plain(b) { char::from(b.to_ascii_lowercase()).to_string() } else { format!("%{b:02X}") }).collect()
 }
 
 /// An error with what caused it.
@@ -160,10 +133,7 @@ impl Backend {
         Self {
             namespace: spec.str_at(&["service", "namespace"]).to_owned(),
             service: spec.str_at(&["service", "name"]).to_owned(),
-            port: spec
-                .at(&["service", "port"])
-                .and_then(Value::as_u64)
-                .unwrap_or(443),
+            port: spec.at(&["service", "port"]).and_then(Value::as_u64).unwrap_or(443),
             tls,
             shared: Mutex::new(None),
         }
@@ -176,10 +146,7 @@ impl Backend {
 
     /// Forgets the open connection.
     pub fn hang_up(&self) {
-        self.shared
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     /// Where a connection goes: an endpoint, or the name the service stands for.
@@ -187,64 +154,36 @@ impl Backend {
     /// # Errors
     /// Why there is nowhere to go.
     pub fn address(&self, core: &Core) -> Result<(String, u16), String> {
-        let s = core
-            .peek("services/specs", &self.namespace, &self.service)
-            .ok_or_else(|| format!("service {:?} not found", self.service))?;
+        let s = core.peek("services/specs", &self.namespace, &self.service).ok_or_else(|| format!("service {:?} not found", self.service))?;
         if s.str_at(&["spec", "type"]) == "ExternalName" {
-            return Ok((
-                s.str_at(&["spec", "externalName"]).to_owned(),
-                u16::try_from(self.port).unwrap_or(443),
-            ));
+            return Ok((s.str_at(&["spec", "externalName"]).to_owned(), u16::try_from(self.port).unwrap_or(443)));
         }
         webhook::endpoint(core, &self.namespace, &self.service, self.port)
     }
 
-    async fn dial(
-        &self,
-        address: &(String, u16),
-        upgrade: bool,
-    ) -> Result<TlsStream<TcpStream>, String> {
+    async fn dial(&self, address: &(String, u16), upgrade: bool) -> Result<TlsStream<TcpStream>, String> {
         let (multiplexed, plain) = self.tls.as_ref().map_err(Clone::clone)?;
         let (host, port) = address;
-        let tcp = TcpStream::connect((host.as_str(), *port))
-            .await
-            .map_err(|e| {
-                let why = if e.kind() == std::io::ErrorKind::ConnectionRefused {
-                    "connection refused".to_owned()
-                } else {
-                    e.to_string()
-                };
-                format!("dial tcp {host}:{port}: connect: {why}")
-            })?;
+        let tcp = TcpStream::connect((host.as_str(), *port)).await.map_err(|e| {
+            let why = if e.kind() == std::io::ErrorKind::ConnectionRefused { "connection refused".to_owned() } else { e.to_string() };
+            format!("dial tcp {host}:{port}: connect: {why}")
+        })?;
         let _ = tcp.set_nodelay(true);
-        let name = ServerName::try_from(format!("{}.{}.svc", self.service, self.namespace))
-            .map_err(|e| e.to_string())?;
+        let name = ServerName::try_from(format!("{}.{}.svc", self.service, self.namespace)).map_err(|e| e.to_string())?;
         let config = if upgrade { plain } else { multiplexed };
-        tokio_rustls::TlsConnector::from(Arc::clone(config))
-            .connect(name, tcp)
-            .await
-            .map_err(|e| format!("tls: failed to verify certificate: {e}"))
+        tokio_rustls::TlsConnector::from(Arc::clone(config)).connect(name, tcp).await.map_err(|e| format!("tls: failed to verify certificate: {e}"))
     }
 
     /// Sends a request whose URI is a path and query; its headers must already say who asks.
     ///
     /// # Errors
     /// Why there is no answer.
-    pub async fn send(
-        &self,
-        core: &Core,
-        mut request: Request<Body>,
-        upgrade: bool,
-    ) -> Result<Response<Incoming>, String> {
+    pub async fn send(&self, core: &Core, mut request: Request<Body>, upgrade: bool) -> Result<Response<Incoming>, String> {
         self.tls.as_ref().map_err(Clone::clone)?;
         let address = self.address(core)?;
         let authority = format!("{}.{}.svc:{}", self.service, self.namespace, self.port);
         if !upgrade {
-            let open = self
-                .shared
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .clone();
+            let open = self.shared.lock().unwrap_or_else(PoisonError::into_inner).clone();
             let sender = match open {
                 Some(s) if !s.is_closed() => Some(s),
                 _ => None,
@@ -259,13 +198,8 @@ impl Backend {
         let io = self.dial(&address, upgrade).await?;
         if io.get_ref().1.alpn_protocol() == Some(b"h2") {
             let mut builder = conn::http2::Builder::new(TokioExecutor::new());
-            builder
-                .timer(TokioTimer::new())
-                .keep_alive_interval(Some(std::time::Duration::from_secs(30)));
-            let (mut sender, conn) = builder
-                .handshake(TokioIo::new(io))
-                .await
-                .map_err(|e| chain(&e))?;
+            builder.timer(TokioTimer::new()).keep_alive_interval(Some(std::time::Duration::from_secs(30)));
+            let (mut sender, conn) = builder.handshake(TokioIo::new(io)).await.map_err(|e| chain(&e))?;
             tokio::spawn(async move {
                 if let Err(error) = conn.await {
                     tracing::debug!(%error, "the connection to an aggregated server ended");
@@ -278,9 +212,7 @@ impl Backend {
         if let Ok(v) = HeaderValue::from_str(&authority) {
             request.headers_mut().insert(header::HOST, v);
         }
-        let (mut sender, conn) = conn::http1::handshake(TokioIo::new(io))
-            .await
-            .map_err(|e| chain(&e))?;
+        let (mut sender, conn) = conn::http1::handshake(TokioIo::new(io)).await.map_err(|e| chain(&e))?;
         tokio::spawn(async move {
             if let Err(error) = conn.with_upgrades().await {
                 tracing::debug!(%error, "the connection to an aggregated server ended");
@@ -293,18 +225,8 @@ impl Backend {
     ///
     /// # Errors
     /// Why there is no answer.
-    pub async fn get(
-        &self,
-        core: &Core,
-        path: &str,
-        accept: &str,
-        etag: Option<&str>,
-        user: &UserInfo,
-    ) -> Result<(u16, HeaderMap, Bytes), String> {
-        let mut request = Request::get(path)
-            .header(header::ACCEPT, accept)
-            .body(full(""))
-            .map_err(|e| e.to_string())?;
+    pub async fn get(&self, core: &Core, path: &str, accept: &str, etag: Option<&str>, user: &UserInfo) -> Result<(u16, HeaderMap, Bytes), String> {
+        let mut request = Request::get(path).header(header::ACCEPT, accept).body(full("")).map_err(|e| e.to_string())?;
         if let Some(v) = etag.and_then(|e| HeaderValue::from_str(e).ok()) {
             request.headers_mut().insert(header::IF_NONE_MATCH, v);
         }
@@ -312,36 +234,21 @@ impl Backend {
         let work = async {
             let answer = self.send(core, request, false).await?;
             let (parts, body) = answer.into_parts();
-            let body = Limited::new(body, DOCUMENT_LIMIT)
-                .collect()
-                .await
-                .map_err(|e| e.to_string())?
-                .to_bytes();
+            let body = Limited::new(body, DOCUMENT_LIMIT).collect().await.map_err(|e| e.to_string())?.to_bytes();
             Ok((parts.status.as_u16(), parts.headers, body))
         };
-        let late = || {
-            "context deadline exceeded (Client.Timeout exceeded while awaiting headers)".to_owned()
-        };
-        tokio::time::timeout(std::time::Duration::from_secs(5), work)
-            .await
-            .map_err(|_| late())?
+        let late = || "context deadline exceeded (Client.Timeout exceeded while awaiting headers)".to_owned();
+        tokio::time::timeout(std::time::Duration::from_secs(5), work).await.map_err(|_| late())?
     }
 }
 
 /// Makes a request one of HTTP/2.
 fn multiplexed(request: &mut Request<Body>, authority: &str) -> Result<(), String> {
     let path = request.uri().path_and_query().map_or("/", |p| p.as_str());
-    let uri = format!("https://{authority}{path}")
-        .parse()
-        .map_err(|e: http::uri::InvalidUri| e.to_string())?;
+    let uri = format!("https://{authority}{path}").parse().map_err(|e: http::uri::InvalidUri| e.to_string())?;
     *request.uri_mut() = uri;
     *request.version_mut() = http::Version::HTTP_2;
-    for h in [
-        header::HOST,
-        header::CONNECTION,
-        header::UPGRADE,
-        header::TRANSFER_ENCODING,
-    ] {
+    for h in [header::HOST, header::CONNECTION, header::UPGRADE, header::TRANSFER_ENCODING] {
         request.headers_mut().remove(h);
     }
     Ok(())

@@ -30,11 +30,7 @@ pub struct Documents {
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
 fn tag(headers: &HeaderMap) -> String {
-    headers
-        .get(header::ETAG)
-        .and_then(|v| v.to_str().ok())
-        .unwrap_or("")
-        .to_owned()
+    headers.get(header::ETAG).and_then(|v| v.to_str().ok()).unwrap_or("").to_owned()
 }
 
 /// Reads everything again; whether anything is different now.
@@ -62,48 +58,21 @@ pub async fn refresh(core: &Core, r: &Remote, available: bool) -> bool {
 }
 
 async fn discovery(core: &Core, r: &Remote) -> Result<Value, String> {
-    let user = UserInfo {
-        name: "system:kube-aggregator".into(),
-        groups: vec!["system:masters".into()],
-        ..UserInfo::default()
-    };
-    let (code, headers, body) = r
-        .backend
-        .get(core, "/apis", AGGREGATED, None, &user)
-        .await?;
-    let kind = headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|v| v.to_str().ok())
-        .unwrap_or("");
-    if code == 200
-        && kind.contains("as=APIGroupDiscoveryList")
-        && kind.contains("v=v2")
-        && !kind.contains("v=v2beta1")
-    {
+    let user = UserInfo { name: "system:kube-aggregator".into(), groups: vec!["system:masters".into()], ..UserInfo::default() };
+    let (code, headers, body) = r.backend.get(core, "/apis", AGGREGATED, None, &user).await?;
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("");
+    if code == 200 && kind.contains("as=APIGroupDiscoveryList") && kind.contains("v=v2") && !kind.contains("v=v2beta1") {
         let v: Value = serde_json::from_slice(&body).map_err(|e| e.to_string())?;
         let group = v.list_at(&["items"]).iter().find(|g| g.name() == r.group);
-        let version = group.and_then(|g| {
-            g.list_at(&["versions"])
-                .iter()
-                .find(|v| v.str_at(&["version"]) == r.version)
-        });
+        let version = group.and_then(|g| g.list_at(&["versions"]).iter().find(|v| v.str_at(&["version"]) == r.version));
         // A server that does not speak of its own group version has nothing in it.
-        return Ok(version
-            .cloned()
-            .unwrap_or_else(|| json!({"version": r.version})));
+        return Ok(version.cloned().unwrap_or_else(|| json!({"version": r.version})));
     }
     if code == 503 {
         return Err(format!("/apis is answered with {code}"));
     }
-    let path = if r.group.is_empty() {
-        format!("/api/{}", r.version)
-    } else {
-        format!("/apis/{}/{}", r.group, r.version)
-    };
-    let (code, _, body) = r
-        .backend
-        .get(core, &path, "application/json", None, &user)
-        .await?;
+    let path = if r.group.is_empty() { format!("/api/{}", r.version) } else { format!("/apis/{}/{}", r.group, r.version) };
+    let (code, _, body) = r.backend.get(core, &path, "application/json", None, &user).await?;
     if code != 200 {
         return Err(format!("{path} is answered with {code}"));
     }
@@ -115,11 +84,7 @@ async fn discovery(core: &Core, r: &Remote) -> Result<Value, String> {
 fn converted(list: &Value, group: &str, version: &str) -> Value {
     let kind = |e: &Value| {
         let (g, v) = (e.str_at(&["group"]), e.str_at(&["version"]));
-        let (g, v) = if v.is_empty() {
-            (group, version)
-        } else {
-            (g, v)
-        };
+        let (g, v) = if v.is_empty() { (group, version) } else { (g, v) };
         json!({"group": g, "version": v, "kind": e.str_at(&["kind"])})
     };
     let mut out: Vec<Value> = Vec::new();
@@ -150,53 +115,26 @@ fn converted(list: &Value, group: &str, version: &str) -> Value {
 }
 
 async fn openapi(core: &Core, r: &Remote, next: &mut Documents) {
-    let user = UserInfo {
-        name: "system:aggregator".into(),
-        groups: vec!["system:masters".into()],
-        ..UserInfo::default()
-    };
-    let known = next
-        .v2
-        .as_ref()
-        .map(|_| next.v2_tag.clone())
-        .filter(|t| !t.is_empty());
-    match r
-        .backend
-        .get(
-            core,
-            "/openapi/v2",
-            "application/json",
-            known.as_deref(),
-            &user,
-        )
-        .await
-    {
+    let user = UserInfo { name: "system:aggregator".into(), groups: vec!["system:masters".into()], ..UserInfo::default() };
+    let known = next.v2.as_ref().map(|_| next.v2_tag.clone()).filter(|t| !t.is_empty());
+    match r.backend.get(core, "/openapi/v2", "application/json", known.as_deref(), &user).await {
         Ok((304, ..)) => {}
         Ok((200, headers, body)) => match serde_json::from_slice::<Value>(&body) {
             Ok(v) => {
                 next.v2_tag = tag(&headers);
                 next.v2 = Some(Arc::new(own_part(v, &r.group, &r.version)));
             }
-            Err(error) => {
-                tracing::debug!(%error, name = r.name, "an OpenAPI document cannot be read")
-            }
+            Err(error) => tracing::debug!(%error, name = r.name, "an OpenAPI document cannot be read"),
         },
         Ok((404, ..)) => next.v2 = None,
         Ok((code, ..)) => tracing::debug!(code, name = r.name, "no OpenAPI document"),
         Err(why) => tracing::debug!(why, name = r.name, "no OpenAPI document"),
     }
-    match r
-        .backend
-        .get(core, "/openapi/v3", "application/json", None, &user)
-        .await
-    {
+    match r.backend.get(core, "/openapi/v3", "application/json", None, &user).await {
         Ok((200, _, body)) => {
             let key = key(&r.group, &r.version);
             let v: Value = serde_json::from_slice(&body).unwrap_or_default();
-            let url = v
-                .at(&["paths"])
-                .and_then(|p| p.get(&key))
-                .map(|p| p.str_at(&["serverRelativeURL"]).to_owned());
+            let url = v.at(&["paths"]).and_then(|p| p.get(&key)).map(|p| p.str_at(&["serverRelativeURL"]).to_owned());
             next.v3 = url.filter(|u| u.starts_with("/openapi/v3/"));
         }
         Ok((404, ..)) => next.v3 = None,
@@ -205,11 +143,7 @@ async fn openapi(core: &Core, r: &Remote, next: &mut Documents) {
 }
 
 fn key(group: &str, version: &str) -> String {
-    if group.is_empty() {
-        format!("api/{version}")
-    } else {
-        format!("apis/{group}/{version}")
-    }
+    if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") }
 }
 
 /// Every name of a definition that a value points to.
@@ -234,16 +168,7 @@ fn references(v: &Value, out: &mut BTreeSet<String>) {
 /// The paths of a group version with the definitions they need.
 fn own_part(mut v: Value, group: &str, version: &str) -> Value {
     let root = format!("/{}/", key(group, version));
-    let mut paths = v
-        .take_at(&["paths"])
-        .and_then(|p| {
-            if let Value::Object(m) = p {
-                Some(m)
-            } else {
-                None
-            }
-        })
-        .unwrap_or_default();
+    let mut paths = v.take_at(&["paths"]).and_then(|p| if let Value::Object(m) = p { Some(m) } else { None }).unwrap_or_default();
     paths.retain(|p, _| format!("{}/", p.trim_end_matches('/')).starts_with(&root));
     let paths = Value::Object(paths);
     let definitions = v.take_at(&["definitions"]).unwrap_or_default();
@@ -252,10 +177,7 @@ fn own_part(mut v: Value, group: &str, version: &str) -> Value {
     references(&paths, &mut open);
     // Kinds that no path names are found by what they say they are.
     for (name, d) in definitions.as_object().into_iter().flatten() {
-        let own = d
-            .list_at(&["x-kubernetes-group-version-kind"])
-            .iter()
-            .any(|k| k.str_at(&["group"]) == group && k.str_at(&["version"]) == version);
+        let own = d.list_at(&["x-kubernetes-group-version-kind"]).iter().any(|k| k.str_at(&["group"]) == group && k.str_at(&["version"]) == version);
         if own && !name.starts_with("io.k8s.apimachinery.") {
             open.insert(name.clone());
         }
@@ -277,9 +199,7 @@ fn rename(v: &mut Value, from: &str, to: &str) {
     match v {
         Value::Object(m) => {
             for (k, v) in m.iter_mut() {
-                if k == "$ref"
-                    && v.as_str().and_then(|s| s.strip_prefix("#/definitions/")) == Some(from)
-                {
+                if k == "$ref" && v.as_str().and_then(|s| s.strip_prefix("#/definitions/")) == Some(from) {
                     *v = json!(format!("#/definitions/{to}"));
                 } else {
                     rename(v, from, to);
@@ -299,27 +219,17 @@ pub fn merge_v2(document: &mut Value, remotes: &Remotes) {
         let documents = r.documents();
         let Some(part) = &documents.v2 else { continue };
         let mut part = (**part).clone();
-        let names: Vec<String> = part["definitions"]
-            .as_object()
-            .into_iter()
-            .flatten()
-            .map(|(k, _)| k.clone())
-            .collect();
+        let names: Vec<String> = part["definitions"].as_object().into_iter().flatten().map(|(k, _)| k.clone()).collect();
         for name in names {
             // What both know stays ours, except kinds of the server's own.
-            let Some(have) = document["definitions"].get(&name) else {
-                continue;
-            };
+            let Some(have) = document["definitions"].get(&name) else { continue };
             if name.starts_with("io.k8s.") || *have == part["definitions"][&name] {
                 if let Some(m) = part["definitions"].as_object_mut() {
                     m.remove(&name);
                 }
                 continue;
             }
-            let other = (2..)
-                .map(|n| format!("{name}_v{n}"))
-                .find(|n| document["definitions"].get(n).is_none())
-                .unwrap_or_default();
+            let other = (2..).map(|n| format!("{name}_v{n}")).find(|n| document["definitions"].get(n).is_none()).unwrap_or_default();
             rename(&mut part, &name, &other);
             if let Some(m) = part["definitions"].as_object_mut()
                 && let Some(d) = m.remove(&name)
@@ -328,9 +238,7 @@ pub fn merge_v2(document: &mut Value, remotes: &Remotes) {
             }
         }
         for member in ["paths", "definitions"] {
-            if let (Some(to), Some(Value::Object(from))) =
-                (document[member].as_object_mut(), part.take_at(&[member]))
-            {
+            if let (Some(to), Some(Value::Object(from))) = (document[member].as_object_mut(), part.take_at(&[member])) {
                 to.extend(from);
             }
         }

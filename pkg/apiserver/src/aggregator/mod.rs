@@ -60,12 +60,7 @@ pub struct Remote {
 impl Remote {
     /// Its documents as last read.
     pub fn documents(&self) -> Arc<documents::Documents> {
-        Arc::clone(
-            &self
-                .documents
-                .read()
-                .unwrap_or_else(PoisonError::into_inner),
-        )
+        Arc::clone(&self.documents.read().unwrap_or_else(PoisonError::into_inner))
     }
     /// Whether its last check has passed.
     pub fn is_available(&self) -> bool {
@@ -89,12 +84,7 @@ impl Aggregator {
     /// With the client certificate that aggregated servers know.
     #[must_use]
     pub fn new(client: Option<ProxyClient>) -> Self {
-        Self {
-            remotes: RwLock::default(),
-            client,
-            generation: AtomicU64::new(0),
-            changing: Mutex::new(()),
-        }
+        Self { remotes: RwLock::default(), client, generation: AtomicU64::new(0), changing: Mutex::new(()) }
     }
     /// The group versions of other servers.
     #[must_use]
@@ -115,9 +105,7 @@ impl Aggregator {
         }
         let mut parts = path.split('/').filter(|p| !p.is_empty());
         match parts.next()? {
-            "apis" => all
-                .get(&format!("{}/{}", parts.next()?, parts.next()?))
-                .cloned(),
+            "apis" => all.get(&format!("{}/{}", parts.next()?, parts.next()?)).cloned(),
             "api" => all.get(&format!("/{}", parts.next()?)).cloned(),
             _ => None,
         }
@@ -128,19 +116,13 @@ impl Aggregator {
 }
 
 fn available(v: &Value) -> bool {
-    v.list_at(&["status", "conditions"])
-        .iter()
-        .any(|c| c["type"] == "Available" && c["status"] == "True")
+    v.list_at(&["status", "conditions"]).iter().any(|c| c["type"] == "Available" && c["status"] == "True")
 }
 
 /// Makes the set of remotes fit the APIServices, starting and ending their tasks.
 fn arrange(core: &Arc<Core>) {
     let Ok(kind) = core.kind(KIND) else { return };
-    let _one = core
-        .aggregator
-        .changing
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner);
+    let _one = core.aggregator.changing.lock().unwrap_or_else(PoisonError::into_inner);
     let old = core.aggregator.remotes();
     let mut next = Remotes::new();
     for e in kind.cache.snapshot().range("") {
@@ -148,10 +130,7 @@ fn arrange(core: &Arc<Core>) {
         if v.at(&["spec", "service"]).is_none() {
             continue;
         }
-        let (group, version) = (
-            v.str_at(&["spec", "group"]).to_owned(),
-            v.str_at(&["spec", "version"]).to_owned(),
-        );
+        let (group, version) = (v.str_at(&["spec", "group"]).to_owned(), v.str_at(&["spec", "version"]).to_owned());
         let key = format!("{group}/{version}");
         if let Some(r) = old.get(&key).filter(|r| r.spec == v["spec"]) {
             r.wake.notify_one();
@@ -159,9 +138,7 @@ fn arrange(core: &Arc<Core>) {
             continue;
         }
         let number = |f: &str| v.at(&["spec", f]).and_then(Value::as_i64).unwrap_or(0);
-        let same = old
-            .get(&key)
-            .filter(|r| r.spec["service"] == v["spec"]["service"]);
+        let same = old.get(&key).filter(|r| r.spec["service"] == v["spec"]["service"]);
         let r = Arc::new(Remote {
             name: v.name().to_owned(),
             group_priority: number("groupPriorityMinimum"),
@@ -183,16 +160,9 @@ fn arrange(core: &Arc<Core>) {
             r.gone.cancel();
         }
     }
-    let different = old.len() != next.len()
-        || next
-            .iter()
-            .any(|(k, r)| old.get(k).is_none_or(|o| !Arc::ptr_eq(o, r)));
+    let different = old.len() != next.len() || next.iter().any(|(k, r)| old.get(k).is_none_or(|o| !Arc::ptr_eq(o, r)));
     if different {
-        *core
-            .aggregator
-            .remotes
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
+        *core.aggregator.remotes.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
         core.aggregator.changed();
     }
 }
@@ -208,9 +178,7 @@ async fn look_after(core: Arc<Core>, r: Arc<Remote>) {
             match status::write(&core, &r, &found).await {
                 Ok(()) => {}
                 Err(e) if e.is_not_found() => return None,
-                Err(error) => {
-                    tracing::debug!(%error, name = r.name, "the condition of an APIService is not written")
-                }
+                Err(error) => tracing::debug!(%error, name = r.name, "the condition of an APIService is not written"),
             }
             r.available.store(passed, Ordering::Release);
             if was != passed && !passed {
@@ -225,16 +193,8 @@ async fn look_after(core: Arc<Core>, r: Arc<Remote>) {
             p = work => p,
             () = r.gone.cancelled() => return,
         };
-        failures = if passed == Some(true) {
-            0
-        } else {
-            (failures + 1).min(7)
-        };
-        let pause = if failures == 0 {
-            Duration::from_secs(30)
-        } else {
-            Duration::from_millis(250) * 2_u32.pow(failures)
-        };
+        failures = if passed == Some(true) { 0 } else { (failures + 1).min(7) };
+        let pause = if failures == 0 { Duration::from_secs(30) } else { Duration::from_millis(250) * 2_u32.pow(failures) };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = r.wake.notified() => {}
@@ -247,9 +207,7 @@ async fn look_after(core: Arc<Core>, r: Arc<Remote>) {
 fn touch(core: &Core, changes: &[Arc<Change>], service: impl Fn(&Entry) -> Option<String>) {
     let all = core.aggregator.remotes();
     for c in changes {
-        let Some(name) = service(&c.entry) else {
-            continue;
-        };
+        let Some(name) = service(&c.entry) else { continue };
         for r in all.values() {
             let (ns, svc, _) = r.backend.service();
             if ns == &*c.entry.namespace && svc == name {
@@ -268,13 +226,7 @@ async fn next(w: &mut Option<Watcher>) -> Option<Vec<Arc<Change>>> {
 
 /// Follows APIServices, and the services and endpoints behind them.
 pub async fn follow(core: Arc<Core>) {
-    let (Ok(own), Ok(services), Ok(slices)) = (
-        core.kind(KIND),
-        core.kind("services/specs"),
-        core.kind("endpointslices"),
-    ) else {
-        return;
-    };
+    let (Ok(own), Ok(services), Ok(slices)) = (core.kind(KIND), core.kind("services/specs"), core.kind("endpointslices")) else { return };
     loop {
         let (_, mut own) = own.cache.snapshot_and_watch();
         let (_, services) = services.cache.snapshot_and_watch();
@@ -318,9 +270,7 @@ pub async fn follow_custom(core: Arc<Core>) {
         if generation != seen {
             match register::custom(&core).await {
                 Ok(()) => seen = generation,
-                Err(error) => {
-                    tracing::debug!(%error, "APIServices of custom resources are not written")
-                }
+                Err(error) => tracing::debug!(%error, "APIServices of custom resources are not written"),
             }
         }
         tokio::select! {

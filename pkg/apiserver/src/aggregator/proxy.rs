@@ -17,22 +17,13 @@ fn unavailable(why: &str) -> Reply {
 }
 
 /// Passes a request on; the user has already been authorized.
-pub async fn serve(
-    core: &Arc<Core>,
-    r: &Remote,
-    mut request: Request<Body>,
-    user: &UserInfo,
-) -> Reply {
+pub async fn serve(core: &Arc<Core>, r: &Remote, mut request: Request<Body>, user: &UserInfo) -> Reply {
     if !r.is_available() || r.backend.address(core).is_err() {
         return unavailable("service unavailable");
     }
     let upgrade = request.headers().contains_key(header::UPGRADE);
     let on_client = upgrade.then(|| hyper::upgrade::on(&mut request));
-    let path = request
-        .uri()
-        .path_and_query()
-        .map_or("/", |p| p.as_str())
-        .to_owned();
+    let path = request.uri().path_and_query().map_or("/", |p| p.as_str()).to_owned();
     let (parts, body) = request.into_parts();
     let mut out = Request::new(body);
     *out.method_mut() = parts.method;

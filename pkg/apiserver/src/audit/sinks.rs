@@ -39,11 +39,7 @@ impl LogFile {
     /// A file that is set aside at 100 MB, with all that were before.
     #[must_use]
     pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self {
-            path: path.into(),
-            max_bytes: 100 << 20,
-            max_backups: 0,
-        }
+        Self { path: path.into(), max_bytes: 100 << 20, max_backups: 0 }
     }
 
     fn is_stdout(&self) -> bool {
@@ -51,11 +47,7 @@ impl LogFile {
     }
 
     fn open(&self) -> io::Result<(File, u64)> {
-        let f = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .mode(0o600)
-            .open(&self.path)?;
+        let f = OpenOptions::new().create(true).append(true).mode(0o600).open(&self.path)?;
         let size = f.metadata()?.len();
         Ok((f, size))
     }
@@ -63,52 +55,26 @@ impl LogFile {
     /// `audit-<time>.log` for `audit.log`.
     fn aside(&self, name: &str) -> PathBuf {
         let stem = self.path.file_stem().unwrap_or_default().to_string_lossy();
-        let end = self
-            .path
-            .extension()
-            .map(|e| format!(".{}", e.to_string_lossy()))
-            .unwrap_or_default();
+        let end = self.path.extension().map(|e| format!(".{}", e.to_string_lossy())).unwrap_or_default();
         self.path.with_file_name(format!("{stem}-{name}{end}"))
     }
 
     /// Sets the file aside and removes the oldest of those that are too many.
     fn rotate(&self) -> io::Result<()> {
-        let now = chrono::Utc::now()
-            .format("%Y-%m-%dT%H-%M-%S%.3f")
-            .to_string();
+        let now = chrono::Utc::now().format("%Y-%m-%dT%H-%M-%S%.3f").to_string();
         fs::rename(&self.path, self.aside(&now))?;
         if self.max_backups == 0 {
             return Ok(());
         }
-        let (first, last) = (
-            self.aside("\0"),
-            self.path.extension().map(|e| e.to_owned()),
-        );
-        let first = first
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
+        let (first, last) = (self.aside("\0"), self.path.extension().map(|e| e.to_owned()));
+        let first = first.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let begin = first.split('\0').next().unwrap_or("").to_owned();
-        let folder = self
-            .path
-            .parent()
-            .filter(|p| !p.as_os_str().is_empty())
-            .unwrap_or(Path::new("."));
+        let folder = self.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let mine = |p: &PathBuf| {
-            let name = p
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into_owned();
-            name.strip_prefix(&begin)
-                .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
-                && p.extension().map(|e| e.to_owned()) == last
+            let name = p.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            name.strip_prefix(&begin).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit())) && p.extension().map(|e| e.to_owned()) == last
         };
-        let mut old: Vec<PathBuf> = fs::read_dir(folder)?
-            .filter_map(|e| e.ok().map(|e| e.path()))
-            .filter(mine)
-            .collect();
+        let mut old: Vec<PathBuf> = fs::read_dir(folder)?.filter_map(|e| e.ok().map(|e| e.path())).filter(mine).collect();
         old.sort();
         let many = old.len().saturating_sub(self.max_backups);
         for p in old.into_iter().take(many) {
@@ -181,9 +147,7 @@ impl Sinks {
     /// Takes one event, as JSON.
     pub fn take(&self, event: Vec<u8>) {
         if let Some(s) = &self.service
-            && let Ok(raw) = String::from_utf8(event.clone())
-                .map_err(|_| ())
-                .and_then(|t| RawValue::from_string(t).map_err(|_| ()))
+            && let Ok(raw) = String::from_utf8(event.clone()).map_err(|_| ()).and_then(|t| RawValue::from_string(t).map_err(|_| ()))
             && s.try_send(raw).is_err()
         {
             tracing::warn!("the audit service does not keep up: an event is lost");
@@ -207,10 +171,7 @@ async fn deliver(service: RemoteService, mut events: queue::Receiver<Box<RawValu
                 Ok(None) | Err(_) => break,
             }
         }
-        let items: Vec<Value> = all
-            .iter()
-            .filter_map(|e| serde_json::from_str(e.get()).ok())
-            .collect();
+        let items: Vec<Value> = all.iter().filter_map(|e| serde_json::from_str(e.get()).ok()).collect();
         let list = json!({"kind": "EventList", "apiVersion": "audit.k8s.io/v1", "metadata": {}, "items": items});
         for attempt in 0..4 {
             match service.post(&list, PATIENCE).await {

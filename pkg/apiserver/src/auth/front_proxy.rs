@@ -47,11 +47,7 @@ impl RequestHeaders {
     pub fn user(&self, headers: &HeaderMap) -> Option<UserInfo> {
         let all = |names: &[String]| -> Vec<String> {
             let values = names.iter().flat_map(|n| headers.get_all(n.as_str()));
-            values
-                .filter_map(|v| v.to_str().ok())
-                .filter(|v| !v.is_empty())
-                .map(str::to_owned)
-                .collect()
+            values.filter_map(|v| v.to_str().ok()).filter(|v| !v.is_empty()).map(str::to_owned).collect()
         };
         let name = all(&self.username).into_iter().next()?;
         let mut extra: BTreeMap<String, Vec<String>> = BTreeMap::new();
@@ -60,26 +56,15 @@ impl RequestHeaders {
                 if let Some(key) = k.as_str().strip_prefix(&prefix)
                     && let Ok(v) = v.to_str()
                 {
-                    extra
-                        .entry(unescape(key, false))
-                        .or_default()
-                        .push(v.to_owned());
+                    extra.entry(unescape(key, false)).or_default().push(v.to_owned());
                 }
             }
         }
         let mut groups = all(&self.group);
-        if !groups
-            .iter()
-            .any(|g| g == "system:authenticated" || g == "system:unauthenticated")
-        {
+        if !groups.iter().any(|g| g == "system:authenticated" || g == "system:unauthenticated") {
             groups.push("system:authenticated".into());
         }
-        Some(UserInfo {
-            name,
-            uid: all(&self.uid).into_iter().next().unwrap_or_default(),
-            groups,
-            extra,
-        })
+        Some(UserInfo { name, uid: all(&self.uid).into_iter().next().unwrap_or_default(), groups, extra })
     }
 }
 
@@ -96,19 +81,14 @@ fn verifier(pems: &[&str]) -> Result<Option<Arc<dyn ClientCertVerifier>>, String
     let mut roots = RootCertStore::empty();
     for pem in pems {
         for c in CertificateDer::pem_slice_iter(pem.as_bytes()) {
-            roots
-                .add(c.map_err(|e| e.to_string())?)
-                .map_err(|e| e.to_string())?;
+            roots.add(c.map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
         }
     }
     if roots.is_empty() {
         return Ok(None);
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let v = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-        .allow_unauthenticated()
-        .build()
-        .map_err(|e| e.to_string())?;
+    let v = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).allow_unauthenticated().build().map_err(|e| e.to_string())?;
     Ok(Some(v))
 }
 
@@ -128,53 +108,23 @@ impl Authorities {
     ///
     /// # Errors
     /// What is wrong with it.
-    pub fn new(
-        clients: &str,
-        fronts: Option<&str>,
-        allowed_names: &[String],
-    ) -> Result<Self, String> {
+    pub fn new(clients: &str, fronts: Option<&str>, allowed_names: &[String]) -> Result<Self, String> {
         let fronts = fronts.unwrap_or("");
-        Ok(Self {
-            clients: verifier(&[clients])?,
-            fronts: verifier(&[fronts])?,
-            any: verifier(&[clients, fronts])?,
-            allowed_names: allowed_names.to_vec(),
-        })
+        Ok(Self { clients: verifier(&[clients])?, fronts: verifier(&[fronts])?, any: verifier(&[clients, fronts])?, allowed_names: allowed_names.to_vec() })
     }
 
     /// Reads the certificates of a connection.
     #[must_use]
     pub fn read(&self, chain: &[CertificateDer<'_>]) -> Presented {
-        let Some((leaf, rest)) = chain.split_first() else {
-            return Presented::default();
-        };
-        let signed = |v: &Option<Arc<dyn ClientCertVerifier>>| {
-            v.as_ref()
-                .is_some_and(|v| v.verify_client_cert(leaf, rest, UnixTime::now()).is_ok())
-        };
-        let front = signed(&self.fronts)
-            && (self.allowed_names.is_empty()
-                || common_name(leaf).is_some_and(|n| self.allowed_names.contains(&n)));
-        let user = signed(&self.clients)
-            .then(|| {
-                UserInfo::of_certificate(leaf)
-                    .inspect_err(|error| tracing::debug!(error, "client certificate refused"))
-                    .ok()
-            })
-            .flatten();
-        Presented {
-            user: user.map(Arc::new),
-            front,
-            peer: None,
-        }
+        let Some((leaf, rest)) = chain.split_first() else { return Presented::default() };
+        let signed = |v: &Option<Arc<dyn ClientCertVerifier>>| v.as_ref().is_some_and(|v| v.verify_client_cert(leaf, rest, UnixTime::now()).is_ok());
+        let front = signed(&self.fronts) && (self.allowed_names.is_empty() || common_name(leaf).is_some_and(|n| self.allowed_names.contains(&n)));
+        let user = signed(&self.clients).then(|| UserInfo::of_certificate(leaf).inspect_err(|error| tracing::debug!(error, "client certificate refused")).ok()).flatten();
+        Presented { user: user.map(Arc::new), front, peer: None }
     }
 }
 
 fn common_name(der: &[u8]) -> Option<String> {
     let (_, cert) = x509_parser::parse_x509_certificate(der).ok()?;
-    cert.subject()
-        .iter_common_name()
-        .filter_map(|a| a.as_str().ok())
-        .last()
-        .map(str::to_owned)
+    cert.subject().iter_common_name().filter_map(|a| a.as_str().ok()).last().map(str::to_owned)
 }

@@ -44,10 +44,7 @@ fn blocks(text: &str) -> Vec<(String, Vec<u8>)> {
     let mut out = Vec::new();
     let mut open: Option<(String, String)> = None;
     for line in text.lines().map(str::trim) {
-        if let Some(label) = line
-            .strip_prefix("-----BEGIN ")
-            .and_then(|l| l.strip_suffix("-----"))
-        {
+        if let Some(label) = line.strip_prefix("-----BEGIN ").and_then(|l| l.strip_suffix("-----")) {
             open = Some((label.to_owned(), String::new()));
         } else if line.starts_with("-----END ") {
             if let Some((label, body)) = open.take()
@@ -68,9 +65,7 @@ fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (&first, mut rest) = rest.split_first()?;
     let mut length = usize::from(first);
     if first >= 0x80 {
-        let (bytes, after) = rest
-            .split_at_checked(usize::from(first & 0x7f))
-            .filter(|(b, _)| b.len() <= 4)?;
+        let (bytes, after) = rest.split_at_checked(usize::from(first & 0x7f)).filter(|(b, _)| b.len() <= 4)?;
         length = bytes.iter().fold(0, |n, b| (n << 8) | usize::from(*b));
         rest = after;
     }
@@ -85,11 +80,7 @@ fn tagged(tag: u8, content: &[u8]) -> Vec<u8> {
     if n < 0x80 {
         out.push(u8::try_from(n).unwrap_or(0));
     } else {
-        let bytes: Vec<u8> = n
-            .to_be_bytes()
-            .into_iter()
-            .skip_while(|b| *b == 0)
-            .collect();
+        let bytes: Vec<u8> = n.to_be_bytes().into_iter().skip_while(|b| *b == 0).collect();
         out.push(0x80 | u8::try_from(bytes.len()).unwrap_or(0));
         out.extend(bytes);
     }
@@ -98,17 +89,9 @@ fn tagged(tag: u8, content: &[u8]) -> Vec<u8> {
 }
 
 /// `id-ecPublicKey` with a named curve, and `rsaEncryption`, as algorithm identifiers (RFC 5480, RFC 8017).
-const P256: &[u8] = &[
-    0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48,
-    0xce, 0x3d, 0x03, 0x01, 0x07,
-];
-const P384: &[u8] = &[
-    0x30, 0x10, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x05, 0x2b, 0x81, 0x04,
-    0x00, 0x22,
-];
-const RSA: &[u8] = &[
-    0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00,
-];
+const P256: &[u8] = &[0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
+const P384: &[u8] = &[0x30, 0x10, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x22];
+const RSA: &[u8] = &[0x30, 0x0d, 0x06, 0x09, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x01, 0x05, 0x00];
 
 /// A SubjectPublicKeyInfo of an algorithm and a key.
 fn info(algorithm: &[u8], public: &[u8]) -> Vec<u8> {
@@ -130,50 +113,28 @@ fn web_key(spki: &[u8]) -> Option<Value> {
         None
     };
     if let Some((curve, alg, n)) = size {
-        let (x, y) = public
-            .strip_prefix(&[4])?
-            .split_at_checked(n)
-            .filter(|(_, y)| y.len() == n)?;
-        return Some(
-            json!({"use": "sig", "kty": "EC", "kid": kid, "crv": curve, "alg": alg, "x": B64.encode(x), "y": B64.encode(y)}),
-        );
+        let (x, y) = public.strip_prefix(&[4])?.split_at_checked(n).filter(|(_, y)| y.len() == n)?;
+        return Some(json!({"use": "sig", "kty": "EC", "kid": kid, "crv": curve, "alg": alg, "x": B64.encode(x), "y": B64.encode(y)}));
     }
     let (_, content, _) = element(public)?;
     let (_, n, rest) = element(content)?;
     let (_, e, _) = element(rest)?;
-    let number = |b: &[u8]| {
-        B64.encode(
-            b.iter()
-                .copied()
-                .skip_while(|b| *b == 0)
-                .collect::<Vec<_>>(),
-        )
-    };
-    Some(
-        json!({"use": "sig", "kty": "RSA", "kid": kid, "alg": "RS256", "n": number(n), "e": number(e)}),
-    )
+    let number = |b: &[u8]| B64.encode(b.iter().copied().skip_while(|b| *b == 0).collect::<Vec<_>>());
+    Some(json!({"use": "sig", "kty": "RSA", "kid": kid, "alg": "RS256", "n": number(n), "e": number(e)}))
 }
 
 impl Private {
     fn read(label: &str, der: &[u8]) -> Result<Self, String> {
         let random = SystemRandom::new();
-        let curves = [
-            &signature::ECDSA_P256_SHA256_FIXED_SIGNING,
-            &signature::ECDSA_P384_SHA384_FIXED_SIGNING,
-        ];
+        let curves = [&signature::ECDSA_P256_SHA256_FIXED_SIGNING, &signature::ECDSA_P384_SHA384_FIXED_SIGNING];
         match label {
-            "RSA PRIVATE KEY" => RsaKeyPair::from_der(der)
-                .map(Self::Rsa)
-                .map_err(|e| e.to_string()),
+            "RSA PRIVATE KEY" => RsaKeyPair::from_der(der).map(Self::Rsa).map_err(|e| e.to_string()),
             // SEC 1: ring reads PKCS#8 only, so the key is wrapped (RFC 5915, RFC 5208).
             "EC PRIVATE KEY" => {
                 let mut why = String::new();
                 for (curve, algorithm) in curves.into_iter().zip([P256, P384]) {
                     let bare = sec1(der).ok_or("not an EC private key")?;
-                    let wrapped = tagged(
-                        0x30,
-                        &[&[2, 1, 0][..], algorithm, &tagged(0x04, &bare)].concat(),
-                    );
+                    let wrapped = tagged(0x30, &[&[2, 1, 0][..], algorithm, &tagged(0x04, &bare)].concat());
                     match EcdsaKeyPair::from_pkcs8(curve, &wrapped, &random) {
                         Ok(k) => return Ok(Self::Ecdsa(k)),
                         Err(e) => why = e.to_string(),
@@ -187,9 +148,7 @@ impl Private {
                         return Ok(Self::Ecdsa(k));
                     }
                 }
-                RsaKeyPair::from_pkcs8(der)
-                    .map(Self::Rsa)
-                    .map_err(|e| e.to_string())
+                RsaKeyPair::from_pkcs8(der).map(Self::Rsa).map_err(|e| e.to_string())
             }
             other => Err(format!("a {other} signs nothing")),
         }
@@ -227,17 +186,10 @@ impl Signer {
     /// [`Error::Key`].
     pub fn new(key: &str) -> Result<Self, Error> {
         let all = blocks(key);
-        let (label, der) = all
-            .iter()
-            .find(|(l, _)| l.ends_with("PRIVATE KEY"))
-            .ok_or_else(|| Error::Key("it is not PEM of a private key".into()))?;
+        let (label, der) = all.iter().find(|(l, _)| l.ends_with("PRIVATE KEY")).ok_or_else(|| Error::Key("it is not PEM of a private key".into()))?;
         let private = Private::read(label, der).map_err(Error::Key)?;
-        let own = web_key(&private.spki())
-            .ok_or_else(|| Error::Key("its public key cannot be read".into()))?;
-        Ok(Self {
-            private,
-            keys: vec![own],
-        })
+        let own = web_key(&private.spki()).ok_or_else(|| Error::Key("its public key cannot be read".into()))?;
+        Ok(Self { private, keys: vec![own] })
     }
 
     /// Adds the keys of a PEM file, private or public, to those that verify.
@@ -251,29 +203,19 @@ impl Signer {
                 "PUBLIC KEY" => der,
                 "RSA PUBLIC KEY" => info(RSA, &der),
                 "CERTIFICATE" => {
-                    let (_, c) = x509_parser::parse_x509_certificate(&der)
-                        .map_err(|e| Error::Key(e.to_string()))?;
+                    let (_, c) = x509_parser::parse_x509_certificate(&der).map_err(|e| Error::Key(e.to_string()))?;
                     c.public_key().raw.to_vec()
                 }
-                l if l.ends_with("PRIVATE KEY") => {
-                    Private::read(l, &der).map_err(Error::Key)?.spki()
-                }
+                l if l.ends_with("PRIVATE KEY") => Private::read(l, &der).map_err(Error::Key)?.spki(),
                 _ => continue,
             };
-            let key =
-                web_key(&spki).ok_or_else(|| Error::Key(format!("a {label} cannot be read")))?;
+            let key = web_key(&spki).ok_or_else(|| Error::Key(format!("a {label} cannot be read")))?;
             if !self.keys.contains(&key) {
                 self.keys.push(key);
             }
             some = true;
         }
-        if some {
-            Ok(())
-        } else {
-            Err(Error::Key(
-                "data does not contain any valid RSA or ECDSA public keys".into(),
-            ))
-        }
+        if some { Ok(()) } else { Err(Error::Key("data does not contain any valid RSA or ECDSA public keys".into())) }
     }
 
     /// The public keys as `/openid/v1/jwks` shows them.
@@ -298,28 +240,14 @@ impl Signer {
     pub fn sign(&self, claims: &Value) -> Result<String, Error> {
         let own = self.keys.first().unwrap_or(&Value::Null);
         let head = json!({"alg": own["alg"], "kid": own["kid"]});
-        let mut text = format!(
-            "{}.{}",
-            B64.encode(head.to_string()),
-            B64.encode(claims.to_string())
-        );
+        let mut text = format!("{}.{}", B64.encode(head.to_string()), B64.encode(claims.to_string()));
         let random = SystemRandom::new();
         let failed = |e: ring::error::Unspecified| Error::Key(e.to_string());
         let sig = match &self.private {
-            Private::Ecdsa(k) => k
-                .sign(&random, text.as_bytes())
-                .map_err(failed)?
-                .as_ref()
-                .to_vec(),
+            Private::Ecdsa(k) => k.sign(&random, text.as_bytes()).map_err(failed)?.as_ref().to_vec(),
             Private::Rsa(k) => {
                 let mut sig = vec![0; k.public().modulus_len()];
-                k.sign(
-                    &signature::RSA_PKCS1_SHA256,
-                    &random,
-                    text.as_bytes(),
-                    &mut sig,
-                )
-                .map_err(failed)?;
+                k.sign(&signature::RSA_PKCS1_SHA256, &random, text.as_bytes(), &mut sig).map_err(failed)?;
                 sig
             }
         };
@@ -337,16 +265,10 @@ impl Signer {
         let (head, claims) = signed.split_once('.').ok_or(Error::Invalid)?;
         let part = |p: &str| -> Option<Value> { serde_json::from_slice(&B64.decode(p).ok()?).ok() };
         let head = part(head).ok_or(Error::Invalid)?;
-        let (alg, kid) = (
-            head["alg"].as_str().unwrap_or(""),
-            head["kid"].as_str().unwrap_or(""),
-        );
+        let (alg, kid) = (head["alg"].as_str().unwrap_or(""), head["kid"].as_str().unwrap_or(""));
         let sig = B64.decode(sig).map_err(|_| Error::Invalid)?;
         // A token without a key's name may be by any of that algorithm.
-        let mut mine = self
-            .keys
-            .iter()
-            .filter(|k| k["alg"] == alg && (kid.is_empty() || k["kid"] == kid));
+        let mut mine = self.keys.iter().filter(|k| k["alg"] == alg && (kid.is_empty() || k["kid"] == kid));
         if !mine.any(|k| verified(k, alg, signed.as_bytes(), &sig)) {
             return Err(Error::Invalid);
         }

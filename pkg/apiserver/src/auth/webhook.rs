@@ -29,19 +29,14 @@ pub struct TokenWebhook {
 }
 
 fn texts(v: &[Value]) -> Vec<String> {
-    v.iter()
-        .filter_map(|v| v.as_str().map(str::to_owned))
-        .collect()
+    v.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect()
 }
 
 impl TokenWebhook {
     /// By that service.
     #[must_use]
     pub fn new(service: RemoteService) -> Self {
-        Self {
-            service,
-            known: Mutex::default(),
-        }
+        Self { service, known: Mutex::default() }
     }
 
     /// Whose a token is, for some of `wanted`; `None` if the service does not know it. `own` are
@@ -49,12 +44,7 @@ impl TokenWebhook {
     ///
     /// # Errors
     /// The service cannot be asked, or says why not.
-    pub async fn authenticate(
-        &self,
-        token: &str,
-        wanted: &[String],
-        own: &[String],
-    ) -> Result<Answer, String> {
+    pub async fn authenticate(&self, token: &str, wanted: &[String], own: &[String]) -> Result<Answer, String> {
         let mut hash = Sha256::new();
         hash.update(token);
         for a in wanted {
@@ -108,14 +98,8 @@ fn answer(status: &Value, wanted: &[String], own: &[String]) -> Answer {
     let u = &status["user"];
     let mut user = UserInfo::new(u.str_at(&["username"]), texts(u.list_at(&["groups"])));
     u.str_at(&["uid"]).clone_into(&mut user.uid);
-    for (k, v) in u
-        .at(&["extra"])
-        .and_then(Value::as_object)
-        .into_iter()
-        .flatten()
-    {
-        user.extra
-            .insert(k.clone(), texts(v.as_array().map_or(&[], Vec::as_slice)));
+    for (k, v) in u.at(&["extra"]).and_then(Value::as_object).into_iter().flatten() {
+        user.extra.insert(k.clone(), texts(v.as_array().map_or(&[], Vec::as_slice)));
     }
     Some(Authenticated { user, audiences })
 }

@@ -12,11 +12,7 @@ pub fn allows(registry: &Registry, node: &str, a: &Attributes) -> bool {
         return false;
     }
     let read = matches!(a.verb.as_str(), "get" | "list" | "watch");
-    match (
-        a.group.as_str(),
-        a.resource.as_str(),
-        a.subresource.as_str(),
-    ) {
+    match (a.group.as_str(), a.resource.as_str(), a.subresource.as_str()) {
         ("", "secrets" | "configmaps" | "persistentvolumeclaims", "") => {
             (a.verb == "get" || (read && !a.name.is_empty())) && refers(registry, node, a)
         }
@@ -33,37 +29,25 @@ pub fn allows(registry: &Registry, node: &str, a: &Attributes) -> bool {
         ("certificates.k8s.io", "certificatesigningrequests", "") => read || a.verb == "create",
         ("certificates.k8s.io", "podcertificaterequests", "") => read || a.verb == "create",
         ("", "nodes", "" | "status") => {
-            a.verb == "create"
-                || (read && a.verb != "get")
-                || a.name == node
-                || (read && a.name.is_empty())
+            a.verb == "create" || (read && a.verb != "get") || a.name == node || (read && a.name.is_empty())
         }
-        ("", "pods", "") => matches!(
-            a.verb.as_str(),
-            "get" | "list" | "watch" | "create" | "delete"
-        ),
+        ("", "pods", "") => matches!(a.verb.as_str(), "get" | "list" | "watch" | "create" | "delete"),
         ("", "pods", "status") => matches!(a.verb.as_str(), "update" | "patch" | "get"),
         ("", "pods", "eviction") => a.verb == "create",
         ("", "persistentvolumeclaims" | "persistentvolumes", "status") => a.verb != "delete",
-        ("" | "events.k8s.io", "events", "") => {
-            matches!(a.verb.as_str(), "create" | "update" | "patch")
-        }
+        ("" | "events.k8s.io", "events", "") => matches!(a.verb.as_str(), "create" | "update" | "patch"),
         ("coordination.k8s.io", "leases", "") => {
             a.namespace == "kube-node-lease" && (a.verb == "create" || a.name == node)
         }
         ("authentication.k8s.io", "tokenreviews", "")
-        | ("authorization.k8s.io", "subjectaccessreviews" | "localsubjectaccessreviews", "") => {
-            a.verb == "create"
-        }
+        | ("authorization.k8s.io", "subjectaccessreviews" | "localsubjectaccessreviews", "") => a.verb == "create",
         _ => false,
     }
 }
 
 /// Whether a pod on the node uses the object.
 fn refers(registry: &Registry, node: &str, a: &Attributes) -> bool {
-    let Some(pods) = registry.cache("/registry/pods/") else {
-        return false;
-    };
+    let Some(pods) = registry.cache("/registry/pods/") else { return false };
     let scope = format!("/registry/pods/{}/", a.namespace);
     let snapshot = pods.snapshot();
     snapshot
@@ -74,14 +58,7 @@ fn refers(registry: &Registry, node: &str, a: &Attributes) -> bool {
 
 fn mentions(pod: &Value, resource: &str, name: &str) -> bool {
     let members: &[&str] = match resource {
-        "secrets" => &[
-            "secretName",
-            "secretRef",
-            "secretKeyRef",
-            "secret",
-            "imagePullSecrets",
-            "nodePublishSecretRef",
-        ],
+        "secrets" => &["secretName", "secretRef", "secretKeyRef", "secret", "imagePullSecrets", "nodePublishSecretRef"],
         "configmaps" => &["configMap", "configMapRef", "configMapKeyRef"],
         _ => &["claimName"],
     };
@@ -89,10 +66,7 @@ fn mentions(pod: &Value, resource: &str, name: &str) -> bool {
         match v {
             Value::Object(m) => m.iter().any(|(k, v)| {
                 if members.contains(&k.as_str()) {
-                    let named = |v: &Value| {
-                        v.as_str() == Some(name)
-                            || v.get("name").and_then(Value::as_str) == Some(name)
-                    };
+                    let named = |v: &Value| v.as_str() == Some(name) || v.get("name").and_then(Value::as_str) == Some(name);
                     if named(v) || v.as_array().is_some_and(|a| a.iter().any(named)) {
                         return true;
                     }
@@ -107,7 +81,6 @@ fn mentions(pod: &Value, resource: &str, name: &str) -> bool {
     walk(pod.get("spec").unwrap_or(&Value::Null), members, name)
         || (resource == "persistentvolumeclaims"
             && pod.list_at(&["spec", "volumes"]).iter().any(|v| {
-                v.get("ephemeral").is_some()
-                    && format!("{}-{}", pod.name(), v.str_at(&["name"])) == name
+                v.get("ephemeral").is_some() && format!("{}-{}", pod.name(), v.str_at(&["name"])) == name
             }))
 }

@@ -35,30 +35,14 @@ impl Rule {
     /// Reads a rule of a role object.
     #[must_use]
     pub fn read(v: &Value) -> Self {
-        let list = |m: &str| {
-            v.list_at(&[m])
-                .iter()
-                .filter_map(|x| x.as_str().map(str::to_owned))
-                .collect()
-        };
-        Self {
-            verbs: list("verbs"),
-            groups: list("apiGroups"),
-            resources: list("resources"),
-            names: list("resourceNames"),
-            urls: list("nonResourceURLs"),
-        }
+        let list = |m: &str| v.list_at(&[m]).iter().filter_map(|x| x.as_str().map(str::to_owned)).collect();
+        Self { verbs: list("verbs"), groups: list("apiGroups"), resources: list("resources"), names: list("resourceNames"), urls: list("nonResourceURLs") }
     }
     /// As in a role object.
     #[must_use]
     pub fn value(&self) -> Value {
         let mut v = json!({"verbs": self.verbs});
-        for (k, l) in [
-            ("apiGroups", &self.groups),
-            ("resources", &self.resources),
-            ("resourceNames", &self.names),
-            ("nonResourceURLs", &self.urls),
-        ] {
+        for (k, l) in [("apiGroups", &self.groups), ("resources", &self.resources), ("resourceNames", &self.names), ("nonResourceURLs", &self.urls)] {
             if !l.is_empty() {
                 v[k] = json!(l);
             }
@@ -73,17 +57,13 @@ impl Rule {
         }
         if !a.resource_request {
             return self.urls.iter().any(|u| {
-                u == "*"
-                    || *u == a.path
-                    || u.strip_suffix('*').is_some_and(|p| a.path.starts_with(p))
+                u == "*" || *u == a.path || u.strip_suffix('*').is_some_and(|p| a.path.starts_with(p))
             });
         }
         let full = a.full_resource();
         has(&self.groups, &a.group)
             && self.resources.iter().any(|r| {
-                r == "*"
-                    || *r == full
-                    || (!a.subresource.is_empty() && r.strip_prefix("*/") == Some(&a.subresource))
+                r == "*" || *r == full || (!a.subresource.is_empty() && r.strip_prefix("*/") == Some(&a.subresource))
             })
             && (self.names.is_empty() || self.names.contains(&a.name))
     }
@@ -93,52 +73,30 @@ impl Rule {
         if !o.urls.is_empty() {
             return sub(&self.verbs, &o.verbs)
                 && o.urls.iter().all(|u| {
-                    self.urls.iter().any(|m| {
-                        m == "*" || m == u || m.strip_suffix('*').is_some_and(|p| u.starts_with(p))
-                    })
+                    self.urls.iter().any(|m| m == "*" || m == u || m.strip_suffix('*').is_some_and(|p| u.starts_with(p)))
                 });
         }
         sub(&self.verbs, &o.verbs)
             && sub(&self.groups, &o.groups)
             && o.resources.iter().all(|t| {
-                has(&self.resources, t)
-                    || t.split_once('/').is_some_and(|(_, s)| {
-                        self.resources
-                            .iter()
-                            .any(|r| r.strip_prefix("*/") == Some(s))
-                    })
+                has(&self.resources, t) || t.split_once('/').is_some_and(|(_, s)| self.resources.iter().any(|r| r.strip_prefix("*/") == Some(s)))
             })
-            && (self.names.is_empty()
-                || (!o.names.is_empty() && o.names.iter().all(|n| self.names.contains(n))))
+            && (self.names.is_empty() || (!o.names.is_empty() && o.names.iter().all(|n| self.names.contains(n))))
     }
     /// The rule as single-resource, single-verb rules.
     fn split(&self) -> Vec<Rule> {
         let mut out = Vec::new();
-        let names: Vec<Vec<String>> = if self.names.is_empty() {
-            vec![vec![]]
-        } else {
-            self.names.iter().map(|n| vec![n.clone()]).collect()
-        };
+        let names: Vec<Vec<String>> = if self.names.is_empty() { vec![vec![]] } else { self.names.iter().map(|n| vec![n.clone()]).collect() };
         for v in &self.verbs {
             for g in &self.groups {
                 for r in &self.resources {
                     for n in &names {
-                        out.push(Rule {
-                            verbs: vec![v.clone()],
-                            groups: vec![g.clone()],
-                            resources: vec![r.clone()],
-                            names: n.clone(),
-                            urls: vec![],
-                        });
+                        out.push(Rule { verbs: vec![v.clone()], groups: vec![g.clone()], resources: vec![r.clone()], names: n.clone(), urls: vec![] });
                     }
                 }
             }
             for u in &self.urls {
-                out.push(Rule {
-                    verbs: vec![v.clone()],
-                    urls: vec![u.clone()],
-                    ..Rule::default()
-                });
+                out.push(Rule { verbs: vec![v.clone()], urls: vec![u.clone()], ..Rule::default() });
             }
         }
         out
@@ -179,10 +137,7 @@ fn subject_matches(s: &(String, String, String), namespace: &str, user: &UserInf
         "Group" => user.is_in(&s.1),
         "ServiceAccount" => {
             let ns = if s.2.is_empty() { namespace } else { &s.2 };
-            user.name
-                .strip_prefix("system:serviceaccount:")
-                .and_then(|r| r.split_once(':'))
-                == Some((ns, s.1.as_str()))
+            user.name.strip_prefix("system:serviceaccount:").and_then(|r| r.split_once(':')) == Some((ns, s.1.as_str()))
         }
         _ => false,
     }
@@ -190,10 +145,7 @@ fn subject_matches(s: &(String, String, String), namespace: &str, user: &UserInf
 
 impl Rbac {
     pub(super) fn new(registry: Arc<Registry>) -> Self {
-        Self {
-            registry,
-            index: RwLock::new(Arc::new(Index::default())),
-        }
+        Self { registry, index: RwLock::new(Arc::new(Index::default())) }
     }
 
     fn stamp(&self) -> [u64; 4] {
@@ -215,16 +167,11 @@ impl Rbac {
     }
 
     fn build(&self, stamp: [u64; 4]) -> Index {
-        let mut x = Index {
-            stamp,
-            ..Index::default()
-        };
+        let mut x = Index { stamp, ..Index::default() };
         let mut aggregated: Vec<(String, Vec<LabelSelector>)> = Vec::new();
         let mut labelled: Vec<(String, Value)> = Vec::new();
         for (i, p) in PREFIXES.iter().enumerate() {
-            let Some(c) = self.registry.cache(p) else {
-                continue;
-            };
+            let Some(c) = self.registry.cache(p) else { continue };
             let snapshot = c.snapshot();
             for e in snapshot.range("") {
                 let v = e.value();
@@ -232,19 +179,13 @@ impl Rbac {
                     let rules: Vec<Rule> = v.list_at(&["rules"]).iter().map(Rule::read).collect();
                     let selectors = v.list_at(&["aggregationRule", "clusterRoleSelectors"]);
                     if i == 0 && !selectors.is_empty() {
-                        let selectors: Vec<_> = selectors
-                            .iter()
-                            .filter_map(|s| LabelSelector::from_value(s).ok())
-                            .collect();
+                        let selectors: Vec<_> = selectors.iter().filter_map(|s| LabelSelector::from_value(s).ok()).collect();
                         aggregated.push((e.name.to_string(), selectors));
                     }
                     if i == 0 {
                         labelled.push((e.name.to_string(), v));
                     }
-                    x.roles.insert(
-                        (e.namespace.to_string(), e.name.to_string()),
-                        Arc::new(rules),
-                    );
+                    x.roles.insert((e.namespace.to_string(), e.name.to_string()), Arc::new(rules));
                 } else {
                     x.bindings.push(Binding {
                         name: e.name.to_string(),
@@ -252,18 +193,9 @@ impl Rbac {
                         subjects: v
                             .list_at(&["subjects"])
                             .iter()
-                            .map(|s| {
-                                (
-                                    s.str_at(&["kind"]).into(),
-                                    s.str_at(&["name"]).into(),
-                                    s.str_at(&["namespace"]).into(),
-                                )
-                            })
+                            .map(|s| (s.str_at(&["kind"]).into(), s.str_at(&["name"]).into(), s.str_at(&["namespace"]).into()))
                             .collect(),
-                        role: (
-                            v.str_at(&["roleRef", "kind"]).into(),
-                            v.str_at(&["roleRef", "name"]).into(),
-                        ),
+                        role: (v.str_at(&["roleRef", "kind"]).into(), v.str_at(&["roleRef", "name"]).into()),
                     });
                 }
             }
@@ -277,13 +209,7 @@ impl Rbac {
                     if selectors.iter().any(|s| s.matches_object(v))
                         && let Some(rules) = x.roles.get(&(String::new(), other.clone()))
                     {
-                        all.extend(
-                            rules
-                                .iter()
-                                .filter(|r| !all.contains(r))
-                                .cloned()
-                                .collect::<Vec<_>>(),
-                        );
+                        all.extend(rules.iter().filter(|r| !all.contains(r)).cloned().collect::<Vec<_>>());
                     }
                 }
                 let key = (String::new(), name.clone());
@@ -300,11 +226,7 @@ impl Rbac {
     }
 
     fn role(x: &Index, b: &Binding) -> Option<Arc<Vec<Rule>>> {
-        let ns = if b.role.0 == "ClusterRole" {
-            String::new()
-        } else {
-            b.namespace.clone()
-        };
+        let ns = if b.role.0 == "ClusterRole" { String::new() } else { b.namespace.clone() };
         x.roles.get(&(ns, b.role.1.clone())).cloned()
     }
 
@@ -317,45 +239,17 @@ impl Rbac {
             if !b.namespace.is_empty() && (!a.resource_request || b.namespace != a.namespace) {
                 continue;
             }
-            if !b
-                .subjects
-                .iter()
-                .any(|s| subject_matches(s, &b.namespace, user))
-            {
+            if !b.subjects.iter().any(|s| subject_matches(s, &b.namespace, user)) {
                 continue;
             }
             match Self::role(&x, b) {
                 Some(rules) if rules.iter().any(|r| r.allows(a)) => {
-                    let kind = if b.namespace.is_empty() {
-                        "ClusterRoleBinding"
-                    } else {
-                        "RoleBinding"
-                    };
-                    let at = if b.namespace.is_empty() {
-                        format!("{:?}", b.name)
-                    } else {
-                        format!("\"{}/{}\"", b.name, b.namespace)
-                    };
-                    return (
-                        true,
-                        format!(
-                            "RBAC: allowed by {kind} {at} of {} {:?} to {}",
-                            b.role.0,
-                            b.role.1,
-                            subject_text(b, user)
-                        ),
-                    );
+                    let kind = if b.namespace.is_empty() { "ClusterRoleBinding" } else { "RoleBinding" };
+                    let at = if b.namespace.is_empty() { format!("{:?}", b.name) } else { format!("\"{}/{}\"", b.name, b.namespace) };
+                    return (true, format!("RBAC: allowed by {kind} {at} of {} {:?} to {}", b.role.0, b.role.1, subject_text(b, user)));
                 }
                 Some(_) => {}
-                None => missing.push(format!(
-                    "{}.rbac.authorization.k8s.io {:?} not found",
-                    if b.role.0 == "ClusterRole" {
-                        "clusterrole"
-                    } else {
-                        "role"
-                    },
-                    b.role.1
-                )),
+                None => missing.push(format!("{}.rbac.authorization.k8s.io {:?} not found", if b.role.0 == "ClusterRole" { "clusterrole" } else { "role" }, b.role.1)),
             }
         }
         let reason = match missing.len() {
@@ -373,18 +267,11 @@ impl Rbac {
         x.bindings
             .iter()
             .filter(|b| b.namespace.is_empty() || b.namespace == namespace)
-            .filter(|b| {
-                b.subjects
-                    .iter()
-                    .any(|s| subject_matches(s, &b.namespace, user))
-            })
+            .filter(|b| b.subjects.iter().any(|s| subject_matches(s, &b.namespace, user)))
             .filter_map(|b| Self::role(&x, b).map(|r| (b, r)))
             .flat_map(|(b, r)| {
                 let cluster = b.namespace.is_empty();
-                r.iter()
-                    .filter(|r| cluster || r.urls.is_empty())
-                    .cloned()
-                    .collect::<Vec<_>>()
+                r.iter().filter(|r| cluster || r.urls.is_empty()).cloned().collect::<Vec<_>>()
             })
             .collect()
     }
@@ -392,11 +279,7 @@ impl Rbac {
     /// The rules of a role that a binding in `namespace` refers to; `None` if it is absent.
     #[must_use]
     pub fn rules_of(&self, kind: &str, name: &str, namespace: &str) -> Option<Arc<Vec<Rule>>> {
-        let ns = if kind == "ClusterRole" {
-            String::new()
-        } else {
-            namespace.to_owned()
-        };
+        let ns = if kind == "ClusterRole" { String::new() } else { namespace.to_owned() };
         self.index().roles.get(&(ns, name.to_owned())).cloned()
     }
 
@@ -416,12 +299,6 @@ fn subject_text(b: &Binding, user: &UserInfo) -> String {
     b.subjects
         .iter()
         .find(|s| subject_matches(s, &b.namespace, user))
-        .map(|s| {
-            if s.0 == "ServiceAccount" {
-                format!("ServiceAccount \"{}/{}\"", s.1, s.2)
-            } else {
-                format!("{} {:?}", s.0, s.1)
-            }
-        })
+        .map(|s| if s.0 == "ServiceAccount" { format!("ServiceAccount \"{}/{}\"", s.1, s.2) } else { format!("{} {:?}", s.0, s.1) })
         .unwrap_or_default()
 }

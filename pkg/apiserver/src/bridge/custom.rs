@@ -9,19 +9,11 @@ use serde_json::{Value, json};
 ///
 /// # Errors
 /// The sentence for the client.
-pub(super) fn coerce(
-    r: &Resource,
-    v: &mut Value,
-    before: Vec<String>,
-    mode: FieldValidation,
-) -> Result<Vec<String>, String> {
+pub(super) fn coerce(r: &Resource, v: &mut Value, before: Vec<String>, mode: FieldValidation) -> Result<Vec<String>, String> {
     let Some(map) = v.as_object_mut() else {
         return Err("the object provided is unrecognized: it is no JSON object".into());
     };
-    for (key, value) in [
-        ("apiVersion", r.api_version()),
-        ("kind", r.kind.to_string()),
-    ] {
+    for (key, value) in [("apiVersion", r.api_version()), ("kind", r.kind.to_string())] {
         match map.get(key) {
             None | Some(Value::Null) => {
                 map.insert(key.into(), json!(value));
@@ -43,9 +35,7 @@ pub(super) fn coerce(
     }
     match mode {
         FieldValidation::Ignore => Ok(Vec::new()),
-        FieldValidation::Strict if !odd.is_empty() => {
-            Err(format!("strict decoding error: {}", odd.join(", ")))
-        }
+        FieldValidation::Strict if !odd.is_empty() => Err(format!("strict decoding error: {}", odd.join(", "))),
         _ => Ok(odd),
     }
 }
@@ -60,37 +50,17 @@ pub(super) fn fit(r: &Resource, v: &mut Value) {
     }
 }
 
-fn metadata(
-    object: &mut Value,
-    path: &str,
-    mode: FieldValidation,
-    odd: &mut Vec<String>,
-) -> Result<(), String> {
-    let Some(meta) = object.get_mut("metadata") else {
-        return Ok(());
-    };
+fn metadata(object: &mut Value, path: &str, mode: FieldValidation, odd: &mut Vec<String>) -> Result<(), String> {
+    let Some(meta) = object.get_mut("metadata") else { return Ok(()) };
     if meta.is_null() {
         return Ok(());
     }
-    let lax = if mode == FieldValidation::Strict {
-        FieldValidation::Warn
-    } else {
-        mode
-    };
-    let d = schema_json::normalize(
-        meta,
-        types().named("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"),
-        lax,
-    )
-    .map_err(|e| e.to_string())?;
+    let lax = if mode == FieldValidation::Strict { FieldValidation::Warn } else { mode };
+    let d = schema_json::normalize(meta, types().named("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"), lax).map_err(|e| e.to_string())?;
     if !d.object.is_object() {
         return Err(format!("{path} is no object"));
     }
-    odd.extend(
-        d.warnings
-            .iter()
-            .map(|w| w.replacen("field \"", &format!("field \"{path}."), 1)),
-    );
+    odd.extend(d.warnings.iter().map(|w| w.replacen("field \"", &format!("field \"{path}."), 1)));
     *meta = d.object;
     if let Some(m) = meta.as_object_mut() {
         m.retain(|_, v| !v.is_null());
@@ -99,24 +69,11 @@ fn metadata(
 }
 
 /// Metadata of whole objects inside the object.
-fn embedded(
-    v: &mut Value,
-    schema: &Value,
-    path: &str,
-    mode: FieldValidation,
-    odd: &mut Vec<String>,
-    depth: usize,
-) -> Result<(), String> {
+fn embedded(v: &mut Value, schema: &Value, path: &str, mode: FieldValidation, odd: &mut Vec<String>, depth: usize) -> Result<(), String> {
     if depth > 200 {
         return Err("the object is nested too deeply".into());
     }
-    let join = |key: &str| {
-        if path.is_empty() {
-            key.to_owned()
-        } else {
-            format!("{path}.{key}")
-        }
-    };
+    let join = |key: &str| if path.is_empty() { key.to_owned() } else { format!("{path}.{key}") };
     match v {
         Value::Object(_) => {
             if schema.get("x-kubernetes-embedded-resource") == Some(&Value::Bool(true)) {

@@ -24,11 +24,7 @@ pub(super) fn error(e: &patch::Error) -> ApiError {
         patch::Error::Malformed(m) => ApiError::bad_request(m.clone()),
         patch::Error::Unprocessable(m) => {
             tracing::debug!(why = m, "a patch does not fit");
-            let mut e = ApiError::new(
-                422,
-                "Invalid",
-                "the server rejected our request due to an error in our request",
-            );
+            let mut e = ApiError::new(422, "Invalid", "the server rejected our request due to an error in our request");
             e.details = Some(Box::default());
             e
         }
@@ -41,23 +37,14 @@ impl Patch {
     /// # Errors
     /// 400 or 415.
     pub fn parse(r: &Resource, media: &str, body: &[u8]) -> Result<Self, ApiError> {
-        let bad =
-            |e: serde_json::Error| ApiError::bad_request(format!("error decoding patch: {e}"));
+        let bad = |e: serde_json::Error| ApiError::bad_request(format!("error decoding patch: {e}"));
         Ok(match media {
             "application/json-patch+json" => Self::Json(serde_json::from_slice(body).map_err(bad)?),
-            "application/merge-patch+json" => Self::Merge(object(
-                serde_json::from_slice(body)
-                    .map_err(|_| ApiError::bad_request("invalid JSON patch"))?,
-            )?),
-            "application/strategic-merge-patch+json" if !r.is_custom() => {
-                Self::Strategic(object(serde_json::from_slice(body).map_err(bad)?)?)
-            }
-            "application/apply-patch+yaml" => {
-                Self::Apply(object(serde_json::from_slice(&yaml(body)?).map_err(bad)?)?)
-            }
+            "application/merge-patch+json" => Self::Merge(object(serde_json::from_slice(body).map_err(|_| ApiError::bad_request("invalid JSON patch"))?)?),
+            "application/strategic-merge-patch+json" if !r.is_custom() => Self::Strategic(object(serde_json::from_slice(body).map_err(bad)?)?),
+            "application/apply-patch+yaml" => Self::Apply(object(serde_json::from_slice(&yaml(body)?).map_err(bad)?)?),
             _ => {
-                let mut e =
-                    ApiError::new(415, "UnsupportedMediaType", "415: Unsupported Media Type");
+                let mut e = ApiError::new(415, "UnsupportedMediaType", "415: Unsupported Media Type");
                 e.details = Some(Box::default());
                 return Err(e);
             }
@@ -69,11 +56,7 @@ impl Patch {
     /// # Errors
     /// 400 or 415.
     pub fn parse_untyped(media: &str, body: &[u8]) -> Result<Self, ApiError> {
-        let media = if media == "application/strategic-merge-patch+json" {
-            "application/merge-patch+json"
-        } else {
-            media
-        };
+        let media = if media == "application/strategic-merge-patch+json" { "application/merge-patch+json" } else { media };
         Self::parse(&Resource::default(), media, body)
     }
 
@@ -87,17 +70,8 @@ impl Patch {
     #[must_use]
     pub fn resource_version(&self) -> Option<String> {
         match self {
-            Self::Json(ops) => ops
-                .as_array()?
-                .iter()
-                .find(|o| {
-                    o.str_at(&["path"]) == "/metadata/resourceVersion"
-                        && o.str_at(&["op"]) != "test"
-                })
-                .map(|o| o.str_at(&["value"]).to_owned()),
-            Self::Merge(v) | Self::Strategic(v) | Self::Apply(v) => {
-                Some(v.resource_version().to_owned()).filter(|s| !s.is_empty())
-            }
+            Self::Json(ops) => ops.as_array()?.iter().find(|o| o.str_at(&["path"]) == "/metadata/resourceVersion" && o.str_at(&["op"]) != "test").map(|o| o.str_at(&["value"]).to_owned()),
+            Self::Merge(v) | Self::Strategic(v) | Self::Apply(v) => Some(v.resource_version().to_owned()).filter(|s| !s.is_empty()),
         }
     }
 
@@ -105,21 +79,11 @@ impl Patch {
     ///
     /// # Errors
     /// The answer for the client.
-    pub fn apply(
-        &self,
-        r: &Resource,
-        old: Option<&Value>,
-        manager: &str,
-        force: bool,
-        sub: &str,
-        validation: &str,
-    ) -> Result<(Value, Vec<String>), ApiError> {
+    pub fn apply(&self, r: &Resource, old: Option<&Value>, manager: &str, force: bool, sub: &str, validation: &str) -> Result<(Value, Vec<String>), ApiError> {
         if let Self::Apply(v) = self {
             return super::apply::apply(r, old, v, manager, force, sub, validation);
         }
-        let Some(old) = old else {
-            return Err(ApiError::no_resource());
-        };
+        let Some(old) = old else { return Err(ApiError::no_resource()) };
         let mut v = old.clone();
         match self {
             Self::Json(ops) => patch::json(&mut v, ops).map_err(|e| error(&e))?,
@@ -131,16 +95,7 @@ impl Patch {
             if validation == "Strict" || r.is_custom() {
                 return e;
             }
-            ApiError::invalid(
-                "",
-                "",
-                "",
-                &[knarr_registry::FieldError::invalid(
-                    "patch",
-                    v.to_string(),
-                    e.message,
-                )],
-            )
+            ApiError::invalid("", "", "", &[knarr_registry::FieldError::invalid("patch", v.to_string(), e.message)])
         })?;
         // What the object already had is not the patch's fault.
         warnings.dedup();
@@ -165,13 +120,7 @@ impl Patch {
 }
 
 fn object(v: Value) -> Result<Value, ApiError> {
-    if v.is_object() {
-        Ok(v)
-    } else {
-        Err(ApiError::bad_request(
-            "error decoding patch: it is no object",
-        ))
-    }
+    if v.is_object() { Ok(v) } else { Err(ApiError::bad_request("error decoding patch: it is no object")) }
 }
 
 /// Records who wrote which fields in `metadata.managedFields`.

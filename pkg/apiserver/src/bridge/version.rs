@@ -10,10 +10,7 @@ pub fn same_version(r: &Resource) -> bool {
     if r.is_custom() {
         return r.plain;
     }
-    !matches!(
-        (r.group.as_ref(), r.version.as_ref()),
-        ("events.k8s.io", _) | ("autoscaling", "v1")
-    )
+    !matches!((r.group.as_ref(), r.version.as_ref()), ("events.k8s.io", _) | ("autoscaling", "v1"))
 }
 
 fn rename(v: &mut Value, pairs: &[(&str, &str)]) {
@@ -42,9 +39,7 @@ pub fn stored_field(r: &knarr_schema::Resource, field: &str) -> Option<String> {
     if r.group != "events.k8s.io" {
         return None;
     }
-    let (head, tail) = field
-        .split_once('.')
-        .map_or((field, None), |(h, t)| (h, Some(t)));
+    let (head, tail) = field.split_once('.').map_or((field, None), |(h, t)| (h, Some(t)));
     let (stored, _) = EVENT.iter().find(|(_, shown)| *shown == head)?;
     Some(tail.map_or_else(|| (*stored).to_owned(), |t| format!("{stored}.{t}")))
 }
@@ -55,10 +50,8 @@ const CONDITIONS: &str = "autoscaling.alpha.kubernetes.io/conditions";
 const CURRENT: &str = "autoscaling.alpha.kubernetes.io/current-metrics";
 
 fn is_cpu(m: &Value) -> bool {
-    m.str_at(&["type"]) == "Resource"
-        && m.str_at(&["resource", "name"]) == "cpu"
-        && (m.str_at(&["resource", "target", "type"]) == "Utilization"
-            || m.at(&["resource", "current"]).is_some())
+    m.str_at(&["type"]) == "Resource" && m.str_at(&["resource", "name"]) == "cpu"
+        && (m.str_at(&["resource", "target", "type"]) == "Utilization" || m.at(&["resource", "current"]).is_some())
 }
 
 /// From memory to the row's version.
@@ -81,46 +74,28 @@ pub fn outward(mut v: Value, r: &Resource) -> Value {
     // HorizontalPodAutoscaler v2 → v1: what v1 has no field for is kept in annotations.
     if let Some(Value::Array(all)) = v.take_at(&["spec", "metrics"]) {
         let (cpu, rest): (Vec<Value>, Vec<Value>) = all.into_iter().partition(is_cpu);
-        if let Some(n) = cpu
-            .first()
-            .and_then(|m| m.at(&["resource", "target", "averageUtilization"]))
-        {
+        if let Some(n) = cpu.first().and_then(|m| m.at(&["resource", "target", "averageUtilization"])) {
             v.set_at(&["spec", "targetCPUUtilizationPercentage"], n.clone());
         }
         if !rest.is_empty() {
-            v.set_at(
-                &["metadata", "annotations", METRICS],
-                json!(Value::Array(rest).to_string()),
-            );
+            v.set_at(&["metadata", "annotations", METRICS], json!(Value::Array(rest).to_string()));
         }
     }
     if let Some(b) = v.take_at(&["spec", "behavior"]) {
         v.set_at(&["metadata", "annotations", BEHAVIOR], json!(b.to_string()));
     }
     if let Some(c) = v.take_at(&["status", "conditions"]) {
-        v.set_at(
-            &["metadata", "annotations", CONDITIONS],
-            json!(c.to_string()),
-        );
+        v.set_at(&["metadata", "annotations", CONDITIONS], json!(c.to_string()));
     }
     if let Some(Value::Array(all)) = v.take_at(&["status", "currentMetrics"]) {
-        if let Some(n) = all
-            .iter()
-            .find(|m| is_cpu(m))
-            .and_then(|m| m.at(&["resource", "current", "averageUtilization"]))
-        {
+        if let Some(n) = all.iter().find(|m| is_cpu(m)).and_then(|m| m.at(&["resource", "current", "averageUtilization"])) {
             v.set_at(&["status", "currentCPUUtilizationPercentage"], n.clone());
         }
         if !all.is_empty() {
-            v.set_at(
-                &["metadata", "annotations", CURRENT],
-                json!(Value::Array(all).to_string()),
-            );
+            v.set_at(&["metadata", "annotations", CURRENT], json!(Value::Array(all).to_string()));
         }
     }
-    if v.get("status").is_some_and(Value::is_object)
-        && v.at(&["status", "currentReplicas"]).is_none()
-    {
+    if v.get("status").is_some_and(Value::is_object) && v.at(&["status", "currentReplicas"]).is_none() {
         v.set_at(&["status", "currentReplicas"], json!(0));
     }
     v
@@ -170,10 +145,7 @@ pub fn inward(mut v: Value, r: &Resource) -> Value {
         v.set_at(&["status", "currentMetrics"], c);
     }
     v.take_at(&["status", "currentCPUUtilizationPercentage"]);
-    if v.at(&["metadata", "annotations"])
-        .and_then(Value::as_object)
-        .is_some_and(serde_json::Map::is_empty)
-    {
+    if v.at(&["metadata", "annotations"]).and_then(Value::as_object).is_some_and(serde_json::Map::is_empty) {
         v.take_at(&["metadata", "annotations"]);
     }
     v
@@ -183,28 +155,16 @@ pub fn inward(mut v: Value, r: &Resource) -> Value {
 pub fn fill(v: &mut Value, r: &Resource) {
     match (r.group.as_ref(), r.kind.as_ref()) {
         ("apps", "DaemonSet") => {
-            let path = [
-                "metadata",
-                "annotations",
-                "deprecated.daemonset.template.generation",
-            ];
+            let path = ["metadata", "annotations", "deprecated.daemonset.template.generation"];
             if v.at(&path).is_none() {
                 v.set_at(&path, json!("0"));
             }
         }
         ("apps", "StatefulSet") => {
-            let claims = v
-                .pointer_mut("/spec/volumeClaimTemplates")
-                .and_then(Value::as_array_mut);
-            for claim in claims
-                .into_iter()
-                .flatten()
-                .filter_map(Value::as_object_mut)
-            {
+            let claims = v.pointer_mut("/spec/volumeClaimTemplates").and_then(Value::as_array_mut);
+            for claim in claims.into_iter().flatten().filter_map(Value::as_object_mut) {
                 claim.entry("apiVersion").or_insert_with(|| json!("v1"));
-                claim
-                    .entry("kind")
-                    .or_insert_with(|| json!("PersistentVolumeClaim"));
+                claim.entry("kind").or_insert_with(|| json!("PersistentVolumeClaim"));
             }
         }
         _ => {}

@@ -28,10 +28,7 @@ pub async fn outward(core: &Core, all: Vec<Value>, r: &Resource) -> Result<Vec<V
 /// # Errors
 /// 500 if the webhook fails.
 pub async fn outward_one(core: &Core, v: Value, r: &Resource) -> Result<Value, ApiError> {
-    outward(core, vec![v], r)
-        .await?
-        .pop()
-        .ok_or_else(|| ApiError::internal("the object was lost in conversion"))
+    outward(core, vec![v], r).await?.pop().ok_or_else(|| ApiError::internal("the object was lost in conversion"))
 }
 
 /// From the row's version to the one that is stored.
@@ -42,8 +39,7 @@ pub async fn inward(core: &Core, v: Value, r: &Resource) -> Result<Value, ApiErr
     let v = match (&r.conversion, &r.stored_as) {
         (Some(hook), Some(stored)) if !r.plain => {
             let mut all = convert(core, hook, vec![v], &stored.to_string(), r).await?;
-            all.pop()
-                .ok_or_else(|| ApiError::internal("the object was lost in conversion"))?
+            all.pop().ok_or_else(|| ApiError::internal("the object was lost in conversion"))?
         }
         _ => v,
     };
@@ -51,13 +47,7 @@ pub async fn inward(core: &Core, v: Value, r: &Resource) -> Result<Value, ApiErr
 }
 
 /// Has the webhook convert those objects that are not in the wanted version.
-async fn convert(
-    core: &Core,
-    hook: &Value,
-    mut all: Vec<Value>,
-    to: &str,
-    r: &Resource,
-) -> Result<Vec<Value>, ApiError> {
+async fn convert(core: &Core, hook: &Value, mut all: Vec<Value>, to: &str, r: &Resource) -> Result<Vec<Value>, ApiError> {
     // Objects of one list may come from several versions, but one question holds one.
     let mut parts: HashMap<String, Vec<usize>> = HashMap::new();
     for (i, v) in all.iter().enumerate() {
@@ -67,57 +57,27 @@ async fn convert(
         }
     }
     for (from, places) in parts {
-        let failed = |why: String| {
-            ApiError::new(
-                500,
-                "InternalError",
-                format!(
-                    "conversion webhook for {from}, Kind={} failed: {why}",
-                    r.kind
-                ),
-            )
-        };
+        let failed = |why: String| ApiError::new(500, "InternalError", format!("conversion webhook for {from}, Kind={} failed: {why}", r.kind));
         let versions = hook.list_at(&["conversionReviewVersions"]);
-        let Some(version) = versions
-            .iter()
-            .filter_map(Value::as_str)
-            .find(|v| matches!(*v, "v1" | "v1beta1"))
-        else {
-            return Err(failed(
-                "webhook does not accept known ConversionReview versions (v1, v1beta1)".into(),
-            ));
+        let Some(version) = versions.iter().filter_map(Value::as_str).find(|v| matches!(*v, "v1" | "v1beta1")) else {
+            return Err(failed("webhook does not accept known ConversionReview versions (v1, v1beta1)".into()));
         };
         let uid = uuid::Uuid::new_v4().to_string();
         let objects: Vec<&Value> = places.iter().filter_map(|i| all.get(*i)).collect();
         let question = json!({"kind": "ConversionReview", "apiVersion": format!("apiextensions.k8s.io/{version}"),
             "request": {"uid": uid, "desiredAPIVersion": to, "objects": objects}});
-        let answer = webhook::post(core, &hook["clientConfig"], &question, TIMEOUT)
-            .await
-            .map_err(failed)?;
-        let Some(response) = answer.at(&["response"]) else {
-            return Err(failed("no response provided".into()));
-        };
+        let answer = webhook::post(core, &hook["clientConfig"], &question, TIMEOUT).await.map_err(failed)?;
+        let Some(response) = answer.at(&["response"]) else { return Err(failed("no response provided".into())) };
         if version == "v1" && response.str_at(&["uid"]) != uid {
-            return Err(failed(format!(
-                "expected response.uid={uid:?}, got {:?}",
-                response.str_at(&["uid"])
-            )));
+            return Err(failed(format!("expected response.uid={uid:?}, got {:?}", response.str_at(&["uid"]))));
         }
         if response.str_at(&["result", "status"]) != "Success" {
             let why = response.str_at(&["result", "message"]);
-            return Err(failed(if why.is_empty() {
-                "invalid response: result.status was not Success".into()
-            } else {
-                why.to_owned()
-            }));
+            return Err(failed(if why.is_empty() { "invalid response: result.status was not Success".into() } else { why.to_owned() }));
         }
         let made = response.list_at(&["convertedObjects"]);
         if made.len() != places.len() {
-            return Err(failed(format!(
-                "webhook returned {} objects, expected {}",
-                made.len(),
-                places.len()
-            )));
+            return Err(failed(format!("webhook returned {} objects, expected {}", made.len(), places.len())));
         }
         for (i, new) in places.iter().zip(made) {
             let Some(old) = all.get_mut(*i) else { continue };
@@ -130,17 +90,10 @@ async fn convert(
 /// A converted object with the metadata it had: a webhook may change labels and annotations only.
 fn restored(old: &Value, new: &Value, to: &str, r: &Resource) -> Result<Value, String> {
     if new.str_at(&["apiVersion"]) != to {
-        return Err(format!(
-            "returned invalid converted object at index 0: invalid groupVersion (expected {to}, received {})",
-            new.str_at(&["apiVersion"])
-        ));
+        return Err(format!("returned invalid converted object at index 0: invalid groupVersion (expected {to}, received {})", new.str_at(&["apiVersion"])));
     }
     if new.str_at(&["kind"]) != r.kind {
-        return Err(format!(
-            "returned invalid converted object at index 0: invalid kind (expected {}, received {})",
-            r.kind,
-            new.str_at(&["kind"])
-        ));
+        return Err(format!("returned invalid converted object at index 0: invalid kind (expected {}, received {})", r.kind, new.str_at(&["kind"])));
     }
     if !new.get("metadata").is_some_and(Value::is_object) {
         return Err("returned invalid metadata: it is no object".into());

@@ -37,11 +37,7 @@ const ATTRIBUTES: [(&str, &[&str]); 22] = [
     ("object", &["classid", "codebase", "data", "usemap"]),
     ("q", &["cite"]),
 ];
-const MEDIA: [(&str, &[&str]); 3] = [
-    ("script", &["src"]),
-    ("source", &["src"]),
-    ("video", &["poster", "src"]),
-];
+const MEDIA: [(&str, &[&str]); 3] = [("script", &["src"]), ("source", &["src"]), ("video", &["poster", "src"])];
 
 /// Where pages come from and where they are seen.
 pub struct Proxied {
@@ -87,19 +83,14 @@ impl Proxied {
             return Cow::Borrowed(url);
         }
         let host = origin.map_or_else(String::new, |_| format!("https://{}", self.outside));
-        let known = path
-            .strip_prefix(self.prefix.as_str())
-            .is_some_and(|r| r.is_empty() || r.starts_with(['/', '?', '#']));
+        let known = path.strip_prefix(self.prefix.as_str()).is_some_and(|r| r.is_empty() || r.starts_with(['/', '?', '#']));
         let prefix = if known { "" } else { self.prefix.as_str() };
         Cow::Owned(format!("{host}{prefix}{path}"))
     }
 
     /// Rewrites a redirection.
     pub(super) fn redirect(&self, headers: &mut HeaderMap) {
-        let to = headers
-            .get(header::LOCATION)
-            .and_then(|v| v.to_str().ok())
-            .map(|l| self.link(l).into_owned());
+        let to = headers.get(header::LOCATION).and_then(|v| v.to_str().ok()).map(|l| self.link(l).into_owned());
         if let Some(v) = to.and_then(|t| HeaderValue::from_str(&t).ok()) {
             headers.insert(header::LOCATION, v);
         }
@@ -107,33 +98,18 @@ impl Proxied {
 
     /// Whether an answer is a page whose links are to be rewritten.
     pub(super) fn is_page(headers: &HeaderMap) -> bool {
-        let text = |h| {
-            headers
-                .get(h)
-                .and_then(|v: &HeaderValue| v.to_str().ok())
-                .unwrap_or("")
-        };
-        let media = text(header::CONTENT_TYPE)
-            .split(';')
-            .next()
-            .unwrap_or("")
-            .trim();
-        media.eq_ignore_ascii_case("text/html")
-            && matches!(text(header::CONTENT_ENCODING), "" | "identity" | "gzip")
+        let text = |h| headers.get(h).and_then(|v: &HeaderValue| v.to_str().ok()).unwrap_or("");
+        let media = text(header::CONTENT_TYPE).split(';').next().unwrap_or("").trim();
+        media.eq_ignore_ascii_case("text/html") && matches!(text(header::CONTENT_ENCODING), "" | "identity" | "gzip")
     }
 
     /// Rewrites a whole page, unpacked if it was packed; `None` if it cannot be read as one.
     pub(super) fn page(&self, headers: &mut HeaderMap, body: &Bytes) -> Option<Bytes> {
-        let packed = headers
-            .get(header::CONTENT_ENCODING)
-            .is_some_and(|v| v == "gzip");
+        let packed = headers.get(header::CONTENT_ENCODING).is_some_and(|v| v == "gzip");
         let text = if packed {
             let mut out = Vec::new();
             let limit = u64::try_from(MAX_PAGE).unwrap_or(u64::MAX);
-            flate2::read::GzDecoder::new(body.as_ref())
-                .take(limit + 1)
-                .read_to_end(&mut out)
-                .ok()?;
+            flate2::read::GzDecoder::new(body.as_ref()).take(limit + 1).read_to_end(&mut out).ok()?;
             if out.len() > MAX_PAGE {
                 return None;
             }
@@ -166,10 +142,7 @@ impl Proxied {
             // What a script or a style holds is no markup.
             for raw in ["script", "style"] {
                 if name(tag).eq_ignore_ascii_case(raw) && !tag.ends_with("/>") {
-                    let end = rest
-                        .to_ascii_lowercase()
-                        .find(&format!("</{raw}"))
-                        .unwrap_or(rest.len());
+                    let end = rest.to_ascii_lowercase().find(&format!("</{raw}")).unwrap_or(rest.len());
                     out.push_str(&rest[..end]);
                     rest = &rest[end..];
                 }
@@ -190,9 +163,7 @@ impl Proxied {
         out.push_str(&tag[..at]);
         while at < tag.len() {
             let rest = &tag[at..];
-            let name_len = rest
-                .find(|c: char| c.is_ascii_whitespace() || matches!(c, '=' | '>' | '/'))
-                .unwrap_or(rest.len());
+            let name_len = rest.find(|c: char| c.is_ascii_whitespace() || matches!(c, '=' | '>' | '/')).unwrap_or(rest.len());
             if name_len == 0 {
                 let len = rest.chars().next().map_or(1, char::len_utf8);
                 out.push_str(&rest[..len]);
@@ -201,10 +172,7 @@ impl Proxied {
             }
             let attribute = rest[..name_len].to_ascii_lowercase();
             let tail = &rest[name_len..];
-            let value_at = tail
-                .trim_start()
-                .strip_prefix('=')
-                .map(|v| tail.len() - v.trim_start().len());
+            let value_at = tail.trim_start().strip_prefix('=').map(|v| tail.len() - v.trim_start().len());
             let Some(value_at) = value_at else {
                 out.push_str(&rest[..name_len]);
                 at += name_len;
@@ -213,13 +181,7 @@ impl Proxied {
             let value = &tail[value_at..];
             let (open, text) = match value.chars().next() {
                 Some(q @ ('"' | '\'')) => (1, value[1..].split(q).next().unwrap_or("")),
-                _ => (
-                    0,
-                    value
-                        .split(|c: char| c.is_ascii_whitespace() || c == '>')
-                        .next()
-                        .unwrap_or(""),
-                ),
+                _ => (0, value.split(|c: char| c.is_ascii_whitespace() || c == '>').next().unwrap_or("")),
             };
             out.push_str(&rest[..name_len + value_at + open]);
             if wanted.contains(&attribute.as_str()) {
@@ -237,9 +199,7 @@ impl Proxied {
 /// The name of a tag's element.
 fn name(tag: &str) -> &str {
     let text = tag.get(1..).unwrap_or("");
-    &text[..text
-        .find(|c: char| !c.is_ascii_alphanumeric())
-        .unwrap_or(text.len())]
+    &text[..text.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(text.len())]
 }
 
 /// Where the tag at the start of the text ends; quoted values may hold `>`.
@@ -261,11 +221,7 @@ mod tests {
     use super::*;
 
     fn proxied() -> Proxied {
-        Proxied {
-            prefix: "/api/v1/namespaces/a/pods/p/proxy".into(),
-            inside: "10.0.0.2:80".into(),
-            outside: "server:6443".into(),
-        }
+        Proxied { prefix: "/api/v1/namespaces/a/pods/p/proxy".into(), inside: "10.0.0.2:80".into(), outside: "server:6443".into() }
     }
 
     #[test]
@@ -279,29 +235,15 @@ mod tests {
 
     #[test]
     fn relative_and_foreign_links_stay() {
-        for page in [
-            "<a href=\"x/y\">",
-            "<a href=\"https://example.com/x\">",
-            "<a href='//example.com/x'>",
-            "<a href=",
-            "<a href=\"",
-            "<",
-            "<a href=\"#top\">",
-        ] {
+        for page in ["<a href=\"x/y\">", "<a href=\"https://example.com/x\">", "<a href='//example.com/x'>", "<a href=", "<a href=\"", "<", "<a href=\"#top\">"] {
             assert_eq!(proxied().rewrite(page), page);
         }
     }
 
     #[test]
     fn links_to_the_page_s_own_host_name_the_server() {
-        assert_eq!(
-            proxied().link("http://10.0.0.2:80/x"),
-            "https://server:6443/api/v1/namespaces/a/pods/p/proxy/x"
-        );
-        assert_eq!(
-            proxied().link("/api/v1/namespaces/a/pods/p/proxy/x"),
-            "/api/v1/namespaces/a/pods/p/proxy/x"
-        );
+        assert_eq!(proxied().link("http://10.0.0.2:80/x"), "https://server:6443/api/v1/namespaces/a/pods/p/proxy/x");
+        assert_eq!(proxied().link("/api/v1/namespaces/a/pods/p/proxy/x"), "/api/v1/namespaces/a/pods/p/proxy/x");
     }
 
     #[test]
@@ -311,9 +253,7 @@ mod tests {
         z.write_all(b"<a href='/x'>").expect("packed");
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-        let page = proxied()
-            .page(&mut headers, &z.finish().expect("packed").into())
-            .expect("a page");
+        let page = proxied().page(&mut headers, &z.finish().expect("packed").into()).expect("a page");
         assert_eq!(page, "<a href='/api/v1/namespaces/a/pods/p/proxy/x'>");
         assert!(!headers.contains_key(header::CONTENT_ENCODING));
     }

@@ -37,14 +37,8 @@ pub async fn read_body(body: Body) -> Result<bytes::Bytes, ApiError> {
         .await
         .map(http_body_util::Collected::to_bytes)
         .map_err(|e| {
-            if e.downcast_ref::<http_body_util::LengthLimitError>()
-                .is_some()
-            {
-                ApiError::new(
-                    413,
-                    "RequestEntityTooLarge",
-                    format!("Request entity is too large: limit is {BODY_LIMIT}"),
-                )
+            if e.downcast_ref::<http_body_util::LengthLimitError>().is_some() {
+                ApiError::new(413, "RequestEntityTooLarge", format!("Request entity is too large: limit is {BODY_LIMIT}"))
             } else {
                 ApiError::bad_request(format!("the body cannot be read: {e}"))
             }
@@ -55,10 +49,7 @@ pub async fn read_body(body: Body) -> Result<bytes::Bytes, ApiError> {
 ///
 /// # Errors
 /// The answer for the client.
-pub fn resource(
-    ctx: Arc<Ctx>,
-    request: http::Request<Body>,
-) -> futures::future::BoxFuture<'static, Result<Reply, ApiError>> {
+pub fn resource(ctx: Arc<Ctx>, request: http::Request<Body>) -> futures::future::BoxFuture<'static, Result<Reply, ApiError>> {
     Box::pin(async move {
         let read = ctx.info.verb == "watch" || ctx.info.subresource == "log";
         let mut request = request;
@@ -70,10 +61,7 @@ pub fn resource(
                 if answer.status() != http::StatusCode::OK {
                     return Ok(answer);
                 }
-                let json = answer
-                    .headers()
-                    .get(http::header::CONTENT_TYPE)
-                    .is_some_and(|t| t.as_bytes().starts_with(b"application/json"));
+                let json = answer.headers().get(http::header::CONTENT_TYPE).is_some_and(|t| t.as_bytes().starts_with(b"application/json"));
                 Ok(socket.answer(answer.into_body(), json, respond::full("")))
             }
         }
@@ -82,14 +70,8 @@ pub fn resource(
 
 /// Built-in resources that are going, with since when and for what.
 const DEPRECATED: &[(&str, &str)] = &[
-    (
-        "endpoints",
-        "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice",
-    ),
-    (
-        "componentstatuses",
-        "v1 ComponentStatus is deprecated in v1.19+",
-    ),
+    ("endpoints", "v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice"),
+    ("componentstatuses", "v1 ComponentStatus is deprecated in v1.19+"),
 ];
 
 async fn dispatch(ctx: &Arc<Ctx>, request: http::Request<Body>) -> Result<Reply, ApiError> {
@@ -102,19 +84,14 @@ async fn dispatch(ctx: &Arc<Ctx>, request: http::Request<Body>) -> Result<Reply,
     let sub = ctx.info.subresource.as_str();
     if sub.is_empty() {
         let named = !ctx.info.name.is_empty();
-        if !ctx.resource.allows(verb)
-            || (named && verb == "create")
-            || (!named && matches!(verb, "update" | "patch"))
-        {
+        if !ctx.resource.allows(verb) || (named && verb == "create") || (!named && matches!(verb, "update" | "patch")) {
             return Err(ApiError::method_not_allowed());
         }
         if ctx.resource.key_prefix.is_empty() {
             return review::serve(ctx, read_body(request.into_body()).await?).await;
         }
     } else {
-        let Some(s) = ctx.resource.subresource(sub) else {
-            return Err(ApiError::no_resource());
-        };
+        let Some(s) = ctx.resource.subresource(sub) else { return Err(ApiError::no_resource()) };
         let open = matches!(sub, "proxy" | "exec" | "attach" | "portforward");
         if !open && !s.verbs.iter().any(|v| v == verb) {
             return Err(ApiError::method_not_allowed());
@@ -134,9 +111,7 @@ async fn dispatch(ctx: &Arc<Ctx>, request: http::Request<Body>) -> Result<Reply,
         "update" => write::update(ctx, read_body(request.into_body()).await?).await,
         "patch" => write::patch(ctx, read_body(request.into_body()).await?).await,
         "delete" => write::delete(ctx, read_body(request.into_body()).await?).await,
-        "deletecollection" => {
-            write::delete_collection(ctx, read_body(request.into_body()).await?).await
-        }
+        "deletecollection" => write::delete_collection(ctx, read_body(request.into_body()).await?).await,
         _ => Err(ApiError::method_not_allowed()),
     }
 }
@@ -144,21 +119,10 @@ async fn dispatch(ctx: &Arc<Ctx>, request: http::Request<Body>) -> Result<Reply,
 /// The answer that shows one stored object.
 pub async fn show(ctx: &Ctx, code: u16, entry: &Entry) -> Result<Reply, ApiError> {
     let f = ctx.format;
-    if f.view == View::Full
-        && f.encoding == Encoding::Json
-        && !f.pretty
-        && bridge::same_version(&ctx.resource)
-    {
-        return Ok(finish(
-            ctx,
-            respond::bytes(code, "application/json", entry.json().clone(), f.gzip),
-        ));
+    if f.view == View::Full && f.encoding == Encoding::Json && !f.pretty && bridge::same_version(&ctx.resource) {
+        return Ok(finish(ctx, respond::bytes(code, "application/json", entry.json().clone(), f.gzip)));
     }
-    show_value(
-        ctx,
-        code,
-        &convert::outward_one(&ctx.core, entry.value(), &ctx.resource).await?,
-    )
+    show_value(ctx, code, &convert::outward_one(&ctx.core, entry.value(), &ctx.resource).await?)
 }
 
 /// The answer that shows one object of the row's version.
@@ -167,17 +131,7 @@ pub fn show_value(ctx: &Ctx, code: u16, v: &Value) -> Result<Reply, ApiError> {
         View::Full => respond::object(code, v, ctx.format),
         View::Table => {
             let meta = json!({"resourceVersion": v["metadata"]["resourceVersion"]});
-            respond::object(
-                code,
-                &bridge::table(
-                    &ctx.resource,
-                    &[v],
-                    ctx.query.get("includeObject"),
-                    meta,
-                    true,
-                )?,
-                ctx.format,
-            )
+            respond::object(code, &bridge::table(&ctx.resource, &[v], ctx.query.get("includeObject"), meta, true)?, ctx.format)
         }
         View::Partial => respond::object(code, &partial(v), ctx.format),
     };

@@ -41,8 +41,7 @@ impl Selection {
 /// 400.
 pub(super) fn selection(ctx: &Ctx) -> Result<Selection, ApiError> {
     let labels = Selector::labels(ctx.query.get("labelSelector")).map_err(ApiError::bad_request)?;
-    let mut fields =
-        Selector::fields(ctx.query.get("fieldSelector")).map_err(ApiError::bad_request)?;
+    let mut fields = Selector::fields(ctx.query.get("fieldSelector")).map_err(ApiError::bad_request)?;
     for r in &mut fields.all {
         let k = r.key();
         let known = matches!(k, "metadata.name" | "metadata.namespace")
@@ -51,19 +50,12 @@ pub(super) fn selection(ctx: &Ctx) -> Result<Selection, ApiError> {
             return Err(ApiError::bad_request(if ctx.resource.is_custom() {
                 format!("field label not supported: {k}")
             } else if ctx.resource.selectable_fields.is_empty() {
-                format!(
-                    "{k:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
-                )
+                format!("{k:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
             } else {
                 match ctx.resource.plural.as_ref() {
-                    "replicasets" => format!(
-                        "{k:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""
-                    ),
+                    "replicasets" => format!("{k:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\""),
                     "jobs" => format!("field label {k:?} not supported for Job"),
-                    "resourceslices" => format!(
-                        "field label not supported for {}, Kind=ResourceSlice: {k}",
-                        ctx.resource.api_version()
-                    ),
+                    "resourceslices" => format!("field label not supported for {}, Kind=ResourceSlice: {k}", ctx.resource.api_version()),
                     _ => format!("field label not supported: {k}"),
                 }
             }));
@@ -74,11 +66,7 @@ pub(super) fn selection(ctx: &Ctx) -> Result<Selection, ApiError> {
     }
     let mut filter = Filter { labels, fields };
     let other = ctx.resource.is_custom() && !bridge::same_version(&ctx.resource);
-    let own = if other {
-        filter.take_own_fields()
-    } else {
-        Selector::default()
-    };
+    let own = if other { filter.take_own_fields() } else { Selector::default() };
     Ok(Selection { filter, own })
 }
 
@@ -105,51 +93,26 @@ pub(super) async fn page(ctx: &Ctx) -> Result<(Page, Selection), ApiError> {
     let q = &ctx.query;
     let limit: i64 = match q.get("limit") {
         "" => 0,
-        l => l.parse().map_err(|_| {
-            ApiError::bad_request(format!("strconv.ParseInt: parsing {l:?}: invalid syntax"))
-        })?,
+        l => l.parse().map_err(|_| ApiError::bad_request(format!("strconv.ParseInt: parsing {l:?}: invalid syntax")))?,
     };
     let version_match = q.get("resourceVersionMatch");
     let bad = |field: &str, why: &str| {
-        Err(ApiError::invalid(
-            "meta.k8s.io",
-            "ListOptions",
-            "",
-            &[knarr_registry::FieldError::forbidden(field, why)],
-        ))
+        Err(ApiError::invalid("meta.k8s.io", "ListOptions", "", &[knarr_registry::FieldError::forbidden(field, why)]))
     };
     if !matches!(version_match, "" | "Exact" | "NotOlderThan") {
-        let mut error = knarr_registry::FieldError::invalid(
-            "resourceVersionMatch",
-            version_match,
-            "supported values: \"Exact\", \"NotOlderThan\", \"\"",
-        );
+        let mut error = knarr_registry::FieldError::invalid("resourceVersionMatch", version_match, "supported values: \"Exact\", \"NotOlderThan\", \"\"");
         error.kind = knarr_registry::FieldErrorKind::NotSupported;
-        return Err(ApiError::invalid(
-            "meta.k8s.io",
-            "ListOptions",
-            "",
-            &[error],
-        ));
+        return Err(ApiError::invalid("meta.k8s.io", "ListOptions", "", &[error]));
     }
     if !version_match.is_empty() {
         if q.get("resourceVersion").is_empty() {
-            return bad(
-                "resourceVersionMatch",
-                "resourceVersionMatch is forbidden unless resourceVersion is provided",
-            );
+            return bad("resourceVersionMatch", "resourceVersionMatch is forbidden unless resourceVersion is provided");
         }
         if !q.get("continue").is_empty() {
-            return bad(
-                "resourceVersionMatch",
-                "resourceVersionMatch is forbidden when continue is provided",
-            );
+            return bad("resourceVersionMatch", "resourceVersionMatch is forbidden when continue is provided");
         }
         if version_match == "Exact" && q.get("resourceVersion") == "0" {
-            return bad(
-                "resourceVersionMatch",
-                "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
-            );
+            return bad("resourceVersionMatch", "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"");
         }
     }
     let selection = selection(ctx)?;
@@ -157,11 +120,7 @@ pub(super) async fn page(ctx: &Ctx) -> Result<(Page, Selection), ApiError> {
         namespace: ctx.info.namespace_of(kind.namespaced),
         filter: selection.filter.clone(),
         // How many of a page are meant is not known before they are converted.
-        limit: if selection.own.is_empty() {
-            usize::try_from(limit).unwrap_or(0)
-        } else {
-            0
-        },
+        limit: if selection.own.is_empty() { usize::try_from(limit).unwrap_or(0) } else { 0 },
         token: q.get("continue").into(),
         resource_version: q.get("resourceVersion").into(),
         version_match: version_match.into(),
@@ -184,19 +143,10 @@ pub(super) async fn list(ctx: &Arc<Ctx>) -> Result<Reply, ApiError> {
     let (p, selection) = page(ctx).await?;
     let f = ctx.format;
     let r = &ctx.resource;
-    if f.view == View::Full && f.encoding == Encoding::Json && !f.pretty && bridge::same_version(r)
-    {
+    if f.view == View::Full && f.encoding == Encoding::Json && !f.pretty && bridge::same_version(r) {
         let size: usize = p.items.iter().map(|e| e.json().len() + 1).sum();
         let mut out = Vec::with_capacity(size + 256);
-        out.extend_from_slice(
-            format!(
-                "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{},\"items\":[",
-                r.list_kind,
-                r.api_version(),
-                meta(&p)
-            )
-            .as_bytes(),
-        );
+        out.extend_from_slice(format!("{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{},\"items\":[", r.list_kind, r.api_version(), meta(&p)).as_bytes());
         for (i, e) in p.items.iter().enumerate() {
             if i > 0 {
                 out.push(b',');
@@ -209,23 +159,17 @@ pub(super) async fn list(ctx: &Arc<Ctx>) -> Result<Reply, ApiError> {
             }
         }
         out.extend_from_slice(b"]}\n");
-        return Ok(finish(
-            ctx,
-            respond::bytes(200, "application/json", out, f.gzip),
-        ));
+        return Ok(finish(ctx, respond::bytes(200, "application/json", out, f.gzip)));
     }
-    let mut items =
-        super::convert::outward(&ctx.core, p.items.iter().map(|e| e.value()).collect(), r).await?;
+    let mut items = super::convert::outward(&ctx.core, p.items.iter().map(|e| e.value()).collect(), r).await?;
     items.retain(|v| selection.shows(r, v));
     let body = match f.view {
         View::Table => {
             let refs: Vec<&Value> = items.iter().collect();
             bridge::table(r, &refs, ctx.query.get("includeObject"), meta(&p), true)?
         }
-        View::Partial => {
-            json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": meta(&p),
-            "items": items.iter().map(partial).collect::<Vec<_>>()})
-        }
+        View::Partial => json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": meta(&p),
+            "items": items.iter().map(partial).collect::<Vec<_>>()}),
         View::Full => {
             if !r.is_custom() {
                 for i in &mut items {
@@ -245,10 +189,6 @@ impl crate::request::Info {
     /// The namespace as the storage key needs it: a cluster-scoped object has none.
     #[must_use]
     pub fn namespace_of(&self, namespaced: bool) -> String {
-        if namespaced {
-            self.namespace.clone()
-        } else {
-            String::new()
-        }
+        if namespaced { self.namespace.clone() } else { String::new() }
     }
 }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use knarr_registry::{
-    ApiError, FieldError, Object, object,
+    ApiError, FieldError, Object,
+    object,
     rest::{self, DeleteOptions, Deleted, WriteOptions},
     selector::{Requirement, Selector},
     strategy,
@@ -12,37 +13,27 @@ use knarr_registry::{
 use serde_json::{Value, json};
 
 use super::{Hooked, show, write};
-use crate::{admission::Operation, bridge, core::Ctx, respond::Reply};
+use crate::{
+    admission::Operation,
+    bridge,
+    core::Ctx,
+    respond::Reply,
+};
 
 fn media(ctx: &Ctx) -> String {
-    ctx.headers
-        .get(http::header::CONTENT_TYPE)
-        .and_then(|v| v.to_str().ok())
-        .unwrap_or("application/json")
-        .split(';')
-        .next()
-        .unwrap_or("")
-        .trim()
-        .to_lowercase()
+    ctx.headers.get(http::header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or("application/json").split(';').next().unwrap_or("").trim().to_lowercase()
 }
 
 pub(super) async fn serve(ctx: &Arc<Ctx>, body: Bytes) -> Result<Reply, ApiError> {
-    match (
-        ctx.resource.plural.as_ref(),
-        ctx.info.subresource.as_str(),
-        ctx.info.verb.as_str(),
-    ) {
+    match (ctx.resource.plural.as_ref(), ctx.info.subresource.as_str(), ctx.info.verb.as_str()) {
         (_, "scale", _) => scale(ctx, body).await,
         ("pods", "binding", "create") => bind(ctx, body, &ctx.info.name).await,
         ("pods", "eviction", "create") => evict(ctx, body).await,
-        ("pods", "ephemeralcontainers" | "resize", "get")
-        | ("certificatesigningrequests", "approval", "get") => {
+        ("pods", "ephemeralcontainers" | "resize", "get") | ("certificatesigningrequests", "approval", "get") => {
             ctx.core.registry.current().await?;
             let kind = ctx.kind()?;
             let key = kind.key(&ctx.info.namespace_of(kind.namespaced), &ctx.info.name);
-            let e = kind.cache.get(&key).ok_or_else(|| {
-                ApiError::not_found(&ctx.resource.group, &ctx.resource.plural, &ctx.info.name)
-            })?;
+            let e = kind.cache.get(&key).ok_or_else(|| ApiError::not_found(&ctx.resource.group, &ctx.resource.plural, &ctx.info.name))?;
             show(ctx, 200, &e).await
         }
         ("pods", "ephemeralcontainers" | "resize", "update")
@@ -71,14 +62,10 @@ fn scale_of(v: &Value, ctx: &Ctx) -> Value {
         meta["namespace"] = json!(v.namespace());
     }
     let mut spec = json!({});
-    if let Some(n) = v
-        .at(&["spec", "replicas"])
-        .filter(|n| n.as_i64() != Some(0))
-    {
+    if let Some(n) = v.at(&["spec", "replicas"]).filter(|n| n.as_i64() != Some(0)) {
         spec["replicas"] = n.clone();
     }
-    let mut status =
-        json!({"replicas": v.at(&["status", "replicas"]).cloned().unwrap_or(json!(0))});
+    let mut status = json!({"replicas": v.at(&["status", "replicas"]).cloned().unwrap_or(json!(0))});
     if !text.is_empty() {
         status["selector"] = json!(text);
     }
@@ -87,12 +74,7 @@ fn scale_of(v: &Value, ctx: &Ctx) -> Value {
 
 /// The members of a simple JSON path such as `.spec.replicas`.
 fn members(paths: &Value, key: &str) -> Vec<String> {
-    paths
-        .str_at(&[key])
-        .split('.')
-        .filter(|p| !p.is_empty())
-        .map(str::to_owned)
-        .collect()
+    paths.str_at(&[key]).split('.').filter(|p| !p.is_empty()).map(str::to_owned).collect()
 }
 
 fn reach<'v>(v: &'v Value, path: &[String]) -> Option<&'v Value> {
@@ -102,32 +84,19 @@ fn reach<'v>(v: &'v Value, path: &[String]) -> Option<&'v Value> {
 /// The scale of a custom resource, by the paths of its definition.
 fn custom_scale(v: &Value, paths: &Value) -> Value {
     let mut meta = json!({});
-    for f in [
-        "name",
-        "namespace",
-        "uid",
-        "resourceVersion",
-        "creationTimestamp",
-    ] {
+    for f in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
         if let Some(x) = v.at(&["metadata", f]) {
             meta[f] = x.clone();
         }
     }
-    let number = |key: &str| {
-        reach(v, &members(paths, key))
-            .and_then(Value::as_i64)
-            .unwrap_or(0)
-    };
+    let number = |key: &str| reach(v, &members(paths, key)).and_then(Value::as_i64).unwrap_or(0);
     let mut spec = json!({});
     if number("specReplicasPath") != 0 {
         spec["replicas"] = json!(number("specReplicasPath"));
     }
     let mut status = json!({"replicas": number("statusReplicasPath")});
     let selector = members(paths, "labelSelectorPath");
-    if let Some(s) = reach(v, &selector)
-        .and_then(Value::as_str)
-        .filter(|_| !selector.is_empty())
-    {
+    if let Some(s) = reach(v, &selector).and_then(Value::as_str).filter(|_| !selector.is_empty()) {
         status["selector"] = json!(s);
     }
     json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": meta, "spec": spec, "status": status})
@@ -142,11 +111,7 @@ fn labels_text(map: Option<&Value>, expressions: &[Value]) -> String {
         .collect();
     for e in expressions {
         let k = e.str_at(&["key"]);
-        let values: Vec<&str> = e
-            .list_at(&["values"])
-            .iter()
-            .filter_map(Value::as_str)
-            .collect();
+        let values: Vec<&str> = e.list_at(&["values"]).iter().filter_map(Value::as_str).collect();
         parts.push(match e.str_at(&["operator"]) {
             "In" => format!("{k} in ({})", values.join(",")),
             "NotIn" => format!("{k} notin ({})", values.join(",")),
@@ -164,37 +129,16 @@ async fn scale(ctx: &Arc<Ctx>, body: Bytes) -> Result<Reply, ApiError> {
     let name = &ctx.info.name;
     if ctx.info.verb == "get" {
         ctx.core.registry.current().await?;
-        let e = kind
-            .cache
-            .get(&kind.key(&ns, name))
-            .ok_or_else(|| ApiError::not_found(&ctx.resource.group, &ctx.resource.plural, name))?;
+        let e = kind.cache.get(&kind.key(&ns, name)).ok_or_else(|| ApiError::not_found(&ctx.resource.group, &ctx.resource.plural, name))?;
         return show_scale(ctx, &scale_of(&e.value(), ctx));
     }
-    let patch = if ctx.info.verb == "patch" {
-        Some(bridge::Patch::parse_untyped(&media(ctx), &body)?)
-    } else {
-        None
-    };
-    let sent = if patch.is_none() {
-        Some(bridge::decode_any(
-            &media(ctx),
-            &body,
-            "autoscaling/v1",
-            "Scale",
-        )?)
-    } else {
-        None
-    };
-    let o = WriteOptions {
-        dry_run: ctx.dry_run()?,
-        ..WriteOptions::default()
-    };
+    let patch = if ctx.info.verb == "patch" { Some(bridge::Patch::parse_untyped(&media(ctx), &body)?) } else { None };
+    let sent = if patch.is_none() { Some(bridge::decode_any(&media(ctx), &body, "autoscaling/v1", "Scale")?) } else { None };
+    let o = WriteOptions { dry_run: ctx.dry_run()?, ..WriteOptions::default() };
     let hooks = Hooked::new(ctx, Operation::Update, "scale", o.dry_run);
     let u = rest::update(&ctx.core.registry, kind, &ns, name, &o, &hooks, |old| {
         let out = (|| {
-            let mut old = old.ok_or_else(|| {
-                ApiError::not_found(&ctx.resource.group, &ctx.resource.plural, name)
-            })?;
+            let mut old = old.ok_or_else(|| ApiError::not_found(&ctx.resource.group, &ctx.resource.plural, name))?;
             let now = scale_of(&old, ctx);
             let wanted = match (&patch, &sent) {
                 (Some(p), _) => p.apply_untyped(&now)?,
@@ -203,36 +147,14 @@ async fn scale(ctx: &Arc<Ctx>, body: Bytes) -> Result<Reply, ApiError> {
             };
             let rv = wanted.resource_version();
             if !rv.is_empty() && rv != old.resource_version() {
-                return Err(ApiError::modified(
-                    &ctx.resource.group,
-                    &ctx.resource.plural,
-                    name,
-                ));
+                return Err(ApiError::modified(&ctx.resource.group, &ctx.resource.plural, name));
             }
-            let n = wanted
-                .at(&["spec", "replicas"])
-                .and_then(Value::as_i64)
-                .unwrap_or(0);
+            let n = wanted.at(&["spec", "replicas"]).and_then(Value::as_i64).unwrap_or(0);
             if n < 0 {
-                return Err(ApiError::invalid(
-                    "autoscaling",
-                    "Scale",
-                    name,
-                    &[FieldError::invalid(
-                        "spec.replicas",
-                        n,
-                        "must be greater than or equal to 0",
-                    )],
-                ));
+                return Err(ApiError::invalid("autoscaling", "Scale", name, &[FieldError::invalid("spec.replicas", n, "must be greater than or equal to 0")]));
             }
-            let path = ctx.resource.scale.as_ref().map_or_else(
-                || vec!["spec".to_owned(), "replicas".to_owned()],
-                |p| members(p, "specReplicasPath"),
-            );
-            old.set_at(
-                &path.iter().map(String::as_str).collect::<Vec<_>>(),
-                json!(n),
-            );
+            let path = ctx.resource.scale.as_ref().map_or_else(|| vec!["spec".to_owned(), "replicas".to_owned()], |p| members(p, "specReplicasPath"));
+            old.set_at(&path.iter().map(String::as_str).collect::<Vec<_>>(), json!(n));
             Ok(old)
         })();
         std::future::ready(out)
@@ -242,124 +164,69 @@ async fn scale(ctx: &Arc<Ctx>, body: Bytes) -> Result<Reply, ApiError> {
 }
 
 fn show_scale(ctx: &Ctx, v: &Value) -> Result<Reply, ApiError> {
-    Ok(super::finish(
-        ctx,
-        crate::respond::object(200, v, ctx.format),
-    ))
+    Ok(super::finish(ctx, crate::respond::object(200, v, ctx.format)))
 }
 
 /// Binds a pod to a node.
 pub(super) async fn bind(ctx: &Arc<Ctx>, body: Bytes, name: &str) -> Result<Reply, ApiError> {
     let b = bridge::decode_any(&media(ctx), &body, "v1", "Binding")?;
-    let name = if name.is_empty() {
-        b.name().to_owned()
-    } else {
-        name.to_owned()
-    };
+    let name = if name.is_empty() { b.name().to_owned() } else { name.to_owned() };
     let node = b.str_at(&["target", "name"]).to_owned();
     let target = b.str_at(&["target", "kind"]);
     if !target.is_empty() && target != "Node" {
-        return Err(ApiError::invalid(
-            "",
-            "Binding",
-            &name,
-            &[FieldError::not_supported(
-                "target.kind",
-                target,
-                &["Node", ""],
-            )],
-        ));
+        return Err(ApiError::invalid("", "Binding", &name, &[FieldError::not_supported("target.kind", target, &["Node", ""])]));
     }
     if node.is_empty() {
-        return Err(ApiError::invalid(
-            "",
-            "Binding",
-            &name,
-            &[FieldError::required("target.name", "")],
-        ));
+        return Err(ApiError::invalid("", "Binding", &name, &[FieldError::required("target.name", "")]));
     }
     let kind = ctx.core.kind("pods")?;
-    let o = WriteOptions {
-        dry_run: ctx.dry_run()?,
-        subresource: "binding".into(),
-        ..WriteOptions::default()
-    };
+    let o = WriteOptions { dry_run: ctx.dry_run()?, subresource: "binding".into(), ..WriteOptions::default() };
     let hooks = Hooked::new(ctx, Operation::Update, "binding", o.dry_run);
-    rest::update(
-        &ctx.core.registry,
-        &kind,
-        &ctx.info.namespace,
-        &name,
-        &o,
-        &hooks,
-        |old| {
-            let out = (|| {
-                let mut pod = old.ok_or_else(|| ApiError::not_found("", "pods", &name))?;
-                let conflict =
-                    |why: String| Err(ApiError::conflict("", "pods/binding", &name, &why));
-                if !b.uid().is_empty() && b.uid() != pod.uid() {
-                    return conflict(format!(
-                        "Precondition failed: UID in precondition: {}, UID in object meta: {}",
-                        b.uid(),
-                        pod.uid()
-                    ));
-                }
-                if pod.deleting() {
-                    return conflict(format!(
-                        "pod {name} is being deleted, cannot be assigned to a host"
-                    ));
-                }
-                let now = pod.str_at(&["spec", "nodeName"]);
-                if !now.is_empty() {
-                    return conflict(format!("pod {name} is already assigned to node {now:?}"));
-                }
-                if !pod.list_at(&["spec", "schedulingGates"]).is_empty() {
-                    return conflict(format!("pod {name} has non-empty .spec.schedulingGates"));
-                }
-                pod.set_at(&["spec", "nodeName"], json!(node));
-                for map in ["annotations", "labels"] {
-                    if let Some(m) = b.at(&["metadata", map]).and_then(Value::as_object) {
-                        for (k, v) in m {
-                            pod.set_at(&["metadata", map, k], v.clone());
-                        }
+    rest::update(&ctx.core.registry, &kind, &ctx.info.namespace, &name, &o, &hooks, |old| {
+        let out = (|| {
+            let mut pod = old.ok_or_else(|| ApiError::not_found("", "pods", &name))?;
+            let conflict = |why: String| Err(ApiError::conflict("", "pods/binding", &name, &why));
+            if !b.uid().is_empty() && b.uid() != pod.uid() {
+                return conflict(format!("Precondition failed: UID in precondition: {}, UID in object meta: {}", b.uid(), pod.uid()));
+            }
+            if pod.deleting() {
+                return conflict(format!("pod {name} is being deleted, cannot be assigned to a host"));
+            }
+            let now = pod.str_at(&["spec", "nodeName"]);
+            if !now.is_empty() {
+                return conflict(format!("pod {name} is already assigned to node {now:?}"));
+            }
+            if !pod.list_at(&["spec", "schedulingGates"]).is_empty() {
+                return conflict(format!("pod {name} has non-empty .spec.schedulingGates"));
+            }
+            pod.set_at(&["spec", "nodeName"], json!(node));
+            for map in ["annotations", "labels"] {
+                if let Some(m) = b.at(&["metadata", map]).and_then(Value::as_object) {
+                    for (k, v) in m {
+                        pod.set_at(&["metadata", map, k], v.clone());
                     }
                 }
-                strategy::set_pod_condition(&mut pod, "PodScheduled", "True", "", "");
-                pod.meta_mut().remove("resourceVersion");
-                Ok(pod)
-            })();
-            std::future::ready(out)
-        },
-    )
+            }
+            strategy::set_pod_condition(&mut pod, "PodScheduled", "True", "", "");
+            pod.meta_mut().remove("resourceVersion");
+            Ok(pod)
+        })();
+        std::future::ready(out)
+    })
     .await?;
     let s = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
-    Ok(super::finish(
-        ctx,
-        crate::respond::object(201, &s, ctx.format),
-    ))
+    Ok(super::finish(ctx, crate::respond::object(201, &s, ctx.format)))
 }
 
 /// Whether a budget's selector (an object) selects labels.
 fn selects(s: &Value, pod: &Value) -> bool {
     let mut all = Vec::new();
-    for (k, v) in s
-        .at(&["matchLabels"])
-        .and_then(Value::as_object)
-        .into_iter()
-        .flatten()
-    {
-        all.push(Requirement::In(
-            k.clone(),
-            vec![v.as_str().unwrap_or("").to_owned()],
-        ));
+    for (k, v) in s.at(&["matchLabels"]).and_then(Value::as_object).into_iter().flatten() {
+        all.push(Requirement::In(k.clone(), vec![v.as_str().unwrap_or("").to_owned()]));
     }
     for e in s.list_at(&["matchExpressions"]) {
         let k = e.str_at(&["key"]).to_owned();
-        let v = e
-            .list_at(&["values"])
-            .iter()
-            .filter_map(|v| v.as_str().map(str::to_owned))
-            .collect();
+        let v = e.list_at(&["values"]).iter().filter_map(|v| v.as_str().map(str::to_owned)).collect();
         all.push(match e.str_at(&["operator"]) {
             "In" => Requirement::In(k, v),
             "NotIn" => Requirement::NotIn(k, v),
@@ -375,36 +242,16 @@ async fn evict(ctx: &Arc<Ctx>, body: Bytes) -> Result<Reply, ApiError> {
     let d = e.get("deleteOptions").cloned().unwrap_or_default();
     let name = ctx.info.name.clone();
     if !e.name().is_empty() && e.name() != name {
-        return Err(ApiError::bad_request(
-            "name in URL does not match name in Eviction object",
-        ));
+        return Err(ApiError::bad_request("name in URL does not match name in Eviction object"));
     }
     let pods = ctx.core.kind("pods")?;
-    let pod = ctx
-        .core
-        .registry
-        .get(&pods.cache, &pods.key(&ctx.info.namespace, &name), true)
-        .await?
-        .ok_or_else(|| ApiError::not_found("", "pods", &name))?
-        .value();
-    let ended = matches!(
-        pod.str_at(&["status", "phase"]),
-        "Succeeded" | "Failed" | "Pending"
-    ) || pod.deleting();
+    let pod = ctx.core.registry.get(&pods.cache, &pods.key(&ctx.info.namespace, &name), true).await?.ok_or_else(|| ApiError::not_found("", "pods", &name))?.value();
+    let ended = matches!(pod.str_at(&["status", "phase"]), "Succeeded" | "Failed" | "Pending") || pod.deleting();
     let mut o = DeleteOptions {
         grace: d.at(&["gracePeriodSeconds"]).and_then(Value::as_i64),
-        uid: d
-            .at(&["preconditions", "uid"])
-            .and_then(Value::as_str)
-            .map(str::to_owned),
-        resource_version: d
-            .at(&["preconditions", "resourceVersion"])
-            .and_then(Value::as_str)
-            .map(str::to_owned),
-        propagation: d
-            .at(&["propagationPolicy"])
-            .and_then(Value::as_str)
-            .map(str::to_owned),
+        uid: d.at(&["preconditions", "uid"]).and_then(Value::as_str).map(str::to_owned),
+        resource_version: d.at(&["preconditions", "resourceVersion"]).and_then(Value::as_str).map(str::to_owned),
+        propagation: d.at(&["propagationPolicy"]).and_then(Value::as_str).map(str::to_owned),
         ..DeleteOptions::default()
     };
     o.dry_run = ctx.dry_run()? || d.list_at(&["dryRun"]).iter().any(|x| x == "All");
@@ -412,35 +259,13 @@ async fn evict(ctx: &Arc<Ctx>, body: Bytes) -> Result<Reply, ApiError> {
     if !ended && let Ok(budgets) = ctx.core.kind("poddisruptionbudgets") {
         let scope = budgets.scope(&ctx.info.namespace);
         let snapshot = budgets.cache.snapshot();
-        let found: Vec<_> = snapshot
-            .prefixed(&scope)
-            .filter(|b| {
-                let v = b.value();
-                v.at(&["spec", "selector"])
-                    .is_some_and(|s| selects(s, &pod))
-            })
-            .cloned()
-            .collect();
+        let found: Vec<_> = snapshot.prefixed(&scope).filter(|b| { let v = b.value(); v.at(&["spec", "selector"]).is_some_and(|s| selects(s, &pod)) }).cloned().collect();
         if found.len() > 1 {
-            return Err(ApiError::new(
-                500,
-                "InternalError",
-                "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.",
-            ));
+            return Err(ApiError::new(500, "InternalError", "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support."));
         }
-        if let Some(b) = found
-            .first()
-            .filter(|b| !may_go_unhealthy(&b.value(), &pod))
-        {
-            let hooks = Hooked {
-                manager: None,
-                ..Hooked::new(ctx, Operation::Update, "status", o.dry_run)
-            };
-            let w = WriteOptions {
-                dry_run: o.dry_run,
-                subresource: "status".into(),
-                ..WriteOptions::default()
-            };
+        if let Some(b) = found.first().filter(|b| !may_go_unhealthy(&b.value(), &pod)) {
+            let hooks = Hooked { manager: None, ..Hooked::new(ctx, Operation::Update, "status", o.dry_run) };
+            let w = WriteOptions { dry_run: o.dry_run, subresource: "status".into(), ..WriteOptions::default() };
             let budget = b.name.to_string();
             rest::update(&ctx.core.registry, &budgets, &ctx.info.namespace, &budget, &w, &Internal(&hooks), |old| {
                 let out = (|| {
@@ -468,14 +293,8 @@ async fn evict(ctx: &Arc<Ctx>, body: Bytes) -> Result<Reply, ApiError> {
     }
     if !o.dry_run {
         // What watches the pod's end learns that it was not the pod's own failure.
-        let hooks = Hooked {
-            manager: None,
-            ..Hooked::new(ctx, Operation::Update, "status", false)
-        };
-        let w = WriteOptions {
-            subresource: "status".into(),
-            ..WriteOptions::default()
-        };
+        let hooks = Hooked { manager: None, ..Hooked::new(ctx, Operation::Update, "status", false) };
+        let w = WriteOptions { subresource: "status".into(), ..WriteOptions::default() };
         rest::update(&ctx.core.registry, &pods, &ctx.info.namespace, &name, &w, &Internal(&hooks), |old| {
             let out = old.ok_or_else(|| ApiError::not_found("", "pods", &name)).and_then(|mut v| {
                 o.check(&pods, &name, &v)?;
@@ -495,34 +314,15 @@ async fn evict(ctx: &Arc<Ctx>, body: Bytes) -> Result<Reply, ApiError> {
         o.resource_version = None;
     }
     let hooks = Hooked::new(ctx, Operation::Delete, "", o.dry_run);
-    let (Deleted::Gone(_) | Deleted::Pending(_)) = rest::delete(
-        &ctx.core.registry,
-        &pods,
-        &ctx.info.namespace,
-        &name,
-        &o,
-        &hooks,
-    )
-    .await?;
+    let (Deleted::Gone(_) | Deleted::Pending(_)) = rest::delete(&ctx.core.registry, &pods, &ctx.info.namespace, &name, &o, &hooks).await?;
     let s = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
-    Ok(super::finish(
-        ctx,
-        crate::respond::object(201, &s, ctx.format),
-    ))
+    Ok(super::finish(ctx, crate::respond::object(201, &s, ctx.format)))
 }
 
 /// Whether a budget lets a pod go that is not ready and so disrupts nothing.
 fn may_go_unhealthy(budget: &Value, pod: &Value) -> bool {
-    let ready = pod
-        .list_at(&["status", "conditions"])
-        .iter()
-        .any(|c| c.str_at(&["type"]) == "Ready" && c.str_at(&["status"]) == "True");
-    let count = |name| {
-        budget
-            .at(&["status", name])
-            .and_then(Value::as_i64)
-            .unwrap_or(0)
-    };
+    let ready = pod.list_at(&["status", "conditions"]).iter().any(|c| c.str_at(&["type"]) == "Ready" && c.str_at(&["status"]) == "True");
+    let count = |name| budget.at(&["status", name]).and_then(Value::as_i64).unwrap_or(0);
     let healthy = count("desiredHealthy") > 0 && count("currentHealthy") >= count("desiredHealthy");
     !ready && (healthy || budget.str_at(&["spec", "unhealthyPodEvictionPolicy"]) == "AlwaysAllow")
 }
@@ -548,41 +348,18 @@ impl rest::Hooks for Internal<'_> {
 
 /// Makes a token for a service account.
 async fn token(ctx: &Arc<Ctx>, body: Bytes) -> Result<Reply, ApiError> {
-    let mut req = bridge::decode_any(
-        &media(ctx),
-        &body,
-        "authentication.k8s.io/v1",
-        "TokenRequest",
-    )?;
+    let mut req = bridge::decode_any(&media(ctx), &body, "authentication.k8s.io/v1", "TokenRequest")?;
     let (ns, name) = (&ctx.info.namespace, &ctx.info.name);
     ctx.core.registry.current().await?;
-    let sa = ctx
-        .core
-        .peek("serviceaccounts", ns, name)
-        .ok_or_else(|| ApiError::not_found("", "serviceaccounts", name))?;
-    let mut seconds = req
-        .at(&["spec", "expirationSeconds"])
-        .and_then(Value::as_i64)
-        .unwrap_or(3600);
+    let sa = ctx.core.peek("serviceaccounts", ns, name).ok_or_else(|| ApiError::not_found("", "serviceaccounts", name))?;
+    let mut seconds = req.at(&["spec", "expirationSeconds"]).and_then(Value::as_i64).unwrap_or(3600);
     if seconds < 600 {
-        return Err(ApiError::invalid(
-            "authentication.k8s.io",
-            "TokenRequest",
-            name,
-            &[FieldError::invalid(
-                "spec.expirationSeconds",
-                seconds,
-                "may not specify a duration less than 10 minutes",
-            )],
-        ));
+        return Err(ApiError::invalid("authentication.k8s.io", "TokenRequest", name, &[FieldError::invalid("spec.expirationSeconds", seconds, "may not specify a duration less than 10 minutes")]));
     }
     seconds = seconds.min(1 << 32);
     let audiences: Vec<String> = match req.list_at(&["spec", "audiences"]) {
         [] => ctx.core.tokens.audiences.clone(),
-        l => l
-            .iter()
-            .filter_map(|v| v.as_str().map(str::to_owned))
-            .collect(),
+        l => l.iter().filter_map(|v| v.as_str().map(str::to_owned)).collect(),
     };
     let mut kube = json!({"namespace": ns, "serviceaccount": {"name": name, "uid": sa.uid()}});
     let node_user = ctx.user.node().map(str::to_owned);
@@ -591,64 +368,29 @@ async fn token(ctx: &Arc<Ctx>, body: Bytes) -> Result<Reply, ApiError> {
             "Pod" => ("pods", "pod", ("", "pods")),
             "Secret" => ("secrets", "secret", ("", "secrets")),
             "Node" => ("minions", "node", ("", "nodes")),
-            k => {
-                return Err(ApiError::bad_request(format!(
-                    "cannot bind token for serviceaccount {name:?} to an object of type {k:?}"
-                )));
-            }
+            k => return Err(ApiError::bad_request(format!("cannot bind token for serviceaccount {name:?} to an object of type {k:?}"))),
         };
-        let bound = ctx
-            .core
-            .peek(prefix, ns, r.str_at(&["name"]))
-            .ok_or_else(|| ApiError::not_found(group_kind.0, group_kind.1, r.str_at(&["name"])))?;
+        let bound = ctx.core.peek(prefix, ns, r.str_at(&["name"])).ok_or_else(|| ApiError::not_found(group_kind.0, group_kind.1, r.str_at(&["name"])))?;
         let uid = r.str_at(&["uid"]);
         if !uid.is_empty() && uid != bound.uid() {
-            return Err(ApiError::conflict(
-                group_kind.0,
-                group_kind.1,
-                r.str_at(&["name"]),
-                &format!(
-                    "the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated"
-                ),
-            ));
+            return Err(ApiError::conflict(group_kind.0, group_kind.1, r.str_at(&["name"]), &format!("the UID in the bound object reference ({uid}) does not match the UID in record. The object might have been deleted and then recreated")));
         }
         kube[member] = json!({"name": bound.name(), "uid": bound.uid()});
         if node_user.is_some() && member != "pod" {
-            return Err(ApiError::forbidden(
-                "",
-                "serviceaccounts",
-                name,
-                "node requested token not bound to a pod",
-            ));
+            return Err(ApiError::forbidden("", "serviceaccounts", name, "node requested token not bound to a pod"));
         }
         if member == "pod" {
-            let sa_of_pod = match bound.str_at(&["spec", "serviceAccountName"]) {
-                "" => "default",
-                s => s,
-            };
+            let sa_of_pod = match bound.str_at(&["spec", "serviceAccountName"]) { "" => "default", s => s };
             if sa_of_pod != name {
-                return Err(ApiError::bad_request(format!(
-                    "cannot bind token for serviceaccount {name:?} to pod running with different serviceaccount name {:?}.",
-                    sa_of_pod
-                )));
+                return Err(ApiError::bad_request(format!("cannot bind token for serviceaccount {name:?} to pod running with different serviceaccount name {:?}.", sa_of_pod)));
             }
             let node = bound.str_at(&["spec", "nodeName"]);
             if node_user.as_deref().is_some_and(|n| n != node) {
-                return Err(ApiError::forbidden(
-                    "",
-                    "serviceaccounts",
-                    name,
-                    "node requested token bound to a pod scheduled on a different node",
-                ));
+                return Err(ApiError::forbidden("", "serviceaccounts", name, "node requested token bound to a pod scheduled on a different node"));
             }
             if node_user.is_some() {
                 if uid.is_empty() {
-                    return Err(ApiError::forbidden(
-                        "",
-                        "serviceaccounts",
-                        name,
-                        "node requested token with a pod binding without a uid",
-                    ));
+                    return Err(ApiError::forbidden("", "serviceaccounts", name, "node requested token with a pod binding without a uid"));
                 }
                 crate::admission::audience(ctx, &bound, req.list_at(&["spec", "audiences"]))?;
             }
@@ -657,45 +399,25 @@ async fn token(ctx: &Arc<Ctx>, body: Bytes) -> Result<Reply, ApiError> {
             }
         }
     } else if node_user.is_some() {
-        return Err(ApiError::forbidden(
-            "",
-            "serviceaccounts",
-            name,
-            "node requested token not bound to a pod",
-        ));
+        return Err(ApiError::forbidden("", "serviceaccounts", name, "node requested token not bound to a pod"));
     }
     let now = chrono::Utc::now().timestamp();
     // Tokens in pods are asked for an hour and may live longer while clients learn to reload them.
     let extended = audiences == ctx.core.tokens.audiences && seconds == 3607;
-    let exp = if extended {
-        now + 365 * 24 * 3600
-    } else {
-        now + seconds
-    };
+    let exp = if extended { now + 365 * 24 * 3600 } else { now + seconds };
     if extended {
         kube["warnafter"] = json!(now + seconds);
     }
     let claims = json!({"aud": audiences, "exp": exp, "iat": now, "iss": ctx.core.tokens.issuer,
         "jti": uuid::Uuid::new_v4().to_string(), "kubernetes.io": kube, "nbf": now,
         "sub": format!("system:serviceaccount:{ns}:{name}")});
-    let text = ctx
-        .core
-        .tokens
-        .signer
-        .sign(&claims)
-        .map_err(ApiError::internal)?;
+    let text = ctx.core.tokens.signer.sign(&claims).map_err(ApiError::internal)?;
     req.set_at(&["apiVersion"], json!("authentication.k8s.io/v1"));
     req.set_at(&["kind"], json!("TokenRequest"));
     req.set_at(&["spec", "audiences"], json!(audiences));
     req.set_at(&["spec", "expirationSeconds"], json!(seconds));
-    req.set_at(
-        &["status"],
-        json!({"token": text, "expirationTimestamp": object::after(seconds)}),
-    );
-    req.set_at(
-        &["metadata"],
-        json!({"name": name, "namespace": ns, "creationTimestamp": object::now()}),
-    );
+    req.set_at(&["status"], json!({"token": text, "expirationTimestamp": object::after(seconds)}));
+    req.set_at(&["metadata"], json!({"name": name, "namespace": ns, "creationTimestamp": object::now()}));
     let mut r = crate::respond::object(201, &req, ctx.format);
     if let Ok(w) = ctx.warnings.lock() {
         crate::respond::warn(&mut r, &w);

@@ -38,30 +38,15 @@ pub struct Hooked<'a> {
 impl<'a> Hooked<'a> {
     /// For a write of a request.
     pub fn new(ctx: &'a Ctx, operation: Operation, subresource: &'a str, dry_run: bool) -> Self {
-        Self {
-            ctx,
-            operation,
-            subresource,
-            dry_run,
-            manager: Some(ctx.manager()),
-            guard: Mutex::new(None),
-        }
+        Self { ctx, operation, subresource, dry_run, manager: Some(ctx.manager()), guard: Mutex::new(None) }
     }
     fn attrs(&self, obj: Option<&Value>, old: Option<&Value>) -> Attrs<'_> {
-        let name = if self.ctx.info.name.is_empty() {
-            obj.or(old).map_or("", |o| o.name())
-        } else {
-            &self.ctx.info.name
-        };
+        let name = if self.ctx.info.name.is_empty() { obj.or(old).map_or("", |o| o.name()) } else { &self.ctx.info.name };
         Attrs {
             ctx: self.ctx,
             core: &self.ctx.core,
             user: &self.ctx.user,
-            operation: if old.is_none() && self.operation == Operation::Update {
-                Operation::Create
-            } else {
-                self.operation
-            },
+            operation: if old.is_none() && self.operation == Operation::Update { Operation::Create } else { self.operation },
             resource: &self.ctx.resource,
             subresource: self.subresource,
             namespace: self.ctx.info.namespace.clone(),
@@ -78,9 +63,7 @@ impl Hooks for Hooked<'_> {
         admission::mutate(&attrs, obj, old).await
     }
     fn own(&self, obj: &mut Value, old: Option<&Value>) {
-        let (Some(m), r) = (&self.manager, &self.ctx.resource) else {
-            return;
-        };
+        let (Some(m), r) = (&self.manager, &self.ctx.resource) else { return };
         if bridge::same_version(r) || r.is_custom() {
             bridge::track(r, obj, old, m, self.subresource);
             return;
@@ -95,10 +78,7 @@ impl Hooks for Hooked<'_> {
         };
     }
     async fn allocate(&self, obj: &mut Value, old: Option<&Value>) -> Result<(), ApiError> {
-        if self.ctx.resource.group.is_empty()
-            && self.ctx.resource.plural == "services"
-            && self.subresource.is_empty()
-        {
+        if self.ctx.resource.group.is_empty() && self.ctx.resource.plural == "services" && self.subresource.is_empty() {
             let guard = alloc::services(&self.ctx.core, obj, old, self.dry_run).await?;
             if let Ok(mut g) = self.guard.lock() {
                 *g = Some(guard);
@@ -137,12 +117,7 @@ fn media_type(ctx: &Ctx) -> String {
 /// # Errors
 /// 400 or 415.
 pub async fn decode_body(ctx: &Ctx, body: &[u8]) -> Result<Value, ApiError> {
-    let (v, warnings) = bridge::decode(
-        &ctx.resource,
-        &media_type(ctx),
-        body,
-        ctx.query.get("fieldValidation"),
-    )?;
+    let (v, warnings) = bridge::decode(&ctx.resource, &media_type(ctx), body, ctx.query.get("fieldValidation"))?;
     for w in warnings {
         ctx.warn(w);
     }
@@ -156,13 +131,9 @@ fn check_version(ctx: &Ctx, v: &Value) -> Result<(), ApiError> {
     let kind = v.str_at(&["kind"]);
     if !ctx.resource.is_custom() && (got != want || kind != ctx.resource.kind) {
         let (group, version) = got.split_once('/').unwrap_or(("", got));
-        if knarr_schema::types::types()
-            .kind(group, version, kind)
-            .is_none()
-        {
+        if knarr_schema::types::types().kind(group, version, kind).is_none() {
             return Err(ApiError::bad_request(format!(
-                "{kind} in version {version:?} cannot be handled as a {}: no kind {kind:?} is registered for version {got:?} in scheme \"pkg/runtime/scheme.go:111\"",
-                ctx.resource.kind
+                "{kind} in version {version:?} cannot be handled as a {}: no kind {kind:?} is registered for version {got:?} in scheme \"pkg/runtime/scheme.go:111\"", ctx.resource.kind
             )));
         }
     }
@@ -181,8 +152,7 @@ fn check_version(ctx: &Ctx, v: &Value) -> Result<(), ApiError> {
 }
 
 fn options(ctx: &Ctx, sub: &str) -> Result<WriteOptions, ApiError> {
-    let events = ctx.resource.plural == "events"
-        && matches!(ctx.resource.group.as_ref(), "" | "events.k8s.io");
+    let events = ctx.resource.plural == "events" && matches!(ctx.resource.group.as_ref(), "" | "events.k8s.io");
     Ok(WriteOptions {
         dry_run: ctx.dry_run()?,
         subresource: sub.to_owned(),
@@ -196,15 +166,7 @@ pub(super) async fn create(ctx: &Arc<Ctx>, body: Bytes) -> Result<Reply, ApiErro
     let obj = decode_body(ctx, &body).await?;
     let o = options(ctx, "")?;
     let hooks = Hooked::new(ctx, Operation::Create, "", o.dry_run);
-    let e = rest::create(
-        &ctx.core.registry,
-        kind,
-        &ctx.info.namespace_of(kind.namespaced),
-        obj,
-        &o,
-        &hooks,
-    )
-    .await?;
+    let e = rest::create(&ctx.core.registry, kind, &ctx.info.namespace_of(kind.namespaced), obj, &o, &hooks).await?;
     drop(hooks);
     show(ctx, 201, &e).await
 }
@@ -216,12 +178,7 @@ pub(super) async fn update(ctx: &Arc<Ctx>, body: Bytes) -> Result<Reply, ApiErro
     o.create = kind.strategy.create_on_update() && o.subresource.is_empty();
     let hooks = Hooked::new(ctx, Operation::Update, &ctx.info.subresource, o.dry_run);
     let u = rest::update(
-        &ctx.core.registry,
-        kind,
-        &ctx.info.namespace_of(kind.namespaced),
-        &ctx.info.name,
-        &o,
-        &hooks,
+        &ctx.core.registry, kind, &ctx.info.namespace_of(kind.namespaced), &ctx.info.name, &o, &hooks,
         |_| std::future::ready(Ok(obj.clone())),
     )
     .await?;
@@ -230,25 +187,15 @@ pub(super) async fn update(ctx: &Arc<Ctx>, body: Bytes) -> Result<Reply, ApiErro
 
 /// Tells of keys that a configuration to apply has twice.
 fn repeated_keys(ctx: &Ctx, body: &[u8], strict: bool) -> Result<(), ApiError> {
-    let Ok(text) = std::str::from_utf8(body) else {
-        return Ok(());
-    };
+    let Ok(text) = std::str::from_utf8(body) else { return Ok(()) };
     let twice = knarr_schema::yaml::repeated_keys(text);
     if twice.is_empty() {
         return Ok(());
     }
-    let lines: Vec<String> = twice
-        .iter()
-        .map(|(line, key)| format!("line {line}: key {key:?} already set in map"))
-        .collect();
-    let text = format!(
-        "error converting YAML to JSON: yaml: unmarshal errors:\n  {}",
-        lines.join("\n  ")
-    );
+    let lines: Vec<String> = twice.iter().map(|(line, key)| format!("line {line}: key {key:?} already set in map")).collect();
+    let text = format!("error converting YAML to JSON: yaml: unmarshal errors:\n  {}", lines.join("\n  "));
     if strict {
-        return Err(ApiError::bad_request(format!(
-            "error strict decoding YAML: {text}"
-        )));
+        return Err(ApiError::bad_request(format!("error strict decoding YAML: {text}")));
     }
     ctx.warn(text);
     Ok(())
@@ -262,27 +209,15 @@ pub(super) async fn patch(ctx: &Arc<Ctx>, body: Bytes) -> Result<Reply, ApiError
     let apply = patch.is_apply();
     if apply {
         if ctx.query.get("fieldManager").is_empty() {
-            return Err(ApiError::invalid(
-                "meta.k8s.io",
-                "PatchOptions",
-                "",
-                &[knarr_registry::FieldError::required(
-                    "fieldManager",
-                    "is required for apply patch",
-                )],
-            ));
+            return Err(ApiError::invalid("meta.k8s.io", "PatchOptions", "", &[
+                knarr_registry::FieldError::required("fieldManager", "is required for apply patch"),
+            ]));
         }
         o.create = o.subresource.is_empty();
     } else if ctx.query.has("force") {
-        return Err(ApiError::invalid(
-            "meta.k8s.io",
-            "PatchOptions",
-            "",
-            &[knarr_registry::FieldError::forbidden(
-                "force",
-                "may not be specified for non-apply patch",
-            )],
-        ));
+        return Err(ApiError::invalid("meta.k8s.io", "PatchOptions", "", &[
+            knarr_registry::FieldError::forbidden("force", "may not be specified for non-apply patch"),
+        ]));
     }
     let validation = ctx.query.get("fieldValidation").to_owned();
     let mut hooks = Hooked::new(ctx, Operation::Update, &ctx.info.subresource, o.dry_run);
@@ -295,12 +230,7 @@ pub(super) async fn patch(ctx: &Arc<Ctx>, body: Bytes) -> Result<Reply, ApiError
     }
     let (manager, force) = (ctx.manager(), ctx.query.flag("force"));
     let u = rest::update(
-        &ctx.core.registry,
-        kind,
-        &ctx.info.namespace_of(kind.namespaced),
-        &ctx.info.name,
-        &o,
-        &hooks,
+        &ctx.core.registry, kind, &ctx.info.namespace_of(kind.namespaced), &ctx.info.name, &o, &hooks,
         |old| {
             let (patch, manager, validation) = (&patch, manager.as_str(), validation.as_str());
             async move {
@@ -309,14 +239,7 @@ pub(super) async fn patch(ctx: &Arc<Ctx>, body: Bytes) -> Result<Reply, ApiError
                     None => None,
                 };
                 let asked = patch.resource_version();
-                let (mut v, warnings) = patch.apply(
-                    &ctx.resource,
-                    old.as_ref(),
-                    manager,
-                    force,
-                    &ctx.info.subresource,
-                    validation,
-                )?;
+                let (mut v, warnings) = patch.apply(&ctx.resource, old.as_ref(), manager, force, &ctx.info.subresource, validation)?;
                 for w in warnings {
                     ctx.warn(w);
                 }
@@ -371,18 +294,10 @@ pub(super) fn delete_options(ctx: &Ctx, body: &[u8]) -> Result<DeleteOptions, Ap
     if let Some(p) = &o.propagation {
         let all = ["Foreground", "Background", "Orphan"];
         if !all.contains(&p.as_str()) {
-            return bad(knarr_registry::FieldError::not_supported(
-                "propagationPolicy",
-                p.as_str(),
-                &["Background", "Foreground", "Orphan", "nil"],
-            ));
+            return bad(knarr_registry::FieldError::not_supported("propagationPolicy", p.as_str(), &["Background", "Foreground", "Orphan", "nil"]));
         }
         if o.orphan.is_some() {
-            return bad(knarr_registry::FieldError::invalid(
-                "propagationPolicy",
-                p.as_str(),
-                "orphanDependents and deletionPropagation cannot be both set",
-            ));
+            return bad(knarr_registry::FieldError::invalid("propagationPolicy", p.as_str(), "orphanDependents and deletionPropagation cannot be both set"));
         }
     }
     Ok(o)
@@ -391,23 +306,11 @@ pub(super) fn delete_options(ctx: &Ctx, body: &[u8]) -> Result<DeleteOptions, Ap
 pub(super) async fn delete(ctx: &Arc<Ctx>, body: Bytes) -> Result<Reply, ApiError> {
     let kind = ctx.kind()?;
     let o = delete_options(ctx, &body)?;
-    if kind.strategy.orphans_by_default()
-        && ctx.resource.plural == "jobs"
-        && o.propagation.is_none()
-        && o.orphan.is_none()
-    {
+    if kind.strategy.orphans_by_default() && ctx.resource.plural == "jobs" && o.propagation.is_none() && o.orphan.is_none() {
         ctx.warn("child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning");
     }
     let hooks = Hooked::new(ctx, Operation::Delete, "", o.dry_run);
-    let d = rest::delete(
-        &ctx.core.registry,
-        kind,
-        &ctx.info.namespace_of(kind.namespaced),
-        &ctx.info.name,
-        &o,
-        &hooks,
-    )
-    .await?;
+    let d = rest::delete(&ctx.core.registry, kind, &ctx.info.namespace_of(kind.namespaced), &ctx.info.name, &o, &hooks).await?;
     match d {
         Deleted::Pending(e) => {
             let code = if o.orphan == Some(false) { 202 } else { 200 };
@@ -416,8 +319,7 @@ pub(super) async fn delete(ctx: &Arc<Ctx>, body: Bytes) -> Result<Reply, ApiErro
         Deleted::Gone(e) if kind.strategy.returns_deleted() => show(ctx, 200, &e).await,
         Deleted::Gone(e) => {
             let v = e.value();
-            let mut details =
-                json!({"name": v.name(), "kind": ctx.resource.plural, "uid": v.uid()});
+            let mut details = json!({"name": v.name(), "kind": ctx.resource.plural, "uid": v.uid()});
             if !ctx.resource.group.is_empty() {
                 details["group"] = json!(ctx.resource.group);
             }

@@ -15,10 +15,7 @@ use knarr_registry::Object;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
 use serde_json::Value;
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-};
+use tokio::{io::{AsyncRead, AsyncWrite}, net::TcpStream};
 
 use crate::core::Core;
 
@@ -43,23 +40,10 @@ pub struct Address {
 ///
 /// # Errors
 /// The reason there is none.
-pub fn endpoint(
-    core: &Core,
-    namespace: &str,
-    service: &str,
-    port: u64,
-) -> Result<(String, u16), String> {
-    let svc = core
-        .peek("services/specs", namespace, service)
-        .ok_or_else(|| format!("service {service:?} not found"))?;
-    let Some(chosen) = svc
-        .list_at(&["spec", "ports"])
-        .iter()
-        .find(|p| p.at(&["port"]).and_then(Value::as_u64) == Some(port))
-    else {
-        return Err(format!(
-            "no service port {port} found for service {service:?}"
-        ));
+pub fn endpoint(core: &Core, namespace: &str, service: &str, port: u64) -> Result<(String, u16), String> {
+    let svc = core.peek("services/specs", namespace, service).ok_or_else(|| format!("service {service:?} not found"))?;
+    let Some(chosen) = svc.list_at(&["spec", "ports"]).iter().find(|p| p.at(&["port"]).and_then(Value::as_u64) == Some(port)) else {
+        return Err(format!("no service port {port} found for service {service:?}"));
     };
     let slices = core.kind("endpointslices").map_err(|e| e.message)?;
     let mut found: Vec<(String, u16)> = Vec::new();
@@ -68,16 +52,8 @@ pub fn endpoint(
             continue;
         }
         let v = e.value();
-        let of = v
-            .list_at(&["ports"])
-            .iter()
-            .find(|p| p.str_at(&["name"]) == chosen.str_at(&["name"]));
-        let Some(p) = of
-            .and_then(|p| p.at(&["port"]).and_then(Value::as_u64))
-            .and_then(|p| u16::try_from(p).ok())
-        else {
-            continue;
-        };
+        let of = v.list_at(&["ports"]).iter().find(|p| p.str_at(&["name"]) == chosen.str_at(&["name"]));
+        let Some(p) = of.and_then(|p| p.at(&["port"]).and_then(Value::as_u64)).and_then(|p| u16::try_from(p).ok()) else { continue };
         for end in v.list_at(&["endpoints"]) {
             if end.at(&["conditions", "ready"]) != Some(&Value::Bool(false))
                 && let Some(a) = end.list_at(&["addresses"]).first().and_then(Value::as_str)
@@ -105,13 +81,7 @@ pub fn address(core: &Core, config: &Value) -> Result<Address, (String, String)>
         let name = format!("{service}.{ns}.svc");
         let url = format!("https://{name}:{port}{path}");
         let (host, port) = endpoint(core, ns, service, port).map_err(|why| (url.clone(), why))?;
-        return Ok(Address {
-            url,
-            name,
-            host,
-            port,
-            path,
-        });
+        return Ok(Address { url, name, host, port, path });
     }
     let url = config.str_at(&["url"]).to_owned();
     let bad = |why: &str| (url.clone(), why.to_owned());
@@ -119,113 +89,64 @@ pub fn address(core: &Core, config: &Value) -> Result<Address, (String, String)>
     if uri.scheme_str() != Some("https") {
         return Err(bad("the URL is no https URL"));
     }
-    let host = uri
-        .host()
-        .ok_or_else(|| bad("no host in request URL"))?
-        .trim_matches(['[', ']'])
-        .to_owned();
-    let path = uri
-        .path_and_query()
-        .map_or_else(|| "/".to_owned(), ToString::to_string);
-    Ok(Address {
-        name: host.clone(),
-        port: uri.port_u16().unwrap_or(443),
-        host,
-        path,
-        url,
-    })
+    let host = uri.host().ok_or_else(|| bad("no host in request URL"))?.trim_matches(['[', ']']).to_owned();
+    let path = uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string);
+    Ok(Address { name: host.clone(), port: uri.port_u16().unwrap_or(443), host, path, url })
 }
 
 /// How a webhook's certificate is checked.
 fn trust(config: &Value) -> Result<ClientConfig, String> {
     let mut roots = RootCertStore::empty();
-    let bundle = STANDARD
-        .decode(config.str_at(&["caBundle"]))
-        .map_err(|e| e.to_string())?;
+    let bundle = STANDARD.decode(config.str_at(&["caBundle"])).map_err(|e| e.to_string())?;
     if bundle.is_empty() {
         for c in rustls_native_certs::load_native_certs().certs {
             let _ = roots.add(c);
         }
     }
     for c in CertificateDer::pem_slice_iter(&bundle) {
-        roots
-            .add(c.map_err(|e| e.to_string())?)
-            .map_err(|e| e.to_string())?;
+        roots.add(c.map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
     }
-    Ok(
-        ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(|e| e.to_string())?
-            .with_root_certificates(roots)
-            .with_no_client_auth(),
-    )
+    Ok(ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|e| e.to_string())?
+        .with_root_certificates(roots)
+        .with_no_client_auth())
 }
 
 /// Posts JSON to a webhook and reads its answer.
 ///
 /// # Errors
 /// The sentence that upstream shows after `failed to call webhook: `.
-pub async fn post(
-    core: &Core,
-    config: &Value,
-    body: &Value,
-    timeout: Duration,
-) -> Result<Value, String> {
+pub async fn post(core: &Core, config: &Value, body: &Value, timeout: Duration) -> Result<Value, String> {
     let go = |url: &str, why: &str| {
         let mark = if url.contains('?') { '&' } else { '?' };
         format!("Post \"{url}{mark}timeout={}s\": {why}", timeout.as_secs())
     };
     let to = address(core, config).map_err(|(url, why)| go(&url, &why))?;
     match tokio::time::timeout(timeout, send(&to, config, body, timeout)).await {
-        Ok(Ok((code, bytes))) if (200..300).contains(&code) => serde_json::from_slice(&bytes)
-            .map_err(|e| format!("couldn't parse the webhook's answer: {e}")),
+        Ok(Ok((code, bytes))) if (200..300).contains(&code) => serde_json::from_slice(&bytes).map_err(|e| format!("couldn't parse the webhook's answer: {e}")),
         Ok(Ok((404, _))) => Err("the server could not find the requested resource".into()),
         Ok(Ok((_, bytes))) => {
-            let text = String::from_utf8_lossy(&bytes[..bytes.len().min(2048)])
-                .trim()
-                .to_owned();
-            Err(format!(
-                "an error on the server ({text:?}) has prevented the request from succeeding"
-            ))
+            let text = String::from_utf8_lossy(&bytes[..bytes.len().min(2048)]).trim().to_owned();
+            Err(format!("an error on the server ({text:?}) has prevented the request from succeeding"))
         }
         Ok(Err(why)) => Err(go(&to.url, &why)),
         Err(_) => Err(go(&to.url, "context deadline exceeded")),
     }
 }
 
-async fn send(
-    to: &Address,
-    config: &Value,
-    body: &Value,
-    timeout: Duration,
-) -> Result<(u16, Bytes), String> {
+async fn send(to: &Address, config: &Value, body: &Value, timeout: Duration) -> Result<(u16, Bytes), String> {
     let tls = trust(config)?;
-    let tcp = TcpStream::connect((to.host.as_str(), to.port))
-        .await
-        .map_err(|e| {
-            let why = if e.kind() == std::io::ErrorKind::ConnectionRefused {
-                "connection refused".to_owned()
-            } else {
-                e.to_string()
-            };
-            format!("dial tcp {}:{}: connect: {why}", to.host, to.port)
-        })?;
+    let tcp = TcpStream::connect((to.host.as_str(), to.port)).await.map_err(|e| {
+        let why = if e.kind() == std::io::ErrorKind::ConnectionRefused { "connection refused".to_owned() } else { e.to_string() };
+        format!("dial tcp {}:{}: connect: {why}", to.host, to.port)
+    })?;
     let _ = tcp.set_nodelay(true);
     let name = ServerName::try_from(to.name.clone()).map_err(|e| e.to_string())?;
-    let io = tokio_rustls::TlsConnector::from(Arc::new(tls))
-        .connect(name, tcp)
-        .await
-        .map_err(|e| format!("tls: failed to verify certificate: {e}"))?;
+    let io = tokio_rustls::TlsConnector::from(Arc::new(tls)).connect(name, tcp).await.map_err(|e| format!("tls: failed to verify certificate: {e}"))?;
     let mark = if to.path.contains('?') { '&' } else { '?' };
     let request = Request::post(format!("{}{mark}timeout={}s", to.path, timeout.as_secs()))
-        .header(
-            header::HOST,
-            if to.port == 443 {
-                to.name.clone()
-            } else {
-                format!("{}:{}", to.name, to.port)
-            },
-        )
+        .header(header::HOST, if to.port == 443 { to.name.clone() } else { format!("{}:{}", to.name, to.port) })
         .header(header::CONTENT_TYPE, "application/json")
         .header(header::ACCEPT, "application/json, */*")
         .header(header::USER_AGENT, "kube-apiserver-admission")
@@ -238,21 +159,12 @@ async fn exchange<I>(io: TokioIo<I>, request: Request<Full<Bytes>>) -> Result<(u
 where
     I: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let (mut sender, conn) = hyper::client::conn::http1::handshake(io)
-        .await
-        .map_err(|e| e.to_string())?;
+    let (mut sender, conn) = hyper::client::conn::http1::handshake(io).await.map_err(|e| e.to_string())?;
     // The connection lives as long as the question, also when that is given up.
     let work = async {
-        let answer = sender
-            .send_request(request)
-            .await
-            .map_err(|e| e.to_string())?;
+        let answer = sender.send_request(request).await.map_err(|e| e.to_string())?;
         let code = answer.status().as_u16();
-        let bytes = Limited::new(answer.into_body(), ANSWER_LIMIT)
-            .collect()
-            .await
-            .map_err(|e| e.to_string())?
-            .to_bytes();
+        let bytes = Limited::new(answer.into_body(), ANSWER_LIMIT).collect().await.map_err(|e| e.to_string())?.to_bytes();
         Ok((code, bytes))
     };
     tokio::pin!(conn);

@@ -32,67 +32,38 @@ pub async fn start_with(set: impl FnOnce(&mut Config)) -> Harness {
 
 /// The same, where it may refuse to start.
 pub async fn try_start(set: impl FnOnce(&mut Config)) -> Result<Harness, String> {
-    launch(knarr_storage::open_memory().expect("store"), set)
-        .await
-        .map_err(|e| e.to_string())
+    launch(knarr_storage::open_memory().expect("store"), set).await.map_err(|e| e.to_string())
 }
 
-async fn launch(
-    store: knarr_storage::SharedStore,
-    set: impl FnOnce(&mut Config),
-) -> Result<Harness, knarr_apiserver::Error> {
+async fn launch(store: knarr_storage::SharedStore, set: impl FnOnce(&mut Config)) -> Result<Harness, knarr_apiserver::Error> {
     let dir = tempfile::tempdir().expect("a folder");
     let pki = Pki::open(dir.path()).expect("pki");
     let ca = pki.authority("ca", "kubernetes").expect("ca");
     let serving = pki
-        .leaf(
-            &ca,
-            &Leaf {
-                file: "apiserver".into(),
-                common_name: "kube-apiserver".into(),
-                dns_names: vec!["localhost".into(), "kubernetes.default.svc".into()],
-                addresses: vec![
-                    "127.0.0.1".parse().expect("ip"),
-                    "10.96.0.1".parse().expect("ip"),
-                ],
-                server: true,
-                ..Leaf::default()
-            },
-        )
+        .leaf(&ca, &Leaf {
+            file: "apiserver".into(),
+            common_name: "kube-apiserver".into(),
+            dns_names: vec!["localhost".into(), "kubernetes.default.svc".into()],
+            addresses: vec!["127.0.0.1".parse().expect("ip"), "10.96.0.1".parse().expect("ip")],
+            server: true,
+            ..Leaf::default()
+        })
         .expect("leaf");
     let admin = pki
-        .leaf(
-            &ca,
-            &Leaf {
-                file: "admin".into(),
-                common_name: "kubernetes-admin".into(),
-                organizations: vec!["system:masters".into()],
-                client: true,
-                ..Leaf::default()
-            },
-        )
+        .leaf(&ca, &Leaf {
+            file: "admin".into(),
+            common_name: "kubernetes-admin".into(),
+            organizations: vec!["system:masters".into()],
+            client: true,
+            ..Leaf::default()
+        })
         .expect("leaf");
-    let front = pki
-        .authority("front-proxy-ca", "front-proxy-ca")
-        .expect("ca");
-    let proxy = pki
-        .leaf(
-            &front,
-            &Leaf {
-                file: "front-proxy-client".into(),
-                common_name: "front-proxy-client".into(),
-                client: true,
-                ..Leaf::default()
-            },
-        )
-        .expect("leaf");
+    let front = pki.authority("front-proxy-ca", "front-proxy-ca").expect("ca");
+    let proxy = pki.leaf(&front, &Leaf { file: "front-proxy-client".into(), common_name: "front-proxy-client".into(), client: true, ..Leaf::default() }).expect("leaf");
     let mut config = Config::new(store);
     config.requestheader_ca = Some(front.certificate().to_owned());
     config.proxy_client = Some((proxy.certificate, proxy.key));
-    config.listen = std::env::var("KNARR_TEST_LISTEN")
-        .ok()
-        .and_then(|s| s.parse().ok())
-        .unwrap_or(config.listen);
+    config.listen = std::env::var("KNARR_TEST_LISTEN").ok().and_then(|s| s.parse().ok()).unwrap_or(config.listen);
     config.tls_certificate = serving.certificate;
     config.tls_key = serving.key;
     config.client_ca = ca.certificate().to_owned();
@@ -105,13 +76,5 @@ async fn launch(
     let url = format!("https://127.0.0.1:{}", server.address().port());
     let kubeconfig = knarr_pki::kubeconfig("knarr", &url, ca.certificate(), "admin", &admin);
     std::fs::write(dir.path().join("kubeconfig"), &kubeconfig).expect("written");
-    Ok(Harness {
-        server,
-        front_ca: front.certificate().to_owned(),
-        pki,
-        ca: ca.certificate().to_owned(),
-        dir,
-        kubeconfig,
-        admin,
-    })
+    Ok(Harness { server, front_ca: front.certificate().to_owned(), pki, ca: ca.certificate().to_owned(), dir, kubeconfig, admin })
 }

@@ -8,27 +8,15 @@ use crate::{
     value::{Opaque, Value},
 };
 
-pub(super) fn call<'a>(
-    authorizer: Option<&dyn Authorizer>,
-    name: &str,
-    args: &[Value<'a>],
-) -> Outcome<'a> {
-    let Some(Value::Opaque(o)) = args.first() else {
-        return no_overload();
-    };
+pub(super) fn call<'a>(authorizer: Option<&dyn Authorizer>, name: &str, args: &[Value<'a>]) -> Outcome<'a> {
+    let Some(Value::Opaque(o)) = args.first() else { return no_overload() };
     let arg = |i: usize| args.get(i).map_or(Ok(""), text);
     let with = |c: &Check, change: &dyn Fn(&mut Check)| {
         let mut c = c.clone();
         change(&mut c);
         c
     };
-    let must = |v: &str, why: &str| {
-        if v.is_empty() {
-            Err(EvalError::new(why))
-        } else {
-            Ok(v.to_owned())
-        }
-    };
+    let must = |v: &str, why: &str| if v.is_empty() { Err(EvalError::new(why)) } else { Ok(v.to_owned()) };
     Ok(Value::opaque(match (name, o.as_ref()) {
         ("path", Opaque::Authorizer(c)) => {
             let p = must(arg(1)?, "path must not be empty")?;
@@ -46,18 +34,13 @@ pub(super) fn call<'a>(
             if !knarr_schema::names::dns1123_label(&ns).is_empty() {
                 return Err(EvalError::new("Invalid service account namespace"));
             }
-            Opaque::Authorizer(with(c, &|c| {
-                c.service_account = Some((ns.clone(), n.clone()))
-            }))
+            Opaque::Authorizer(with(c, &|c| c.service_account = Some((ns.clone(), n.clone()))))
         }
         ("resource", Opaque::GroupCheck(c)) => {
             let r = must(arg(1)?, "resource must not be empty")?;
             Opaque::ResourceCheck(with(c, &|c| c.resource.clone_from(&r)))
         }
-        (
-            "subresource" | "namespace" | "name" | "fieldSelector" | "labelSelector",
-            Opaque::ResourceCheck(c),
-        ) => {
+        ("subresource" | "namespace" | "name" | "fieldSelector" | "labelSelector", Opaque::ResourceCheck(c)) => {
             let v = arg(1)?.to_owned();
             Opaque::ResourceCheck(with(c, &|c| {
                 let place = match name {
@@ -71,9 +54,7 @@ pub(super) fn call<'a>(
             }))
         }
         ("check", Opaque::PathCheck(c) | Opaque::ResourceCheck(c)) => {
-            let Some(a) = authorizer else {
-                return Err(EvalError::new("no authorizer"));
-            };
+            let Some(a) = authorizer else { return Err(EvalError::new("no authorizer")) };
             let verb = arg(1)?.to_owned();
             Opaque::Decision(a.check(&with(c, &|c| c.verb.clone_from(&verb))))
         }

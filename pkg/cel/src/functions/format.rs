@@ -37,38 +37,22 @@ fn check(f: Format, s: &str) -> Vec<String> {
         "labelValue" => names::label_value(s),
         "uri" => url::parse(s).err().into_iter().collect(),
         "uuid" => {
-            let ok =
-                pattern("(?i)^[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}$")
-                    .is_ok_and(|p| p.is_match(s));
+            let ok = pattern("(?i)^[0-9a-f]{8}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{4}-?[0-9a-f]{12}$").is_ok_and(|p| p.is_match(s));
             unless(ok, "does not match the UUID format")
         }
         "byte" => unless(STANDARD.decode(s).is_ok(), "invalid base64"),
-        "date" => unless(
-            s.len() == 10 && time::parse_timestamp(s).is_some(),
-            "invalid date",
-        ),
-        _ => unless(
-            s.len() > 10 && time::parse_timestamp(s).is_some(),
-            "invalid datetime",
-        ),
+        "date" => unless(s.len() == 10 && time::parse_timestamp(s).is_some(), "invalid date"),
+        _ => unless(s.len() > 10 && time::parse_timestamp(s).is_some(), "invalid datetime"),
     }
 }
 
 pub(super) fn call<'a>(name: &str, args: &[Value<'a>]) -> Outcome<'a> {
     match (name, args) {
-        ("format.named", [v]) => Ok(named(text(v)?).map_or(Value::Optional(None), |f| {
-            Value::some(Value::opaque(Opaque::Format(f)))
-        })),
+        ("format.named", [v]) => Ok(named(text(v)?).map_or(Value::Optional(None), |f| Value::some(Value::opaque(Opaque::Format(f))))),
         ("validate", [Value::Opaque(o), v]) => {
-            let Opaque::Format(f) = o.as_ref() else {
-                return no_overload();
-            };
+            let Opaque::Format(f) = o.as_ref() else { return no_overload() };
             let wrong = check(*f, text(v)?);
-            Ok(if wrong.is_empty() {
-                Value::Optional(None)
-            } else {
-                Value::some(Value::list(wrong.iter().map(|w| owned(w)).collect()))
-            })
+            Ok(if wrong.is_empty() { Value::Optional(None) } else { Value::some(Value::list(wrong.iter().map(|w| owned(w)).collect())) })
         }
         _ => no_overload(),
     }

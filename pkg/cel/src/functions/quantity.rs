@@ -36,37 +36,24 @@ fn of<'v>(v: &'v Value<'_>) -> Result<&'v knarr_schema::quantity::Quantity, Eval
 }
 
 pub(super) fn call<'a>(name: &str, args: &[Value<'a>]) -> Outcome<'a> {
-    let parse = |v: &Value<'a>| -> Result<
-        Result<knarr_schema::quantity::Quantity, knarr_schema::quantity::Error>,
-        EvalError,
-    > { Ok(knarr_schema::quantity::Quantity::parse(text(v)?)) };
+    let parse = |v: &Value<'a>| -> Result<Result<knarr_schema::quantity::Quantity, knarr_schema::quantity::Error>, EvalError> { Ok(knarr_schema::quantity::Quantity::parse(text(v)?)) };
     let made = |q| Ok(Value::opaque(Opaque::Quantity(Quantity(q))));
     match (name, args) {
-        ("quantity", [v]) => parse(v)?
-            .map_err(|e| EvalError::new(e.to_string()))
-            .and_then(made),
+        ("quantity", [v]) => parse(v)?.map_err(|e| EvalError::new(e.to_string())).and_then(made),
         ("isQuantity", [v]) => Ok(Value::Bool(parse(v)?.is_ok())),
         ("sign", [v]) => Ok(Value::Int(i64::from(of(v)?.sign()))),
         ("isInteger", [v]) => Ok(Value::Bool(of(v)?.is_whole())),
         ("asInteger", [v]) => {
             let q = of(v)?;
-            if q.is_whole() {
-                Ok(Value::Int(q.value()))
-            } else {
-                Err(EvalError::new("cannot convert value to integer"))
-            }
+            if q.is_whole() { Ok(Value::Int(q.value())) } else { Err(EvalError::new("cannot convert value to integer")) }
         }
         ("asApproximateFloat", [v]) => Ok(Value::Double(of(v)?.as_f64())),
         ("isGreaterThan", [a, b]) => Ok(Value::Bool(of(a)? > of(b)?)),
         ("isLessThan", [a, b]) => Ok(Value::Bool(of(a)? < of(b)?)),
         ("compareTo", [a, b]) => Ok(Value::Int(of(a)?.cmp(of(b)?) as i64)),
-        ("add", [a, Value::Int(i)]) => {
-            made(*of(a)? + knarr_schema::quantity::Quantity::from_int(*i))
-        }
+        ("add", [a, Value::Int(i)]) => made(*of(a)? + knarr_schema::quantity::Quantity::from_int(*i)),
         ("add", [a, b]) => made(*of(a)? + *of(b)?),
-        ("sub", [a, Value::Int(i)]) => {
-            made(*of(a)? - knarr_schema::quantity::Quantity::from_int(*i))
-        }
+        ("sub", [a, Value::Int(i)]) => made(*of(a)? - knarr_schema::quantity::Quantity::from_int(*i)),
         ("sub", [a, b]) => made(*of(a)? - *of(b)?),
         _ => no_overload(),
     }

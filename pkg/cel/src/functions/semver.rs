@@ -40,32 +40,18 @@ impl Semver {
         let (s, build) = s.split_once('+').map_or((s, ""), |(a, b)| (a, b));
         let (core, pre) = s.split_once('-').map_or((s, None), |(a, b)| (a, Some(b)));
         let parts: Vec<&str> = core.split('.').collect();
-        let [major, minor, patch] = parts.as_slice() else {
-            return Err("No Major.Minor.Patch elements found".into());
-        };
+        let [major, minor, patch] = parts.as_slice() else { return Err("No Major.Minor.Patch elements found".into()) };
         let number = |t: &str, what: &str| -> Result<u64, String> {
             if t.is_empty() || !t.bytes().all(|b| b.is_ascii_digit()) {
                 return Err(format!("Invalid character(s) found in {what} number {t:?}"));
             }
             if t.len() > 1 && t.starts_with('0') {
-                return Err(format!(
-                    "{} number must not contain leading zeroes {t:?}",
-                    what[..1].to_uppercase() + &what[1..]
-                ));
+                return Err(format!("{} number must not contain leading zeroes {t:?}", what[..1].to_uppercase() + &what[1..]));
             }
-            t.parse()
-                .map_err(|_| format!("{what} number {t:?} is too large"))
+            t.parse().map_err(|_| format!("{what} number {t:?} is too large"))
         };
-        let ids = |t: &str| {
-            t.split('.')
-                .all(|p| !p.is_empty() && p.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'))
-        };
-        if pre.is_some_and(|p| {
-            !ids(p)
-                || p.split('.').any(|p| {
-                    p.len() > 1 && p.starts_with('0') && p.bytes().all(|b| b.is_ascii_digit())
-                })
-        }) {
+        let ids = |t: &str| t.split('.').all(|p| !p.is_empty() && p.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-'));
+        if pre.is_some_and(|p| !ids(p) || p.split('.').any(|p| p.len() > 1 && p.starts_with('0') && p.bytes().all(|b| b.is_ascii_digit()))) {
             return Err("Invalid character(s) found in prerelease".into());
         }
         if !build.is_empty() && !ids(build) {
@@ -75,9 +61,7 @@ impl Semver {
             major: number(major, "major")?,
             minor: number(minor, "minor")?,
             patch: number(patch, "patch")?,
-            pre: pre
-                .map(|p| p.split('.').map(str::to_owned).collect())
-                .unwrap_or_default(),
+            pre: pre.map(|p| p.split('.').map(str::to_owned).collect()).unwrap_or_default(),
             build: build.to_owned(),
         })
     }
@@ -86,21 +70,7 @@ impl Semver {
     fn normalized(s: &str) -> Result<Self, String> {
         let s = s.strip_prefix('v').unwrap_or(s);
         let end = s.find(['-', '+']).unwrap_or(s.len());
-        let mut parts: Vec<String> = s[..end]
-            .split('.')
-            .map(|p| {
-                if p.len() > 1 {
-                    let t = p.trim_start_matches('0');
-                    if t.is_empty() {
-                        "0".to_owned()
-                    } else {
-                        t.to_owned()
-                    }
-                } else {
-                    p.to_owned()
-                }
-            })
-            .collect();
+        let mut parts: Vec<String> = s[..end].split('.').map(|p| if p.len() > 1 { let t = p.trim_start_matches('0'); if t.is_empty() { "0".to_owned() } else { t.to_owned() } } else { p.to_owned() }).collect();
         while parts.len() < 3 {
             parts.push("0".into());
         }
@@ -110,27 +80,25 @@ impl Semver {
     /// The order of two versions; build data does not count.
     #[must_use]
     pub fn compare(&self, o: &Self) -> Ordering {
-        (self.major, self.minor, self.patch)
-            .cmp(&(o.major, o.minor, o.patch))
-            .then_with(|| match (self.pre.is_empty(), o.pre.is_empty()) {
-                (true, true) => Ordering::Equal,
-                (true, false) => Ordering::Greater,
-                (false, true) => Ordering::Less,
-                _ => {
-                    for (a, b) in self.pre.iter().zip(&o.pre) {
-                        let c = match (a.parse::<u64>(), b.parse::<u64>()) {
-                            (Ok(a), Ok(b)) => a.cmp(&b),
-                            (Ok(_), Err(_)) => Ordering::Less,
-                            (Err(_), Ok(_)) => Ordering::Greater,
-                            _ => a.cmp(b),
-                        };
-                        if c != Ordering::Equal {
-                            return c;
-                        }
+        (self.major, self.minor, self.patch).cmp(&(o.major, o.minor, o.patch)).then_with(|| match (self.pre.is_empty(), o.pre.is_empty()) {
+            (true, true) => Ordering::Equal,
+            (true, false) => Ordering::Greater,
+            (false, true) => Ordering::Less,
+            _ => {
+                for (a, b) in self.pre.iter().zip(&o.pre) {
+                    let c = match (a.parse::<u64>(), b.parse::<u64>()) {
+                        (Ok(a), Ok(b)) => a.cmp(&b),
+                        (Ok(_), Err(_)) => Ordering::Less,
+                        (Err(_), Ok(_)) => Ordering::Greater,
+                        _ => a.cmp(b),
+                    };
+                    if c != Ordering::Equal {
+                        return c;
                     }
-                    self.pre.len().cmp(&o.pre.len())
                 }
-            })
+                self.pre.len().cmp(&o.pre.len())
+            }
+        })
     }
 }
 
@@ -153,9 +121,7 @@ pub(super) fn call<'a>(name: &str, args: &[Value<'a>]) -> Outcome<'a> {
         }
     };
     match (name, args) {
-        ("semver", _) => parse(args)?
-            .map(|s| Value::opaque(Opaque::Semver(s)))
-            .map_err(EvalError::new),
+        ("semver", _) => parse(args)?.map(|s| Value::opaque(Opaque::Semver(s))).map_err(EvalError::new),
         ("isSemver", _) => Ok(Value::Bool(parse(args)?.is_ok())),
         ("major", [v]) => Ok(Value::Int(of(v)?.major as i64)),
         ("minor", [v]) => Ok(Value::Int(of(v)?.minor as i64)),

@@ -28,18 +28,7 @@ pub(crate) fn shown(v: &Value<'_>) -> String {
             format!("[{}]", all.join(", "))
         }
         Value::Map(_) | Value::JsonMap(..) => {
-            let all: Vec<String> = v
-                .keys()
-                .unwrap_or_default()
-                .iter()
-                .map(|k| {
-                    format!(
-                        "{}: {}",
-                        shown(&crate::eval::key_value(k)),
-                        v.entry(k).map_or_else(String::new, |e| shown(&e))
-                    )
-                })
-                .collect();
+            let all: Vec<String> = v.keys().unwrap_or_default().iter().map(|k| format!("{}: {}", shown(&crate::eval::key_value(k)), v.entry(k).map_or_else(String::new, |e| shown(&e)))).collect();
             format!("{{{}}}", all.join(", "))
         }
         Value::Opaque(o) => match o.as_ref() {
@@ -59,11 +48,7 @@ fn double(d: f64) -> String {
         return "NaN".into();
     }
     if d.is_infinite() {
-        return if d > 0.0 {
-            "+Inf".into()
-        } else {
-            "-Inf".into()
-        };
+        return if d > 0.0 { "+Inf".into() } else { "-Inf".into() };
     }
     if d != 0.0 && (d.abs() < 1e-4 || d.abs() >= 1e21) {
         let s = format!("{d:e}");
@@ -75,10 +60,7 @@ fn double(d: f64) -> String {
 }
 
 fn place(n: i64, length: usize) -> Result<usize, EvalError> {
-    usize::try_from(n)
-        .ok()
-        .filter(|i| *i <= length)
-        .ok_or_else(|| EvalError::new(format!("index out of range: {n}")))
+    usize::try_from(n).ok().filter(|i| *i <= length).ok_or_else(|| EvalError::new(format!("index out of range: {n}")))
 }
 
 /// Where a text stands in another, in characters.
@@ -88,11 +70,7 @@ fn find(s: &[char], needle: &[char], from: usize, backwards: bool) -> i64 {
     }
     let fits = |i: &usize| s[*i..].starts_with(needle);
     let last = s.len() - needle.len();
-    let found = if backwards {
-        (0..=from.min(last)).rev().find(fits)
-    } else {
-        (from..=last).find(fits)
-    };
+    let found = if backwards { (0..=from.min(last)).rev().find(fits) } else { (from..=last).find(fits) };
     found.map_or(-1, |i| i as i64)
 }
 
@@ -100,9 +78,7 @@ pub(super) fn call<'a>(name: &str, args: &[Value<'a>]) -> Outcome<'a> {
     if name == "join" {
         return join(args);
     }
-    let Some(first) = args.first() else {
-        return no_overload();
-    };
+    let Some(first) = args.first() else { return no_overload() };
     let s = text(first)?;
     let rest = &args[1..];
     let chars = || s.chars().collect::<Vec<char>>();
@@ -111,66 +87,28 @@ pub(super) fn call<'a>(name: &str, args: &[Value<'a>]) -> Outcome<'a> {
         ("startsWith", [n]) => Ok(Value::Bool(s.starts_with(text(n)?))),
         ("endsWith", [n]) => Ok(Value::Bool(s.ends_with(text(n)?))),
         ("matches", [p]) => Ok(Value::Bool(pattern(text(p)?)?.is_match(s))),
-        ("find", [p]) => Ok(owned(
-            pattern(text(p)?)
-                .map_err(illegal)?
-                .find(s)
-                .map_or("", |m| m.as_str()),
-        )),
-        ("findAll", [p]) => Ok(Value::list(
-            pattern(text(p)?)
-                .map_err(illegal)?
-                .find_iter(s)
-                .map(|m| owned(m.as_str()))
-                .collect(),
-        )),
+        ("find", [p]) => Ok(owned(pattern(text(p)?).map_err(illegal)?.find(s).map_or("", |m| m.as_str()))),
+        ("findAll", [p]) => Ok(Value::list(pattern(text(p)?).map_err(illegal)?.find_iter(s).map(|m| owned(m.as_str())).collect())),
         ("findAll", [p, Value::Int(n)]) => {
             let most = usize::try_from(*n).unwrap_or(usize::MAX);
-            Ok(Value::list(
-                pattern(text(p)?)
-                    .map_err(illegal)?
-                    .find_iter(s)
-                    .take(most)
-                    .map(|m| owned(m.as_str()))
-                    .collect(),
-            ))
+            Ok(Value::list(pattern(text(p)?).map_err(illegal)?.find_iter(s).take(most).map(|m| owned(m.as_str())).collect()))
         }
         ("charAt", [Value::Int(i)]) => {
             let c = chars();
             let i = place(*i, c.len())?;
             Ok(owned(&c.get(i).map_or_else(String::new, char::to_string)))
         }
-        ("indexOf", [n]) => Ok(Value::Int(find(
-            &chars(),
-            &text(n)?.chars().collect::<Vec<_>>(),
-            0,
-            false,
-        ))),
+        ("indexOf", [n]) => Ok(Value::Int(find(&chars(), &text(n)?.chars().collect::<Vec<_>>(), 0, false))),
         ("indexOf", [n, Value::Int(i)]) => {
             let c = chars();
             let i = place(*i, c.len())?;
-            Ok(Value::Int(find(
-                &c,
-                &text(n)?.chars().collect::<Vec<_>>(),
-                i,
-                false,
-            )))
+            Ok(Value::Int(find(&c, &text(n)?.chars().collect::<Vec<_>>(), i, false)))
         }
-        ("lastIndexOf", [n]) => Ok(Value::Int(find(
-            &chars(),
-            &text(n)?.chars().collect::<Vec<_>>(),
-            usize::MAX,
-            true,
-        ))),
+        ("lastIndexOf", [n]) => Ok(Value::Int(find(&chars(), &text(n)?.chars().collect::<Vec<_>>(), usize::MAX, true))),
         ("lastIndexOf", [n, Value::Int(i)]) => {
             let c = chars();
             let i = place(*i, c.len())?;
-            Ok(Value::Int(find(
-                &c,
-                &text(n)?.chars().collect::<Vec<_>>(),
-                i,
-                true,
-            )))
+            Ok(Value::Int(find(&c, &text(n)?.chars().collect::<Vec<_>>(), i, true)))
         }
         ("lowerAscii", []) => Ok(owned(&s.to_ascii_lowercase())),
         ("upperAscii", []) => Ok(owned(&s.to_ascii_uppercase())),
@@ -183,9 +121,7 @@ pub(super) fn call<'a>(name: &str, args: &[Value<'a>]) -> Outcome<'a> {
         ("substring", [Value::Int(a), Value::Int(b)]) => {
             let c = chars();
             if a > b {
-                return Err(EvalError::new(format!(
-                    "invalid substring range. start: {a}, end: {b}"
-                )));
+                return Err(EvalError::new(format!("invalid substring range. start: {a}, end: {b}")));
             }
             let (a, b) = (place(*a, c.len())?, place(*b, c.len())?);
             Ok(owned(&c[a..b].iter().collect::<String>()))
@@ -196,12 +132,7 @@ pub(super) fn call<'a>(name: &str, args: &[Value<'a>]) -> Outcome<'a> {
         ("split", [by, Value::Int(n)]) => Ok(split(s, text(by)?, *n)),
         ("strings.quote", []) => Ok(owned(&quote(s))),
         ("jsonpatch.escapeKey", []) => Ok(owned(&s.replace('~', "~0").replace('/', "~1"))),
-        ("format", [list]) => format(
-            s,
-            &list
-                .elements()
-                .ok_or_else(|| EvalError::new("no such overload"))?,
-        ),
+        ("format", [list]) => format(s, &list.elements().ok_or_else(|| EvalError::new("no such overload"))?),
         _ => no_overload(),
     }
 }
@@ -211,18 +142,11 @@ fn illegal(e: EvalError) -> EvalError {
 }
 
 fn replace<'a>(s: &str, from: &str, to: &str, n: i64) -> Outcome<'a> {
-    let count = s
-        .matches(from)
-        .count()
-        .min(usize::try_from(n).unwrap_or(usize::MAX));
+    let count = s.matches(from).count().min(usize::try_from(n).unwrap_or(usize::MAX));
     if s.len() + count * to.len() > LARGEST {
         return Err(EvalError::new("the text is too long"));
     }
-    Ok(owned(&s.replacen(
-        from,
-        to,
-        usize::try_from(n).unwrap_or(usize::MAX),
-    )))
+    Ok(owned(&s.replacen(from, to, usize::try_from(n).unwrap_or(usize::MAX))))
 }
 
 fn split<'a>(s: &str, by: &str, n: i64) -> Value<'a> {
@@ -252,9 +176,7 @@ fn join<'a>(args: &[Value<'a>]) -> Outcome<'a> {
         [_, s] => text(s)?,
         _ => return no_overload(),
     };
-    let Some(all) = args[0].elements() else {
-        return no_overload();
-    };
+    let Some(all) = args[0].elements() else { return no_overload() };
     let mut out = String::new();
     for (i, v) in all.iter().enumerate() {
         if i > 0 {
@@ -315,32 +237,18 @@ fn format<'a>(s: &str, args: &[Value<'a>]) -> Outcome<'a> {
                 digits.push(*d);
                 chars.next();
             }
-            precision = digits
-                .parse::<usize>()
-                .ok()
-                .filter(|p| *p <= 100)
-                .ok_or_else(|| bad("could not parse precision".into()))?;
+            precision = digits.parse::<usize>().ok().filter(|p| *p <= 100).ok_or_else(|| bad("could not parse precision".into()))?;
         }
-        let verb = chars
-            .next()
-            .ok_or_else(|| bad("unexpected end of format string".into()))?;
+        let verb = chars.next().ok_or_else(|| bad("unexpected end of format string".into()))?;
         let i = args.len() - next.len();
-        let v = next
-            .next()
-            .ok_or_else(|| bad(format!("index {i} out of range")))?;
-        let wrong = |what: &str| {
-            bad(format!(
-                "error during formatting: {what} clause can only be used on {}, was given {}",
-                match what {
-                    "decimal" => "integers",
-                    "binary" => "integers and bools",
-                    "octal" => "integers",
-                    "hexadecimal" => "integers, byte buffers, and strings",
-                    _ => "doubles",
-                },
-                v.type_name()
-            ))
-        };
+        let v = next.next().ok_or_else(|| bad(format!("index {i} out of range")))?;
+        let wrong = |what: &str| bad(format!("error during formatting: {what} clause can only be used on {}, was given {}", match what {
+            "decimal" => "integers",
+            "binary" => "integers and bools",
+            "octal" => "integers",
+            "hexadecimal" => "integers, byte buffers, and strings",
+            _ => "doubles",
+        }, v.type_name()));
         match (verb, v) {
             ('s', v) => out.push_str(&shown(v)),
             ('d', Value::Int(_) | Value::Uint(_)) => out.push_str(&shown(v)),
@@ -351,11 +259,7 @@ fn format<'a>(s: &str, args: &[Value<'a>]) -> Outcome<'a> {
                 let t = format!("{d:.precision$e}");
                 let (m, e) = t.split_once('e').unwrap_or((&t, "0"));
                 let n: i32 = e.parse().unwrap_or(0);
-                out.push_str(&format!(
-                    "{m}e{}{:02}",
-                    if n < 0 { '-' } else { '+' },
-                    n.abs()
-                ));
+                out.push_str(&format!("{m}e{}{:02}", if n < 0 { '-' } else { '+' }, n.abs()));
             }
             ('f', _) => return Err(wrong("fixed-point")),
             ('e', _) => return Err(wrong("scientific")),
@@ -376,19 +280,11 @@ fn format<'a>(s: &str, args: &[Value<'a>]) -> Outcome<'a> {
                 };
                 out.push_str(&if verb == 'X' { t.to_uppercase() } else { t });
             }
-            (other, _) => {
-                return Err(bad(format!(
-                    "could not parse formatting clause: unrecognized formatting clause \"{other}\""
-                )));
-            }
+            (other, _) => return Err(bad(format!("could not parse formatting clause: unrecognized formatting clause \"{other}\""))),
         }
     }
     if next.len() > 0 {
-        return Err(bad(format!(
-            "too many arguments supplied to string.format (expected {}, got {})",
-            args.len() - next.len(),
-            args.len()
-        )));
+        return Err(bad(format!("too many arguments supplied to string.format (expected {}, got {})", args.len() - next.len(), args.len())));
     }
     Ok(owned(&out))
 }

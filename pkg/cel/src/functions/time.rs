@@ -8,9 +8,7 @@ use crate::{error::EvalError, eval::Outcome, value::Value};
 /// RFC 3339, or a date alone.
 pub(crate) fn parse_timestamp(s: &str) -> Option<DateTime<Utc>> {
     if s.len() == 10 {
-        return DateTime::parse_from_rfc3339(&format!("{s}T00:00:00Z"))
-            .ok()
-            .map(|t| t.to_utc());
+        return DateTime::parse_from_rfc3339(&format!("{s}T00:00:00Z")).ok().map(|t| t.to_utc());
     }
     DateTime::parse_from_rfc3339(s).ok().map(|t| t.to_utc())
 }
@@ -23,14 +21,7 @@ pub(crate) fn parse_duration(s: &str) -> Option<TimeDelta> {
 /// A timestamp as text.
 pub(crate) fn rfc3339(t: &DateTime<Utc>) -> String {
     let nanos = t.timestamp_subsec_nanos();
-    let mut s = t.to_rfc3339_opts(
-        if nanos == 0 {
-            SecondsFormat::Secs
-        } else {
-            SecondsFormat::Nanos
-        },
-        true,
-    );
+    let mut s = t.to_rfc3339_opts(if nanos == 0 { SecondsFormat::Secs } else { SecondsFormat::Nanos }, true);
     if nanos != 0
         && let Some(head) = s.strip_suffix('Z')
     {
@@ -46,11 +37,7 @@ pub(crate) fn seconds(d: &TimeDelta) -> String {
         return format!("{s}s");
     }
     let sign = if s < 0 || n < 0 { "-" } else { "" };
-    format!(
-        "{sign}{}.{}s",
-        s.abs(),
-        format!("{:09}", n.abs()).trim_end_matches('0')
-    )
+    format!("{sign}{}.{}s", s.abs(), format!("{:09}", n.abs()).trim_end_matches('0'))
 }
 
 /// The offset of a zone: `+02:00` or a name of the time zone database.
@@ -58,10 +45,7 @@ fn zone(name: &str, at: &DateTime<Utc>) -> Result<FixedOffset, EvalError> {
     let bad = || EvalError::new(format!("unknown time zone {name}"));
     if let Some((hours, minutes)) = name.split_once(':') {
         let negative = hours.starts_with('-');
-        let h: i32 = hours
-            .trim_start_matches(['+', '-'])
-            .parse()
-            .map_err(|_| bad())?;
+        let h: i32 = hours.trim_start_matches(['+', '-']).parse().map_err(|_| bad())?;
         let m: i32 = minutes.parse().map_err(|_| bad())?;
         let s = h * 3600 + m * 60;
         return FixedOffset::east_opt(if negative { -s } else { s }).ok_or_else(bad);

@@ -30,9 +30,7 @@ pub(crate) fn parse(s: &str) -> Result<Url, String> {
     }
     let scheme_end = s.find(':').filter(|i| {
         let t = &s[..*i];
-        t.starts_with(|c: char| c.is_ascii_alphabetic())
-            && t.chars()
-                .all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
+        t.starts_with(|c: char| c.is_ascii_alphabetic()) && t.chars().all(|c| c.is_ascii_alphanumeric() || "+-.".contains(c))
     });
     let (scheme, rest) = match scheme_end {
         Some(i) => (s[..i].to_lowercase(), &s[i + 1..]),
@@ -58,13 +56,8 @@ pub(crate) fn parse(s: &str) -> Result<Url, String> {
     if host.contains(' ') {
         return Err(bad(&format!("invalid character {:?} in host name", " ")));
     }
-    let port = if let Some(end) = host.find(']') {
-        &host[end + 1..]
-    } else {
-        host.find(':').map_or("", |i| &host[i..])
-    };
-    if !port.is_empty() && !(port.starts_with(':') && port[1..].bytes().all(|b| b.is_ascii_digit()))
-    {
+    let port = if let Some(end) = host.find(']') { &host[end + 1..] } else { host.find(':').map_or("", |i| &host[i..]) };
+    if !port.is_empty() && !(port.starts_with(':') && port[1..].bytes().all(|b| b.is_ascii_digit())) {
         return Err(bad(&format!("invalid port {port:?} after host")));
     }
     if host.starts_with('[') && !host.contains(']') {
@@ -79,24 +72,14 @@ pub(crate) fn parse(s: &str) -> Result<Url, String> {
             }
         }
     }
-    Ok(Url {
-        text: s.to_owned(),
-        scheme,
-        host: host.to_owned(),
-        path: path.to_owned(),
-        query: query.to_owned(),
-    })
+    Ok(Url { text: s.to_owned(), scheme, host: host.to_owned(), path: path.to_owned(), query: query.to_owned() })
 }
 
 /// The path, escaped where it has to be.
 fn escaped(path: &str) -> String {
     path.bytes()
         .map(|b| {
-            if b.is_ascii_alphanumeric() || b"-_.~$&+,/:;=@%!*'()[]".contains(&b) {
-                char::from(b).to_string()
-            } else {
-                format!("%{b:02X}")
-            }
+            if b.is_ascii_alphanumeric() || b"-_.~$&+,/:;=@%!*'()[]".contains(&b) { char::from(b).to_string() } else { format!("%{b:02X}") }
         })
         .collect()
 }
@@ -109,9 +92,7 @@ fn unescaped(s: &str) -> String {
         let hex = |c: u8| char::from(c).to_digit(16);
         match b[i] {
             b'+' => out.push(b' '),
-            b'%' if i + 2 < b.len() + 0
-                && let (Some(h), Some(l)) = (hex(b[i + 1]), b.get(i + 2).and_then(|c| hex(*c))) =>
-            {
+            b'%' if i + 2 < b.len() + 0 && let (Some(h), Some(l)) = (hex(b[i + 1]), b.get(i + 2).and_then(|c| hex(*c))) => {
                 out.push((h * 16 + l) as u8);
                 i += 2;
             }
@@ -125,24 +106,12 @@ fn unescaped(s: &str) -> String {
 pub(super) fn call<'a>(name: &str, args: &[Value<'a>]) -> Outcome<'a> {
     let [v] = args else { return no_overload() };
     match name {
-        "url" => {
-            return parse(text(v)?)
-                .map(|u| Value::opaque(Opaque::Url(u)))
-                .map_err(|e| {
-                    EvalError::new(format!(
-                        "URL parse error during conversion from string: {e}"
-                    ))
-                });
-        }
+        "url" => return parse(text(v)?).map(|u| Value::opaque(Opaque::Url(u))).map_err(|e| EvalError::new(format!("URL parse error during conversion from string: {e}"))),
         "isURL" => return Ok(Value::Bool(parse(text(v)?).is_ok())),
         _ => {}
     }
-    let Value::Opaque(o) = v else {
-        return no_overload();
-    };
-    let Opaque::Url(u) = o.as_ref() else {
-        return no_overload();
-    };
+    let Value::Opaque(o) = v else { return no_overload() };
+    let Opaque::Url(u) = o.as_ref() else { return no_overload() };
     let (hostname, port) = if u.host.starts_with('[') {
         let (h, rest) = u.host[1..].split_once(']').unwrap_or((&u.host, ""));
         (h, rest.trim_start_matches(':'))
@@ -159,15 +128,9 @@ pub(super) fn call<'a>(name: &str, args: &[Value<'a>]) -> Outcome<'a> {
             let mut all: BTreeMap<String, Vec<Value<'a>>> = BTreeMap::new();
             for part in u.query.split('&').filter(|p| !p.is_empty()) {
                 let (k, v) = part.split_once('=').unwrap_or((part, ""));
-                all.entry(unescaped(k))
-                    .or_default()
-                    .push(owned(&unescaped(v)));
+                all.entry(unescaped(k)).or_default().push(owned(&unescaped(v)));
             }
-            Value::Map(Rc::new(
-                all.into_iter()
-                    .map(|(k, v)| (Key::String(Text::Owned(k.as_str().into())), Value::list(v)))
-                    .collect(),
-            ))
+            Value::Map(Rc::new(all.into_iter().map(|(k, v)| (Key::String(Text::Owned(k.as_str().into())), Value::list(v))).collect()))
         }
         _ => return no_overload(),
     })

@@ -25,14 +25,8 @@ pub struct EndpointsController {
 }
 
 fn subsets(s: &Service, pods: &[Arc<Pod>]) -> (Vec<EndpointSubset>, bool) {
-    let Some(spec) = &s.spec else {
-        return (Vec::new(), false);
-    };
-    let six = spec
-        .ip_families
-        .as_ref()
-        .and_then(|f| f.first())
-        .is_some_and(|f| f == "IPv6");
+    let Some(spec) = &s.spec else { return (Vec::new(), false) };
+    let six = spec.ip_families.as_ref().and_then(|f| f.first()).is_some_and(|f| f == "IPv6");
     let mut out: Vec<EndpointSubset> = Vec::new();
     let mut total = 0;
     let mut over = false;
@@ -41,9 +35,7 @@ fn subsets(s: &Service, pods: &[Arc<Pod>]) -> (Vec<EndpointSubset>, bool) {
         if pods::finished(p) || leaving {
             continue;
         }
-        let Some(ip) = ips(p).into_iter().find(|i| i.contains(':') == six) else {
-            continue;
-        };
+        let Some(ip) = ips(p).into_iter().find(|i| i.contains(':') == six) else { continue };
         let ports: Vec<EndpointPort> = spec
             .ports
             .iter()
@@ -72,16 +64,10 @@ fn subsets(s: &Service, pods: &[Arc<Pod>]) -> (Vec<EndpointSubset>, bool) {
             target_ref: Some(target_ref(p)),
         };
         let ports = Some(ports).filter(|p| !p.is_empty());
-        let at = out
-            .iter()
-            .position(|x| x.ports == ports)
-            .unwrap_or_else(|| {
-                out.push(EndpointSubset {
-                    ports,
-                    ..EndpointSubset::default()
-                });
-                out.len() - 1
-            });
+        let at = out.iter().position(|x| x.ports == ports).unwrap_or_else(|| {
+            out.push(EndpointSubset { ports, ..EndpointSubset::default() });
+            out.len() - 1
+        });
         let list = if pods::ready(p) || publishes_not_ready(s) {
             &mut out[at].addresses
         } else {
@@ -90,10 +76,7 @@ fn subsets(s: &Service, pods: &[Arc<Pod>]) -> (Vec<EndpointSubset>, bool) {
         list.get_or_insert_default().push(a);
     }
     for x in &mut out {
-        for l in [&mut x.addresses, &mut x.not_ready_addresses]
-            .into_iter()
-            .flatten()
-        {
+        for l in [&mut x.addresses, &mut x.not_ready_addresses].into_iter().flatten() {
             l.sort_by(|a, b| a.ip.cmp(&b.ip));
         }
         if let Some(p) = &mut x.ports {
@@ -106,11 +89,7 @@ fn subsets(s: &Service, pods: &[Arc<Pod>]) -> (Vec<EndpointSubset>, bool) {
 impl EndpointsController {
     /// A controller over these informers.
     pub fn new(i: &Informers) -> Self {
-        Self {
-            services: i.get(),
-            pods: i.get(),
-            endpoints: i.get(),
-        }
+        Self { services: i.get(), pods: i.get(), endpoints: i.get() }
     }
 }
 
@@ -120,12 +99,10 @@ impl Controller for EndpointsController {
     }
     fn watch(&self, _: &Informers, queue: &Queue<Key>) {
         let q = queue.clone();
-        self.services
-            .on_event(move |e| q.add(Key::of(&e.object().metadata)));
+        self.services.on_event(move |e| q.add(Key::of(&e.object().metadata)));
         super::watch_pods(&self.pods, &self.services, queue);
         let q = queue.clone();
-        self.endpoints
-            .on_event(move |e| q.add(Key::of(&e.object().metadata)));
+        self.endpoints.on_event(move |e| q.add(Key::of(&e.object().metadata)));
     }
     fn synced(&self) -> bool {
         self.services.has_synced() && self.pods.has_synced() && self.endpoints.has_synced()
@@ -139,9 +116,7 @@ impl Controller for EndpointsController {
                 .map(|e| Plan::one(Action::delete(e.as_ref(), None, None)))
                 .unwrap_or_default();
         };
-        let Some(sel) = selector(&s) else {
-            return Plan::none();
-        };
+        let Some(sel) = selector(&s) else { return Plan::none() };
         let mut pods: Vec<Arc<Pod>> = self
             .pods
             .in_namespace(&key.namespace)
@@ -156,17 +131,14 @@ impl Controller for EndpointsController {
             labels.insert(HEADLESS.into(), String::new());
         }
         labels.insert(MANAGED_BY.into(), ME.into());
-        let mut next = have
-            .as_ref()
-            .map(|e| e.as_ref().clone())
-            .unwrap_or_else(|| Endpoints {
-                metadata: ObjectMeta {
-                    name: Some(key.name.clone()),
-                    namespace: Some(key.namespace.clone()),
-                    ..ObjectMeta::default()
-                },
-                subsets: None,
-            });
+        let mut next = have.as_ref().map(|e| e.as_ref().clone()).unwrap_or_else(|| Endpoints {
+            metadata: ObjectMeta {
+                name: Some(key.name.clone()),
+                namespace: Some(key.namespace.clone()),
+                ..ObjectMeta::default()
+            },
+            subsets: None,
+        });
         next.subsets = Some(subsets).filter(|s| !s.is_empty());
         next.metadata.labels = Some(labels);
         let a = next.metadata.annotations.get_or_insert_default();
@@ -181,8 +153,7 @@ impl Controller for EndpointsController {
         match have {
             None => Plan::one(Action::create(next)),
             Some(h)
-                if h.subsets.clone().unwrap_or_default()
-                    == next.subsets.clone().unwrap_or_default()
+                if h.subsets.clone().unwrap_or_default() == next.subsets.clone().unwrap_or_default()
                     && h.metadata.labels == next.metadata.labels
                     && h.metadata.annotations.clone().unwrap_or_default()
                         == next.metadata.annotations.clone().unwrap_or_default() =>

@@ -20,21 +20,14 @@ pub struct Mirror {
 impl Mirror {
     /// A controller over these informers.
     pub fn new(i: &Informers) -> Self {
-        Self {
-            services: i.get(),
-            endpoints: i.get(),
-            slices: i.get(),
-        }
+        Self { services: i.get(), endpoints: i.get(), slices: i.get() }
     }
 }
 
 fn wanted(e: &Endpoints, s: &Service) -> bool {
     let m = &e.metadata;
-    let own_selector = s
-        .spec
-        .as_ref()
-        .and_then(|s| s.selector.as_ref())
-        .is_some_and(|s| !s.is_empty());
+    let own_selector =
+        s.spec.as_ref().and_then(|s| s.selector.as_ref()).is_some_and(|s| !s.is_empty());
     !own_selector
         && !meta::deleting(m)
         && meta::label(m, "endpointslice.kubernetes.io/skip-mirror") != Some("true")
@@ -77,9 +70,9 @@ fn groups(e: &Endpoints) -> Vec<(super::slices::Group, Vec<Endpoint>)> {
                 ..Endpoint::default()
             };
             let af = family(&a.ip).to_owned();
-            let at = out
-                .iter()
-                .position(|((f, p), _)| *f == af && super::slices::same_ports(p, &ports));
+            let at = out.iter().position(|((f, p), _)| {
+                *f == af && super::slices::same_ports(p, &ports)
+            });
             match at {
                 Some(i) => out[i].1.push(x),
                 None => out.push(((af, ports.clone()), vec![x])),
@@ -95,16 +88,13 @@ impl Controller for Mirror {
     }
     fn watch(&self, _: &Informers, queue: &Queue<Key>) {
         let q = queue.clone();
-        self.services
-            .on_event(move |e| q.add(Key::of(&e.object().metadata)));
+        self.services.on_event(move |e| q.add(Key::of(&e.object().metadata)));
         let q = queue.clone();
-        self.endpoints
-            .on_event(move |e| q.add(Key::of(&e.object().metadata)));
+        self.endpoints.on_event(move |e| q.add(Key::of(&e.object().metadata)));
         let q = queue.clone();
         self.slices.on_event(move |e| {
             let m = &e.object().metadata;
-            if let (Some(s), Some(ME)) = (meta::label(m, SERVICE_NAME), meta::label(m, MANAGED_BY))
-            {
+            if let (Some(s), Some(ME)) = (meta::label(m, SERVICE_NAME), meta::label(m, MANAGED_BY)) {
                 q.add(Key::new(meta::ns(m), s));
             }
         });
@@ -124,23 +114,15 @@ impl Controller for Mirror {
             .collect();
         let pair = self.endpoints.by_key(key).zip(self.services.by_key(key));
         let Some((e, _)) = pair.filter(|(e, s)| wanted(e, s)) else {
-            let doomed = mine
-                .iter()
-                .map(|s| Action::delete(s.as_ref(), None, None))
-                .collect();
-            return Plan {
-                steps: vec![Step::All(doomed)],
-                ..Plan::default()
-            };
+            let doomed = mine.iter().map(|s| Action::delete(s.as_ref(), None, None)).collect();
+            return Plan { steps: vec![Step::All(doomed)], ..Plan::default() };
         };
         let mut labels: Labels = e.metadata.labels.clone().unwrap_or_default();
         labels.insert(SERVICE_NAME.into(), key.name.clone());
         labels.insert(MANAGED_BY.into(), ME.into());
-        let fresh = |af: &str| slice_of(&key.name, &key.namespace, af, meta::owner_ref(e.as_ref()));
+        let fresh =
+            |af: &str| slice_of(&key.name, &key.namespace, af, meta::owner_ref(e.as_ref()));
         let actions = reconcile(groups(&e), &mine, fresh, &labels, None);
-        Plan {
-            steps: vec![Step::All(actions)],
-            ..Plan::default()
-        }
+        Plan { steps: vec![Step::All(actions)], ..Plan::default() }
     }
 }

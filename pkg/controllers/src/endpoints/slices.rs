@@ -52,24 +52,15 @@ pub(super) fn family(ip: &str) -> &'static str {
 }
 
 fn endpoint_key(e: &Endpoint) -> (Vec<String>, String) {
-    let uid = e
-        .target_ref
-        .as_ref()
-        .and_then(|t| t.uid.clone())
-        .unwrap_or_default();
+    let uid = e.target_ref.as_ref().and_then(|t| t.uid.clone()).unwrap_or_default();
     (e.addresses.clone(), uid)
 }
 
 /// The endpoints a service should have, grouped by family and ports.
 fn desired(s: &Service, pods: &[Arc<Pod>], nodes: &Cache<Node>) -> Vec<(Group, Vec<Endpoint>)> {
-    let Some(spec) = &s.spec else {
-        return Vec::new();
-    };
-    let families: Vec<String> = spec
-        .ip_families
-        .clone()
-        .filter(|f| !f.is_empty())
-        .unwrap_or_else(|| vec!["IPv4".into()]);
+    let Some(spec) = &s.spec else { return Vec::new() };
+    let families: Vec<String> =
+        spec.ip_families.clone().filter(|f| !f.is_empty()).unwrap_or_else(|| vec!["IPv4".into()]);
     let mut out: Vec<(Group, Vec<Endpoint>)> = Vec::new();
     for p in pods {
         if pods::finished(p) {
@@ -92,13 +83,11 @@ fn desired(s: &Service, pods: &[Arc<Pod>], nodes: &Cache<Node>) -> Vec<(Group, V
         let ready = pods::ready(p);
         let serving = ready || publishes_not_ready(s);
         for f in &families {
-            let Some(ip) = ips(p).into_iter().find(|i| family(i) == f) else {
-                continue;
-            };
+            let Some(ip) = ips(p).into_iter().find(|i| family(i) == f) else { continue };
             let node = pods::node(p);
-            let zone = nodes.get("", node).and_then(|n| {
-                meta::label(&n.metadata, "topology.kubernetes.io/zone").map(str::to_owned)
-            });
+            let zone = nodes
+                .get("", node)
+                .and_then(|n| meta::label(&n.metadata, "topology.kubernetes.io/zone").map(str::to_owned));
             let e = Endpoint {
                 addresses: vec![ip.to_owned()],
                 conditions: Some(EndpointConditions {
@@ -112,10 +101,7 @@ fn desired(s: &Service, pods: &[Arc<Pod>], nodes: &Cache<Node>) -> Vec<(Group, V
                 zone,
                 ..Endpoint::default()
             };
-            match out
-                .iter_mut()
-                .find(|((af, ps), _)| af == f && same_ports(ps, &ports))
-            {
+            match out.iter_mut().find(|((af, ps), _)| af == f && same_ports(ps, &ports)) {
                 Some((_, v)) => v.push(e),
                 None => out.push(((f.clone(), ports.clone()), vec![e])),
             }
@@ -143,19 +129,15 @@ pub(super) fn reconcile(
     let mut unused: Vec<Arc<EndpointSlice>> = existing.to_vec();
     let annotate = |m: &mut ObjectMeta| {
         if let Some(t) = trigger {
-            m.annotations
-                .get_or_insert_default()
-                .insert(TRIGGER.into(), t.to_owned());
+            m.annotations.get_or_insert_default().insert(TRIGGER.into(), t.to_owned());
         } else if let Some(a) = &mut m.annotations {
             a.remove(TRIGGER);
         }
     };
     for ((af, ports), endpoints) in groups {
         let empty = endpoints.is_empty();
-        let mut want: BTreeMap<(Vec<String>, String), Endpoint> = endpoints
-            .into_iter()
-            .map(|e| (endpoint_key(&e), e))
-            .collect();
+        let mut want: BTreeMap<(Vec<String>, String), Endpoint> =
+            endpoints.into_iter().map(|e| (endpoint_key(&e), e)).collect();
         let (mut mine, rest): (Vec<_>, Vec<_>) = unused.into_iter().partition(|s| {
             s.address_type == af && same_ports(s.ports.as_deref().unwrap_or(&[]), &ports)
         });
@@ -201,10 +183,7 @@ pub(super) fn reconcile(
             let same = next.endpoints.as_ref().map_or(0, Vec::len)
                 == s.endpoints.as_ref().map_or(0, Vec::len)
                 && next.endpoints == s.endpoints
-                && same_ports(
-                    next.ports.as_deref().unwrap_or(&[]),
-                    s.ports.as_deref().unwrap_or(&[]),
-                )
+                && same_ports(next.ports.as_deref().unwrap_or(&[]), s.ports.as_deref().unwrap_or(&[]))
                 && next.metadata.labels == s.metadata.labels;
             if !same {
                 annotate(&mut next.metadata);
@@ -222,11 +201,7 @@ pub(super) fn reconcile(
             actions.push(Action::create(s));
         }
     }
-    actions.extend(
-        unused
-            .iter()
-            .map(|s| Action::delete(s.as_ref(), None, None)),
-    );
+    actions.extend(unused.iter().map(|s| Action::delete(s.as_ref(), None, None)));
     actions
 }
 
@@ -251,12 +226,7 @@ pub(super) fn slice_of(
 impl Slices {
     /// A controller over these informers.
     pub fn new(i: &Informers) -> Self {
-        Self {
-            services: i.get(),
-            pods: i.get(),
-            nodes: i.get(),
-            slices: i.get(),
-        }
+        Self { services: i.get(), pods: i.get(), nodes: i.get(), slices: i.get() }
     }
 
     fn own(&self, ns: &str, service: &str) -> Vec<Arc<EndpointSlice>> {
@@ -278,14 +248,12 @@ impl Controller for Slices {
     }
     fn watch(&self, _: &Informers, queue: &Queue<Key>) {
         let q = queue.clone();
-        self.services
-            .on_event(move |e| q.add(Key::of(&e.object().metadata)));
+        self.services.on_event(move |e| q.add(Key::of(&e.object().metadata)));
         super::watch_pods(&self.pods, &self.services, queue);
         let q = queue.clone();
         self.slices.on_event(move |e| {
             let m = &e.object().metadata;
-            if let (Some(s), Some(ME)) = (meta::label(m, SERVICE_NAME), meta::label(m, MANAGED_BY))
-            {
+            if let (Some(s), Some(ME)) = (meta::label(m, SERVICE_NAME), meta::label(m, MANAGED_BY)) {
                 q.add(Key::new(meta::ns(m), s));
             }
         });
@@ -301,18 +269,10 @@ impl Controller for Slices {
         let Some(s) = self.services.by_key(key) else {
             // The slices go with their owner by the garbage collector; those of a service that
             // was deleted without it would mislead until then.
-            let doomed = mine
-                .iter()
-                .map(|s| Action::delete(s.as_ref(), None, None))
-                .collect();
-            return Plan {
-                steps: vec![Step::All(doomed)],
-                ..Plan::default()
-            };
+            let doomed = mine.iter().map(|s| Action::delete(s.as_ref(), None, None)).collect();
+            return Plan { steps: vec![Step::All(doomed)], ..Plan::default() };
         };
-        let Some(sel) = selector(&s) else {
-            return Plan::none();
-        };
+        let Some(sel) = selector(&s) else { return Plan::none() };
         let pods: Vec<Arc<Pod>> = self
             .pods
             .in_namespace(&key.namespace)
@@ -341,11 +301,9 @@ impl Controller for Slices {
             .map(|t| meta::time(t))
             .and_then(|t| serde_json::to_value(t).ok())
             .and_then(|v| v.as_str().map(str::to_owned));
-        let fresh = |af: &str| slice_of(&key.name, &key.namespace, af, meta::owner_ref(s.as_ref()));
+        let fresh =
+            |af: &str| slice_of(&key.name, &key.namespace, af, meta::owner_ref(s.as_ref()));
         let actions = reconcile(groups, &mine, fresh, &labels, newest.as_deref());
-        Plan {
-            steps: vec![Step::All(actions)],
-            ..Plan::default()
-        }
+        Plan { steps: vec![Step::All(actions)], ..Plan::default() }
     }
 }

@@ -36,18 +36,13 @@ impl Graph {
         self.nodes.get(uid)
     }
     pub fn dependents(&self, uid: &str) -> Vec<String> {
-        self.nodes
-            .get(uid)
-            .map(|n| n.dependents.iter().cloned().collect())
-            .unwrap_or_default()
+        self.nodes.get(uid).map(|n| n.dependents.iter().cloned().collect()).unwrap_or_default()
     }
 
     /// Whether a dependent of this object itself waits for its own dependents: a circle of owners.
     pub fn circular(&self, uid: &str) -> bool {
         self.nodes.get(uid).is_some_and(|n| {
-            n.dependents
-                .iter()
-                .any(|d| self.nodes.get(d).is_some_and(|x| x.foreground))
+            n.dependents.iter().any(|d| self.nodes.get(d).is_some_and(|x| x.foreground))
         })
     }
 
@@ -111,14 +106,10 @@ impl Graph {
 
     /// Removes a node; gives its dependents, and its owners that wait for it.
     pub fn remove(&mut self, uid: &str) -> (Vec<String>, Vec<String>) {
-        let Some(n) = self.nodes.remove(uid) else {
-            return (Vec::new(), Vec::new());
-        };
+        let Some(n) = self.nodes.remove(uid) else { return (Vec::new(), Vec::new()) };
         let mut waiting = Vec::new();
         for r in &n.owners {
-            let Some(owner) = self.nodes.get_mut(&r.uid) else {
-                continue;
-            };
+            let Some(owner) = self.nodes.get_mut(&r.uid) else { continue };
             owner.dependents.remove(uid);
             if owner.foreground {
                 waiting.push(r.uid.clone());
@@ -156,17 +147,10 @@ mod tests {
             verbs: Vec::new(),
         };
         Node {
-            ident: Ident {
-                resource: Arc::new(resource),
-                namespace: "a".into(),
-                name: "x".into(),
-            },
+            ident: Ident { resource: Arc::new(resource), namespace: "a".into(), name: "x".into() },
             owners: owners
                 .iter()
-                .map(|u| OwnerReference {
-                    uid: (*u).into(),
-                    ..OwnerReference::default()
-                })
+                .map(|u| OwnerReference { uid: (*u).into(), ..OwnerReference::default() })
                 .collect(),
             dependents: HashSet::new(),
             deleting: foreground,

@@ -22,11 +22,7 @@ pub struct Evictions {
 impl Evictions {
     /// A controller over these informers.
     pub fn new(i: &Informers) -> Self {
-        Self {
-            nodes: i.get(),
-            pods: i.get(),
-            since: Mutex::default(),
-        }
+        Self { nodes: i.get(), pods: i.get(), since: Mutex::default() }
     }
 
     /// When the pod was first seen so; forgotten when nothing makes it go any more.
@@ -52,14 +48,11 @@ fn no_execute(n: &Node) -> Vec<&Taint> {
 /// When the pod must go: `None` never, zero or less at once. `seen` stands for the time of
 /// taints that have none.
 fn due(p: &Pod, taints: &[&Taint], seen: Timestamp, now: Timestamp) -> Option<f64> {
-    let tolerations = p
-        .spec
-        .as_ref()
-        .and_then(|s| s.tolerations.as_deref())
-        .unwrap_or(&[]);
+    let tolerations = p.spec.as_ref().and_then(|s| s.tolerations.as_deref()).unwrap_or(&[]);
     let mut first: Option<f64> = None;
     for taint in taints {
-        let fits: Vec<&Toleration> = tolerations.iter().filter(|t| tolerates(t, taint)).collect();
+        let fits: Vec<&Toleration> =
+            tolerations.iter().filter(|t| tolerates(t, taint)).collect();
         if fits.is_empty() {
             return Some(0.0);
         }
@@ -98,11 +91,7 @@ impl Controller for Evictions {
             if matches!(e, Event::Deleted(_)) {
                 return q.add(Key::of(&p.metadata));
             }
-            if !node.is_empty()
-                && nodes
-                    .get("", node)
-                    .is_some_and(|n| !no_execute(&n).is_empty())
-            {
+            if !node.is_empty() && nodes.get("", node).is_some_and(|n| !no_execute(&n).is_empty()) {
                 q.add(Key::of(&p.metadata));
             }
         });
@@ -114,12 +103,8 @@ impl Controller for Evictions {
         let Some(p) = self.pods.by_key(key) else {
             let mut all = self.since.lock().unwrap_or_else(PoisonError::into_inner);
             if !all.is_empty() {
-                let live: std::collections::HashSet<String> = self
-                    .pods
-                    .list()
-                    .iter()
-                    .map(|p| meta::uid(&p.metadata).to_owned())
-                    .collect();
+                let live: std::collections::HashSet<String> =
+                    self.pods.list().iter().map(|p| meta::uid(&p.metadata).to_owned()).collect();
                 all.retain(|uid, _| live.contains(uid));
             }
             return Plan::none();
@@ -131,9 +116,7 @@ impl Controller for Evictions {
         let taints = node.as_deref().map(no_execute).unwrap_or_default();
         let evictable = due(&p, &taints, now, now).is_some();
         let seen = self.first_seen(&p, evictable, now);
-        let Some(left) = due(&p, &taints, seen, now) else {
-            return Plan::none();
-        };
+        let Some(left) = due(&p, &taints, seen, now) else { return Plan::none() };
         if left > 0.0 {
             return Plan {
                 requeue_after: Some(Duration::from_secs_f64(left + 0.01)),

@@ -36,12 +36,7 @@ impl Pool {
         }
         let host = bits - prefix;
         let base = if host >= 128 { 0 } else { base >> host << host };
-        Some(Self {
-            base,
-            bits,
-            prefix,
-            node_prefix,
-        })
+        Some(Self { base, bits, prefix, node_prefix })
     }
     fn text(&self, i: u128) -> String {
         let v = self.base + (i << (self.bits - self.node_prefix));
@@ -79,11 +74,7 @@ impl Ipam {
                 p
             })
             .collect();
-        Self {
-            nodes: i.get(),
-            pools,
-            given: Mutex::default(),
-        }
+        Self { nodes: i.get(), pools, given: Mutex::default() }
     }
 }
 
@@ -91,10 +82,7 @@ fn cidrs(n: &Node) -> Vec<String> {
     let s = n.spec.as_ref();
     let many = s.and_then(|s| s.pod_cidrs.clone()).unwrap_or_default();
     if many.is_empty() {
-        s.and_then(|s| s.pod_cidr.clone())
-            .filter(|c| !c.is_empty())
-            .into_iter()
-            .collect()
+        s.and_then(|s| s.pod_cidr.clone()).filter(|c| !c.is_empty()).into_iter().collect()
     } else {
         many
     }
@@ -118,19 +106,12 @@ impl Controller for Ipam {
     fn plan(&self, key: &Key, _: Timestamp) -> Plan {
         let mut given = self.given.lock().unwrap_or_else(PoisonError::into_inner);
         given.retain(|n, _| self.nodes.get("", n).is_some());
-        let Some(n) = self.nodes.by_key(key) else {
-            return Plan::none();
-        };
+        let Some(n) = self.nodes.by_key(key) else { return Plan::none() };
         if self.pools.is_empty() || !cidrs(&n).is_empty() {
             return Plan::none();
         }
         let mut used: HashSet<String> = self.nodes.list().iter().flat_map(|n| cidrs(n)).collect();
-        used.extend(
-            given
-                .iter()
-                .filter(|(k, _)| **k != key.name)
-                .flat_map(|(_, v)| v.clone()),
-        );
+        used.extend(given.iter().filter(|(k, _)| **k != key.name).flat_map(|(_, v)| v.clone()));
         let mut mine = Vec::new();
         for p in &self.pools {
             match p.free(&used) {

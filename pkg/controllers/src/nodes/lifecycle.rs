@@ -36,21 +36,16 @@ impl Lifecycle {
     /// How long the node has been silent.
     fn silence(&self, n: &Node) -> Duration {
         let name = meta::name(&n.metadata);
-        let lease = self.leases.get("kube-node-lease", name).and_then(|l| {
-            l.spec
-                .as_ref()?
-                .renew_time
-                .as_ref()
-                .map(|t| t.0.to_string())
-        });
+        let lease = self
+            .leases
+            .get("kube-node-lease", name)
+            .and_then(|l| l.spec.as_ref()?.renew_time.as_ref().map(|t| t.0.to_string()));
         let status = condition(n, "Ready")
             .and_then(|c| c.last_heartbeat_time.as_ref())
             .map(|t| t.0.to_string());
         let seen = format!("{lease:?} {status:?}");
         let mut beats = self.beats.lock().unwrap_or_else(PoisonError::into_inner);
-        let e = beats
-            .entry(name.to_owned())
-            .or_insert_with(|| (seen.clone(), Instant::now()));
+        let e = beats.entry(name.to_owned()).or_insert_with(|| (seen.clone(), Instant::now()));
         if e.0 != seen {
             *e = (seen, Instant::now());
         }
@@ -59,23 +54,14 @@ impl Lifecycle {
 }
 
 fn condition<'a>(n: &'a Node, kind: &str) -> Option<&'a NodeCondition> {
-    n.status
-        .as_ref()?
-        .conditions
-        .as_ref()?
-        .iter()
-        .find(|c| c.type_ == kind)
+    n.status.as_ref()?.conditions.as_ref()?.iter().find(|c| c.type_ == kind)
 }
 
 const WATCHED: [&str; 4] = ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"];
 
 /// The conditions of a node whose kubelet is silent.
 fn unknown(n: &Node, now: Timestamp) -> Option<Vec<NodeCondition>> {
-    let mut all = n
-        .status
-        .as_ref()
-        .and_then(|s| s.conditions.clone())
-        .unwrap_or_default();
+    let mut all = n.status.as_ref().and_then(|s| s.conditions.clone()).unwrap_or_default();
     let mut changed = false;
     for kind in WATCHED {
         match all.iter_mut().find(|c| c.type_ == kind) {
@@ -124,20 +110,13 @@ fn wanted_taints(n: &Node) -> Vec<(&'static str, &'static str)> {
         ("MemoryPressure", "node.kubernetes.io/memory-pressure"),
         ("DiskPressure", "node.kubernetes.io/disk-pressure"),
         ("PIDPressure", "node.kubernetes.io/pid-pressure"),
-        (
-            "NetworkUnavailable",
-            "node.kubernetes.io/network-unavailable",
-        ),
+        ("NetworkUnavailable", "node.kubernetes.io/network-unavailable"),
     ] {
         if status(cond) == Some("True") {
             t.push((key, "NoSchedule"));
         }
     }
-    if n.spec
-        .as_ref()
-        .and_then(|s| s.unschedulable)
-        .unwrap_or(false)
-    {
+    if n.spec.as_ref().and_then(|s| s.unschedulable).unwrap_or(false) {
         t.push(("node.kubernetes.io/unschedulable", "NoSchedule"));
     }
     t
@@ -155,13 +134,10 @@ const OWNED: [&str; 7] = [
 
 /// The node's new taints, if they differ.
 fn taints(n: &Node, now: Timestamp) -> Option<Vec<Taint>> {
-    let have = n
-        .spec
-        .as_ref()
-        .and_then(|s| s.taints.clone())
-        .unwrap_or_default();
+    let have = n.spec.as_ref().and_then(|s| s.taints.clone()).unwrap_or_default();
     let want = wanted_taints(n);
-    let is_wanted = |t: &Taint| want.iter().any(|(k, e)| t.key == *k && t.effect == *e);
+    let is_wanted =
+        |t: &Taint| want.iter().any(|(k, e)| t.key == *k && t.effect == *e);
     let mut next: Vec<Taint> = have
         .iter()
         .filter(|t| !OWNED.contains(&t.key.as_str()) || is_wanted(t))
@@ -190,10 +166,7 @@ fn unready(p: &Arc<Pod>, now: Timestamp) -> Option<Action> {
     Some(Action::call("mark pod not ready", move |i| async move {
         let m = &p.metadata;
         let patch = kube::api::Patch::Strategic(patch);
-        match i
-            .patch::<Pod, _>(meta::ns(m), meta::name(m), "status", &patch)
-            .await
-        {
+        match i.patch::<Pod, _>(meta::ns(m), meta::name(m), "status", &patch).await {
             Err(e) if knarr_runner::is_not_found(&e) => Ok(()),
             Err(e) => Err(e),
             Ok(_) => {
@@ -226,8 +199,7 @@ impl Controller for Lifecycle {
             if !reason.is_empty() {
                 let name = meta::name(&n.metadata);
                 let text = format!("Node {name} event: {}", verb.replace("{}", name));
-                i.recorder()
-                    .event(COMPONENT, n.as_ref(), EventType::Normal, reason, text);
+                i.recorder().event(COMPONENT, n.as_ref(), EventType::Normal, reason, text);
             }
             q.add(Key::of(&n.metadata));
         });
@@ -244,10 +216,7 @@ impl Controller for Lifecycle {
     }
     fn plan(&self, key: &Key, now: Timestamp) -> Plan {
         let Some(n) = self.nodes.by_key(key) else {
-            self.beats
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .remove(&key.name);
+            self.beats.lock().unwrap_or_else(PoisonError::into_inner).remove(&key.name);
             return Plan::none();
         };
         let mut plan = Plan::none();
@@ -258,13 +227,7 @@ impl Controller for Lifecycle {
                 next.status.get_or_insert_default().conditions = Some(conds);
                 plan.push(Action::update_status(next));
                 let text = format!("Node {} status is now: NodeNotReady", key.name);
-                plan.push(Action::event(
-                    COMPONENT,
-                    n.as_ref(),
-                    EventType::Normal,
-                    "NodeNotReady",
-                    text,
-                ));
+                plan.push(Action::event(COMPONENT, n.as_ref(), EventType::Normal, "NodeNotReady", text));
                 return plan;
             }
         } else {

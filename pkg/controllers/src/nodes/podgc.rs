@@ -24,12 +24,7 @@ pub struct PodGc {
 impl PodGc {
     /// A controller over these informers, keeping at most `threshold` ended pods.
     pub fn new(i: &Informers, threshold: usize) -> Self {
-        Self {
-            pods: i.get(),
-            nodes: i.get(),
-            threshold,
-            missing: Mutex::default(),
-        }
+        Self { pods: i.get(), nodes: i.get(), threshold, missing: Mutex::default() }
     }
 }
 
@@ -52,10 +47,7 @@ pub(super) fn mark_disrupted(
     Action::call("mark pod disrupted", move |i| async move {
         let m = &p.metadata;
         let patch = kube::api::Patch::Strategic(serde_json::json!({"status": status}));
-        match i
-            .patch::<Pod, _>(meta::ns(m), meta::name(m), "status", &patch)
-            .await
-        {
+        match i.patch::<Pod, _>(meta::ns(m), meta::name(m), "status", &patch).await {
             Err(e) if knarr_runner::is_not_found(&e) => Ok(()),
             other => other.map(drop),
         }
@@ -106,9 +98,7 @@ impl Controller for PodGc {
         self.pods.has_synced() && self.nodes.has_synced()
     }
     fn plan(&self, key: &Key, now: Timestamp) -> Plan {
-        let Some(p) = self.pods.by_key(key) else {
-            return Plan::none();
-        };
+        let Some(p) = self.pods.by_key(key) else { return Plan::none() };
         let node = pods::node(&p).to_owned();
         let gone = |p: &Arc<Pod>| Action::delete(p.as_ref(), None, Some(0));
         if node.is_empty() {
@@ -118,7 +108,8 @@ impl Controller for PodGc {
         } else {
             match self.nodes.get("", &node) {
                 None => {
-                    let mut missing = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+                    let mut missing =
+                        self.missing.lock().unwrap_or_else(PoisonError::into_inner);
                     let since = *missing.entry(node).or_insert_with(Instant::now);
                     if since.elapsed() < QUARANTINE {
                         return Plan {
@@ -151,12 +142,8 @@ impl Controller for PodGc {
             }
         }
         if pods::finished(&p) && self.threshold > 0 {
-            let mut ended: Vec<Arc<Pod>> = self
-                .pods
-                .list()
-                .into_iter()
-                .filter(|p| pods::finished(p))
-                .collect();
+            let mut ended: Vec<Arc<Pod>> =
+                self.pods.list().into_iter().filter(|p| pods::finished(p)).collect();
             if ended.len() > self.threshold {
                 ended.sort_by_key(|p| {
                     (

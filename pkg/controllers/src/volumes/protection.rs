@@ -158,10 +158,7 @@ impl Controller for VolumeProtection {
 
 /// The classes a claim has or is to have.
 fn classes_of_claim(c: &PersistentVolumeClaim) -> Vec<&String> {
-    let wanted = c
-        .spec
-        .as_ref()
-        .and_then(|s| s.volume_attributes_class_name.as_ref());
+    let wanted = c.spec.as_ref().and_then(|s| s.volume_attributes_class_name.as_ref());
     let status = c.status.as_ref();
     let current = status.and_then(|s| s.current_volume_attributes_class_name.as_ref());
     let coming = status.and_then(|s| s.modify_volume_status.as_ref());
@@ -176,11 +173,7 @@ fn class_of_volume(v: &PersistentVolume) -> Option<&String> {
 impl ClassProtection {
     /// A controller over these informers.
     pub fn new(i: &Informers) -> Self {
-        Self {
-            classes: i.get(),
-            claims: i.get(),
-            volumes: i.get(),
-        }
+        Self { classes: i.get(), claims: i.get(), volumes: i.get() }
     }
 }
 
@@ -190,8 +183,7 @@ impl Controller for ClassProtection {
     }
     fn watch(&self, _: &Informers, queue: &Queue<Key>) {
         let q = queue.clone();
-        self.classes
-            .on_event(move |e| q.add(Key::of(&e.object().metadata)));
+        self.classes.on_event(move |e| q.add(Key::of(&e.object().metadata)));
         // What a claim or a volume no longer has may go.
         let q = queue.clone();
         self.claims.on_event(move |e| {
@@ -222,15 +214,8 @@ impl Controller for ClassProtection {
             return Plan::none();
         };
         protect(&class, CLASS, || {
-            self.claims
-                .list()
-                .iter()
-                .any(|c| classes_of_claim(c).contains(&&key.name))
-                || self
-                    .volumes
-                    .list()
-                    .iter()
-                    .any(|v| class_of_volume(v) == Some(&key.name))
+            self.claims.list().iter().any(|c| classes_of_claim(c).contains(&&key.name))
+                || self.volumes.list().iter().any(|v| class_of_volume(v) == Some(&key.name))
         })
     }
 }

@@ -27,10 +27,7 @@ pub struct CronJobs {
 impl CronJobs {
     /// A controller over these informers.
     pub fn new(i: &Informers) -> Self {
-        Self {
-            crons: i.get(),
-            jobs: i.get(),
-        }
+        Self { crons: i.get(), jobs: i.get() }
     }
 }
 
@@ -50,26 +47,14 @@ fn make_job(c: &CronJob, at: Timestamp) -> Job {
     let t = &c.spec.job_template;
     let tm = t.metadata.clone().unwrap_or_default();
     let mut annotations = tm.annotations.unwrap_or_default();
-    let stamp = match c
-        .spec
-        .time_zone
-        .as_deref()
-        .and_then(|z| TimeZone::get(z).ok())
-    {
+    let stamp = match c.spec.time_zone.as_deref().and_then(|z| TimeZone::get(z).ok()) {
         Some(z) => at.to_zoned(z).strftime("%Y-%m-%dT%H:%M:%S%:z").to_string(),
         None => at.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
     };
-    annotations.insert(
-        "batch.kubernetes.io/cronjob-scheduled-timestamp".into(),
-        stamp,
-    );
+    annotations.insert("batch.kubernetes.io/cronjob-scheduled-timestamp".into(), stamp);
     Job {
         metadata: ObjectMeta {
-            name: Some(format!(
-                "{}-{}",
-                meta::name(&c.metadata),
-                at.as_second() / 60
-            )),
+            name: Some(format!("{}-{}", meta::name(&c.metadata), at.as_second() / 60)),
             namespace: c.metadata.namespace.clone(),
             labels: tm.labels,
             annotations: Some(annotations),
@@ -87,27 +72,15 @@ fn say(c: &Arc<CronJob>, kind: EventType, reason: &str, text: String) -> Action 
 
 fn remove(c: &Arc<CronJob>, j: &Arc<Job>) -> Action {
     let (c, j) = (c.clone(), j.clone());
-    Action::call(
-        format!("delete Job {}", meta::name(&j.metadata)),
-        move |i| async move {
-            match i
-                .delete(j.as_ref(), Some(Propagation::Background), None)
-                .await
-            {
-                Err(e) if knarr_runner::is_not_found(&e) => return Ok(()),
-                other => other?,
-            }
-            let text = format!("Deleted job {}", meta::name(&j.metadata));
-            i.recorder().event(
-                COMPONENT,
-                c.as_ref(),
-                EventType::Normal,
-                "SuccessfulDelete",
-                text,
-            );
-            Ok(())
-        },
-    )
+    Action::call(format!("delete Job {}", meta::name(&j.metadata)), move |i| async move {
+        match i.delete(j.as_ref(), Some(Propagation::Background), None).await {
+            Err(e) if knarr_runner::is_not_found(&e) => return Ok(()),
+            other => other?,
+        }
+        let text = format!("Deleted job {}", meta::name(&j.metadata));
+        i.recorder().event(COMPONENT, c.as_ref(), EventType::Normal, "SuccessfulDelete", text);
+        Ok(())
+    })
 }
 
 /// Finished jobs beyond the limits, oldest first.
@@ -118,16 +91,11 @@ fn surplus(c: &CronJob, jobs: &[Arc<Job>]) -> Vec<Arc<Job>> {
         ("Failed", c.spec.failed_jobs_history_limit),
     ] {
         let Some(limit) = limit else { continue };
-        let mut v: Vec<_> = jobs
-            .iter()
-            .filter(|j| finished(j).is_some_and(|c| c.type_ == kind))
-            .collect();
+        let mut v: Vec<_> =
+            jobs.iter().filter(|j| finished(j).is_some_and(|c| c.type_ == kind)).collect();
         v.sort_by_key(|j| {
             (
-                j.status
-                    .as_ref()
-                    .and_then(|s| s.start_time.as_ref())
-                    .map(|t| t.0),
+                j.status.as_ref().and_then(|s| s.start_time.as_ref()).map(|t| t.0),
                 j.metadata.name.clone(),
             )
         });
@@ -143,8 +111,7 @@ impl Controller for CronJobs {
     }
     fn watch(&self, _: &Informers, queue: &Queue<Key>) {
         let q = queue.clone();
-        self.crons
-            .on_event(move |e| q.add(Key::of(&e.object().metadata)));
+        self.crons.on_event(move |e| q.add(Key::of(&e.object().metadata)));
         let q = queue.clone();
         self.jobs.on_event(move |e| {
             let m = &e.object().metadata;
@@ -157,9 +124,7 @@ impl Controller for CronJobs {
         self.crons.has_synced() && self.jobs.has_synced()
     }
     fn plan(&self, key: &Key, now: Timestamp) -> Plan {
-        let Some(c) = self.crons.by_key(key) else {
-            return Plan::none();
-        };
+        let Some(c) = self.crons.by_key(key) else { return Plan::none() };
         let jobs = self.jobs.owned_by(meta::uid(&c.metadata));
         let mut plan = Plan::none();
         for j in surplus(&c, &jobs) {
@@ -186,10 +151,7 @@ impl Controller for CronJobs {
         let active: Vec<ObjectReference> = running
             .iter()
             .map(|j| {
-                was.iter()
-                    .find(|r| r.uid == j.metadata.uid)
-                    .cloned()
-                    .unwrap_or_else(|| reference(j))
+                was.iter().find(|r| r.uid == j.metadata.uid).cloned().unwrap_or_else(|| reference(j))
             })
             .collect();
         st.active = Some(active).filter(|a| !a.is_empty());
@@ -224,21 +186,14 @@ impl Controller for CronJobs {
             let (due, missed) = s.last_due(earliest, now, &zone);
             if missed > 100 {
                 let text = "too many missed start times. Set or decrease .spec.startingDeadlineSeconds or check clock skew";
-                plan.push(say(
-                    &c,
-                    EventType::Warning,
-                    "TooManyMissedTimes",
-                    text.into(),
-                ));
+                plan.push(say(&c, EventType::Warning, "TooManyMissedTimes", text.into()));
             }
             if let Some(next) = s.next(now, &zone) {
                 let wait = meta::seconds_between(now, next).max(0.0);
                 plan.after(Duration::from_secs_f64(wait + 0.1));
             }
             if let Some(at) = due {
-                let already = jobs
-                    .iter()
-                    .any(|j| j.metadata.name == make_job(&c, at).metadata.name);
+                let already = jobs.iter().any(|j| j.metadata.name == make_job(&c, at).metadata.name);
                 match c.spec.concurrency_policy.as_deref() {
                     _ if already => {}
                     Some("Forbid") if !running.is_empty() => {
@@ -271,25 +226,13 @@ impl Controller for CronJobs {
             match i.create(&job).await {
                 Ok(j) => {
                     let text = format!("Created job {}", meta::name(&j.metadata));
-                    r.event(
-                        COMPONENT,
-                        c.as_ref(),
-                        EventType::Normal,
-                        "SuccessfulCreate",
-                        text,
-                    );
+                    r.event(COMPONENT, c.as_ref(), EventType::Normal, "SuccessfulCreate", text);
                     st.active.get_or_insert_default().push(reference(&j));
                 }
                 Err(e) if knarr_runner::is_already_exists(&e) => {}
                 Err(e) => {
                     let text = format!("Error creating job: {}", message(&e));
-                    r.event(
-                        COMPONENT,
-                        c.as_ref(),
-                        EventType::Warning,
-                        "FailedCreate",
-                        text,
-                    );
+                    r.event(COMPONENT, c.as_ref(), EventType::Warning, "FailedCreate", text);
                     return Err(e);
                 }
             }

@@ -65,9 +65,7 @@ fn tolerations(spec: &PodSpec) -> Vec<Toleration> {
 
 /// Whether a pod of the set should be made, and may stay, on the node.
 fn wanted_on(d: &DaemonSet, n: &Node) -> (bool, bool) {
-    let Some(spec) = &d.spec.template.spec else {
-        return (false, false);
-    };
+    let Some(spec) = &d.spec.template.spec else { return (false, false) };
     let named = spec.node_name.as_deref().filter(|x| !x.is_empty());
     if named.is_some_and(|x| x != meta::name(&n.metadata)) || !node_accepted(spec, n) {
         return (false, false);
@@ -102,9 +100,7 @@ fn target(p: &Pod) -> Option<String> {
         return Some(bound.to_owned());
     }
     let s = p.spec.as_ref()?.affinity.as_ref()?.node_affinity.as_ref()?;
-    let sel = s
-        .required_during_scheduling_ignored_during_execution
-        .as_ref()?;
+    let sel = s.required_during_scheduling_ignored_during_execution.as_ref()?;
     sel.node_selector_terms
         .iter()
         .flat_map(|t| t.match_fields.iter().flatten())
@@ -134,24 +130,12 @@ fn create(d: &Arc<DaemonSet>, node: &str, hash: &str) -> Action {
         match i.create(&pod).await {
             Ok(p) => {
                 let text = format!("Created pod: {}", meta::name(&p.metadata));
-                r.event(
-                    COMPONENT,
-                    d.as_ref(),
-                    EventType::Normal,
-                    "SuccessfulCreate",
-                    text,
-                );
+                r.event(COMPONENT, d.as_ref(), EventType::Normal, "SuccessfulCreate", text);
                 Ok(())
             }
             Err(e) => {
                 let text = format!("Error creating: {}", message(&e));
-                r.event(
-                    COMPONENT,
-                    d.as_ref(),
-                    EventType::Warning,
-                    "FailedCreate",
-                    text,
-                );
+                r.event(COMPONENT, d.as_ref(), EventType::Warning, "FailedCreate", text);
                 Err(e)
             }
         }
@@ -161,12 +145,7 @@ fn create(d: &Arc<DaemonSet>, node: &str, hash: &str) -> Action {
 impl DaemonSets {
     /// A controller over these informers.
     pub fn new(i: &Informers) -> Self {
-        Self {
-            sets: i.get(),
-            pods: i.get(),
-            nodes: i.get(),
-            revisions: i.get(),
-        }
+        Self { sets: i.get(), pods: i.get(), nodes: i.get(), revisions: i.get() }
     }
 }
 
@@ -180,11 +159,7 @@ struct Tally {
     updated: i32,
 }
 
-fn bound(
-    v: Option<&k8s_openapi::apimachinery::pkg::util::intstr::IntOrString>,
-    n: i32,
-    default: i32,
-) -> i32 {
+fn bound(v: Option<&k8s_openapi::apimachinery::pkg::util::intstr::IntOrString>, n: i32, default: i32) -> i32 {
     v.map_or(default, |v| meta::scaled(v, n, true).unwrap_or(default))
 }
 
@@ -206,8 +181,7 @@ fn decide(
     let strategy = d.spec.update_strategy.as_ref();
     let rolling = strategy.and_then(|s| s.type_.as_deref()) != Some("OnDelete");
     let ru = strategy.and_then(|s| s.rolling_update.as_ref());
-    let total =
-        i32::try_from(nodes.iter().filter(|n| wanted_on(d, n).0).count()).unwrap_or(i32::MAX);
+    let total = i32::try_from(nodes.iter().filter(|n| wanted_on(d, n).0).count()).unwrap_or(i32::MAX);
     let surge = bound(ru.and_then(|r| r.max_surge.as_ref()), total, 0);
     let max_unavailable = bound(ru.and_then(|r| r.max_unavailable.as_ref()), total, 1);
     for n in nodes {
@@ -219,10 +193,7 @@ fn decide(
         if run {
             t.desired += 1;
             t.current += i32::from(any);
-            let best = here
-                .iter()
-                .filter(|p| pods::ready(p))
-                .max_by_key(|p| fresh(p));
+            let best = here.iter().filter(|p| pods::ready(p)).max_by_key(|p| fresh(p));
             if let Some(p) = best {
                 t.ready += 1;
                 t.available += i32::from(pods::available(p, min_ready, now));
@@ -259,11 +230,7 @@ fn decide(
         if new.is_empty() {
             doomed.extend(old.iter().skip(1).cloned());
             if let Some(p) = old.into_iter().next() {
-                if serves(&p) {
-                    replaceable.push((name, p))
-                } else {
-                    broken.push(p)
-                }
+                if serves(&p) { replaceable.push((name, p)) } else { broken.push(p) }
             }
         } else if !old.is_empty() {
             // The new pod beside the old one: the old goes when the new one serves.
@@ -319,21 +286,12 @@ impl Controller for DaemonSets {
             && self.revisions.has_synced()
     }
     fn plan(&self, key: &Key, now: Timestamp) -> Plan {
-        let Some(d) = self.sets.by_key(key) else {
-            return Plan::none();
-        };
+        let Some(d) = self.sets.by_key(key) else { return Plan::none() };
         if meta::deleting(&d.metadata) {
             return Plan::none();
         }
         let owner = meta::owner_ref(d.as_ref());
-        let c = claim(
-            &self.pods,
-            &key.namespace,
-            &owner,
-            false,
-            |l| matches(&d, l),
-            |_| true,
-        );
+        let c = claim(&self.pods, &key.namespace, &owner, false, |l| matches(&d, l), |_| true);
         let mut plan = Plan::none();
         if !c.actions.is_empty() {
             plan.steps.push(Step::All(c.actions));
@@ -341,12 +299,7 @@ impl Controller for DaemonSets {
             return plan;
         }
         let history = revisions::of(&self.revisions, meta::uid(&d.metadata));
-        let labels = d
-            .spec
-            .template
-            .metadata
-            .as_ref()
-            .and_then(|m| m.labels.as_ref());
+        let labels = d.spec.template.metadata.as_ref().and_then(|m| m.labels.as_ref());
         let collisions = d.status.as_ref().and_then(|s| s.collision_count);
         let rev = match revisions::current(&d, &d.spec.template, labels, collisions, &history) {
             Current::Write(a) => {
@@ -372,23 +325,10 @@ impl Controller for DaemonSets {
                 meta::name(&p.metadata),
                 pods::node(p)
             );
-            plan.push(Action::event(
-                COMPONENT,
-                d.as_ref(),
-                EventType::Warning,
-                "FailedDaemonPod",
-                text,
-            ));
+            plan.push(Action::event(COMPONENT, d.as_ref(), EventType::Warning, "FailedDaemonPod", text));
         }
-        plan.steps.push(Step::All(
-            doomed
-                .iter()
-                .map(|p| delete_pod(COMPONENT, &d, p))
-                .collect(),
-        ));
-        plan.steps.push(Step::SlowStart(
-            make.iter().map(|n| create(&d, n, &hash)).collect(),
-        ));
+        plan.steps.push(Step::All(doomed.iter().map(|p| delete_pod(COMPONENT, &d, p)).collect()));
+        plan.steps.push(Step::SlowStart(make.iter().map(|n| create(&d, n, &hash)).collect()));
         let min_ready = d.spec.min_ready_seconds.unwrap_or(0);
         if let Some(x) = pods::next_available(c.owned.iter(), min_ready, now) {
             plan.after(x);
@@ -396,12 +336,9 @@ impl Controller for DaemonSets {
         let limit = d.spec.revision_history_limit.unwrap_or(10);
         let used = |r: &ControllerRevision| {
             r.metadata.name == rev.metadata.name
-                || c.owned
-                    .iter()
-                    .any(|p| meta::label(&p.metadata, HASH) == Some(revisions::hash(r)))
+                || c.owned.iter().any(|p| meta::label(&p.metadata, HASH) == Some(revisions::hash(r)))
         };
-        plan.steps
-            .push(Step::All(revisions::surplus(&history, limit, used)));
+        plan.steps.push(Step::All(revisions::surplus(&history, limit, used)));
         let old = d.status.clone().unwrap_or_default();
         let some = |n: i32| Some(n).filter(|n| *n != 0);
         let st = DaemonSetStatus {

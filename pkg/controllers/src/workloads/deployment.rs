@@ -45,15 +45,10 @@ pub(crate) fn spec_replicas(r: &ReplicaSet) -> i32 {
     r.spec.replicas.unwrap_or(1)
 }
 pub(crate) fn available(r: &ReplicaSet) -> i32 {
-    r.status
-        .as_ref()
-        .and_then(|s| s.available_replicas)
-        .unwrap_or(0)
+    r.status.as_ref().and_then(|s| s.available_replicas).unwrap_or(0)
 }
 fn revision(m: &ObjectMeta) -> i64 {
-    meta::annotation(m, REVISION)
-        .and_then(|r| r.parse().ok())
-        .unwrap_or(0)
+    meta::annotation(m, REVISION).and_then(|r| r.parse().ok()).unwrap_or(0)
 }
 
 fn without_hash(t: Option<&PodTemplateSpec>) -> PodTemplateSpec {
@@ -78,10 +73,7 @@ impl View {
         self.old.iter().chain(self.new.as_ref())
     }
     pub fn rolling(&self) -> bool {
-        self.d
-            .spec
-            .strategy
-            .as_ref()
+        self.d.spec.strategy.as_ref()
             .and_then(|s| s.type_.as_deref())
             .unwrap_or("RollingUpdate")
             == "RollingUpdate"
@@ -92,11 +84,7 @@ impl View {
             return (0, 0);
         }
         let n = self.wanted();
-        let r = self
-            .d
-            .spec
-            .strategy
-            .as_ref()
+        let r = self.d.spec.strategy.as_ref()
             .and_then(|s| s.rolling_update.as_ref());
         let part = |v: Option<&_>, up| match v {
             Some(v) => meta::scaled(v, n, up).unwrap_or(0),
@@ -107,26 +95,16 @@ impl View {
         };
         let surge = part(r.and_then(|r| r.max_surge.as_ref()), true);
         let unavailable = part(r.and_then(|r| r.max_unavailable.as_ref()), false);
-        if surge == 0 && unavailable == 0 {
-            (0, 1)
-        } else {
-            (surge, unavailable.min(n))
-        }
+        if surge == 0 && unavailable == 0 { (0, 1) } else { (surge, unavailable.min(n)) }
     }
     pub fn max_unavailable(&self) -> i32 {
-        if self.rolling() && self.wanted() > 0 {
-            self.bounds().1
-        } else {
-            0
-        }
+        if self.rolling() && self.wanted() > 0 { self.bounds().1 } else { 0 }
     }
     pub fn paused(&self) -> bool {
         self.d.spec.paused.unwrap_or(false)
     }
     pub fn has_deadline(&self) -> Option<i32> {
-        self.d
-            .spec
-            .progress_deadline_seconds
+        self.d.spec.progress_deadline_seconds
             .filter(|d| *d != i32::MAX)
     }
 
@@ -164,12 +142,7 @@ impl View {
     }
 
     fn next_revision(&self) -> i64 {
-        self.old
-            .iter()
-            .map(|r| revision(&r.metadata))
-            .max()
-            .unwrap_or(0)
-            + 1
+        self.old.iter().map(|r| revision(&r.metadata)).max().unwrap_or(0) + 1
     }
 
     /// The ReplicaSet of the present template, to be created.
@@ -185,10 +158,7 @@ impl View {
             .get_or_insert_default()
             .insert(HASH.into(), hash.clone());
         let mut selector = spec.selector.clone();
-        selector
-            .match_labels
-            .get_or_insert_default()
-            .insert(HASH.into(), hash.clone());
+        selector.match_labels.get_or_insert_default().insert(HASH.into(), hash.clone());
         let labels = template.metadata.as_ref().and_then(|m| m.labels.clone());
         Some(ReplicaSet {
             metadata: ObjectMeta {
@@ -222,13 +192,7 @@ impl View {
                 let name = meta::name(&set.metadata);
                 let text = format!("Scaled {dir} replica set {name} from {from} to {to}");
                 let r = i.recorder();
-                r.event(
-                    COMPONENT,
-                    d.as_ref(),
-                    EventType::Normal,
-                    "ScalingReplicaSet",
-                    text,
-                );
+                r.event(COMPONENT, d.as_ref(), EventType::Normal, "ScalingReplicaSet", text);
             }
             Ok(())
         })
@@ -254,19 +218,15 @@ fn create_set(d: Arc<Deployment>, set: ReplicaSet) -> Action {
                 if n > 0 {
                     let text = format!("Scaled up replica set {name} from 0 to {n}");
                     let r = i.recorder();
-                    r.event(
-                        COMPONENT,
-                        d.as_ref(),
-                        EventType::Normal,
-                        "ScalingReplicaSet",
-                        text,
-                    );
+                    r.event(COMPONENT, d.as_ref(), EventType::Normal, "ScalingReplicaSet", text);
                 }
                 Ok(())
             }
             Err(e) if knarr_runner::is_already_exists(&e) => {
-                let sets =
-                    kube::Api::<ReplicaSet>::namespaced(i.client().clone(), meta::ns(&d.metadata));
+                let sets = kube::Api::<ReplicaSet>::namespaced(
+                    i.client().clone(),
+                    meta::ns(&d.metadata),
+                );
                 let live = sets.get(&name).await?;
                 let ours = meta::controlled_by(&live.metadata, meta::uid(&d.metadata));
                 let same = without_hash(live.spec.template.as_ref())
@@ -309,11 +269,7 @@ fn create_set(d: Arc<Deployment>, set: ReplicaSet) -> Action {
 impl Deployments {
     /// A controller over these informers.
     pub fn new(i: &Informers) -> Self {
-        Self {
-            deployments: i.get(),
-            sets: i.get(),
-            pods: i.get(),
-        }
+        Self { deployments: i.get(), sets: i.get(), pods: i.get() }
     }
 
     fn view(&self, d: Arc<Deployment>, mut sets: Vec<Arc<ReplicaSet>>, now: Timestamp) -> View {
@@ -328,20 +284,12 @@ impl Deployments {
             .iter()
             .position(|s| without_hash(s.spec.template.as_ref()) == want);
         let new = at.map(|i| sets.remove(i));
-        View {
-            d,
-            new,
-            old: sets,
-            now,
-        }
+        View { d, new, old: sets, now }
     }
 
     fn old_pods_running(&self, v: &View) -> bool {
         v.old.iter().any(|s| {
-            self.pods
-                .owned_by(meta::uid(&s.metadata))
-                .iter()
-                .any(|p| !pods::finished(p))
+            self.pods.owned_by(meta::uid(&s.metadata)).iter().any(|p| !pods::finished(p))
         })
     }
 
@@ -352,7 +300,8 @@ impl Deployments {
             let spec = Some(&v.d.spec);
             let want = v.annotations(new.metadata.annotations.as_ref(), Some(v.next_revision()));
             let min_ready = spec.and_then(|s| s.min_ready_seconds).unwrap_or(0);
-            let have_min = new.spec.min_ready_seconds.unwrap_or(0);
+            let have_min =
+                new.spec.min_ready_seconds.unwrap_or(0);
             // Desired and max are written when scaling, which looks at the old values.
             let mut compare = want.clone();
             for k in [DESIRED, MAX] {
@@ -378,18 +327,11 @@ impl Deployments {
             }
         }
         if v.paused() || math::scaling_event(v) {
-            return math::proportional(v)
-                .into_iter()
-                .map(|(s, n)| v.scale(&s, n))
-                .collect();
+            return math::proportional(v).into_iter().map(|(s, n)| v.scale(&s, n)).collect();
         }
         if !v.rolling() {
-            let down: Vec<_> = v
-                .old
-                .iter()
-                .filter(|s| spec_replicas(s) > 0)
-                .map(|s| v.scale(s, 0))
-                .collect();
+            let down: Vec<_> =
+                v.old.iter().filter(|s| spec_replicas(s) > 0).map(|s| v.scale(s, 0)).collect();
             if !down.is_empty() {
                 return down;
             }
@@ -398,25 +340,14 @@ impl Deployments {
             }
         }
         let Some(new) = &v.new else {
-            return v
-                .make_set()
-                .map(|s| create_set(v.d.clone(), s))
-                .into_iter()
-                .collect();
+            return v.make_set().map(|s| create_set(v.d.clone(), s)).into_iter().collect();
         };
-        let want = if v.rolling() {
-            math::new_set_size(v, spec_replicas(new))
-        } else {
-            v.wanted()
-        };
+        let want = if v.rolling() { math::new_set_size(v, spec_replicas(new)) } else { v.wanted() };
         if want != spec_replicas(new) {
             return vec![v.scale(new, want)];
         }
         if v.rolling() {
-            return math::shrink_old(v)
-                .into_iter()
-                .map(|(s, n)| v.scale(&s, n))
-                .collect();
+            return math::shrink_old(v).into_iter().map(|(s, n)| v.scale(&s, n)).collect();
         }
         Vec::new()
     }
@@ -426,14 +357,9 @@ impl Deployments {
         if limit == i32::MAX || !status::complete(v) {
             return Vec::new();
         }
-        let mut idle: Vec<_> = v
-            .old
-            .iter()
-            .filter(|s| !meta::deleting(&s.metadata))
-            .collect();
-        let excess = idle
-            .len()
-            .saturating_sub(usize::try_from(limit).unwrap_or(0));
+        let mut idle: Vec<_> =
+            v.old.iter().filter(|s| !meta::deleting(&s.metadata)).collect();
+        let excess = idle.len().saturating_sub(usize::try_from(limit).unwrap_or(0));
         idle.sort_by_key(|s| revision(&s.metadata));
         idle.into_iter()
             .take(excess)
@@ -449,8 +375,9 @@ impl Deployments {
 }
 
 fn matches(d: &Deployment, l: Option<&Labels>) -> bool {
-    Some(&d.spec)
-        .is_some_and(|s| !meta::selector_is_empty(&s.selector) && meta::selects(&s.selector, l))
+    Some(&d.spec).is_some_and(|s| {
+        !meta::selector_is_empty(&s.selector) && meta::selects(&s.selector, l)
+    })
 }
 
 impl Controller for Deployments {
@@ -459,8 +386,7 @@ impl Controller for Deployments {
     }
     fn watch(&self, _: &Informers, queue: &Queue<Key>) {
         let q = queue.clone();
-        self.deployments
-            .on_event(move |e| q.add(Key::of(&e.object().metadata)));
+        self.deployments.on_event(move |e| q.add(Key::of(&e.object().metadata)));
         let (q, ds) = (queue.clone(), self.deployments.clone());
         self.sets.on_event(move |e| {
             let m = &e.object().metadata;
@@ -497,9 +423,7 @@ impl Controller for Deployments {
         self.deployments.has_synced() && self.sets.has_synced() && self.pods.has_synced()
     }
     fn plan(&self, key: &Key, now: Timestamp) -> Plan {
-        let Some(d) = self.deployments.by_key(key) else {
-            return Plan::none();
-        };
+        let Some(d) = self.deployments.by_key(key) else { return Plan::none() };
         if Some(&d.spec).is_none_or(|s| meta::selector_is_empty(&s.selector)) {
             return Plan::none();
         }

@@ -14,7 +14,9 @@ use jiff::Timestamp;
 use k8s_openapi::api::batch::v1::{Job, JobCondition, JobStatus, UncountedTerminatedPods};
 use k8s_openapi::api::core::v1::{EnvVar, EnvVarSource, ObjectFieldSelector, Pod};
 use knarr_runner::meta::{self, Key, Labels};
-use knarr_runner::{Action, Cache, Controller, EventType, Informers, Plan, Queue, Step, message};
+use knarr_runner::{
+    Action, Cache, Controller, EventType, Informers, Plan, Queue, Step, message,
+};
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,12 +40,7 @@ fn matches(j: &Job, l: Option<&Labels>) -> bool {
 }
 
 pub(crate) fn condition<'a>(j: &'a Job, kind: &str) -> Option<&'a JobCondition> {
-    j.status
-        .as_ref()?
-        .conditions
-        .as_ref()?
-        .iter()
-        .find(|c| c.type_ == kind && c.status == "True")
+    j.status.as_ref()?.conditions.as_ref()?.iter().find(|c| c.type_ == kind && c.status == "True")
 }
 
 /// The condition that says a job has ended.
@@ -52,51 +49,36 @@ pub(crate) fn finished(j: &Job) -> Option<&JobCondition> {
 }
 
 fn tracked(p: &Pod) -> bool {
-    p.metadata
-        .finalizers
-        .iter()
-        .flatten()
-        .any(|f| f == FINALIZER)
+    p.metadata.finalizers.iter().flatten().any(|f| f == FINALIZER)
 }
 
 fn untrack(p: &Arc<Pod>) -> Action {
     let p = p.clone();
-    Action::call(
-        format!("untrack Pod {}", meta::name(&p.metadata)),
-        move |i| async move {
-            let left: Vec<&String> = p
-                .metadata
-                .finalizers
-                .iter()
-                .flatten()
-                .filter(|f| *f != FINALIZER)
-                .collect();
-            let patch = serde_json::json!({"metadata": {
+    Action::call(format!("untrack Pod {}", meta::name(&p.metadata)), move |i| async move {
+        let left: Vec<&String> =
+            p.metadata.finalizers.iter().flatten().filter(|f| *f != FINALIZER).collect();
+        let patch = serde_json::json!({"metadata": {
             "uid": p.metadata.uid, "resourceVersion": p.metadata.resource_version,
             "finalizers": left}});
-            match i
-                .merge::<Pod>(meta::ns(&p.metadata), meta::name(&p.metadata), "", patch)
-                .await
-            {
-                Err(e) if knarr_runner::is_not_found(&e) => Ok(()),
-                Err(e) => Err(e),
-                Ok(o) => {
-                    // The last finalizer of a pod being deleted was its end.
-                    let gone = meta::deleting(&o.metadata)
-                        && o.metadata.finalizers.as_ref().is_none_or(Vec::is_empty)
-                        && o.metadata.deletion_grace_period_seconds == Some(0);
-                    if gone {
-                        i.get::<Pod>().observe_deleted(
-                            meta::ns(&o.metadata),
-                            meta::name(&o.metadata),
-                            meta::uid(&o.metadata),
-                        );
-                    }
-                    Ok(())
+        match i.merge::<Pod>(meta::ns(&p.metadata), meta::name(&p.metadata), "", patch).await {
+            Err(e) if knarr_runner::is_not_found(&e) => Ok(()),
+            Err(e) => Err(e),
+            Ok(o) => {
+                // The last finalizer of a pod being deleted was its end.
+                let gone = meta::deleting(&o.metadata)
+                    && o.metadata.finalizers.as_ref().is_none_or(Vec::is_empty)
+                    && o.metadata.deletion_grace_period_seconds == Some(0);
+                if gone {
+                    i.get::<Pod>().observe_deleted(
+                        meta::ns(&o.metadata),
+                        meta::name(&o.metadata),
+                        meta::uid(&o.metadata),
+                    );
                 }
+                Ok(())
             }
-        },
-    )
+        }
+    })
 }
 
 fn index_of(p: &Pod) -> Option<i32> {
@@ -109,26 +91,16 @@ fn make_pod(j: &Job, index: Option<i32>, failures: Option<i32>) -> Option<Pod> {
         Some(i) => format!("{}-{i}", meta::name(&j.metadata)),
         None => meta::name(&j.metadata).to_owned(),
     };
-    let mut p = pods::from_template(
-        &spec.template,
-        meta::ns(&j.metadata),
-        &name,
-        meta::owner_ref(j),
-    );
-    p.metadata
-        .finalizers
-        .get_or_insert_default()
-        .push(FINALIZER.into());
+    let mut p =
+        pods::from_template(&spec.template, meta::ns(&j.metadata), &name, meta::owner_ref(j));
+    p.metadata.finalizers.get_or_insert_default().push(FINALIZER.into());
     if let Some(i) = index {
         let a = p.metadata.annotations.get_or_insert_default();
         a.insert(INDEX.into(), i.to_string());
         if let Some(f) = failures {
             a.insert(FAILURES.into(), f.to_string());
         }
-        p.metadata
-            .labels
-            .get_or_insert_default()
-            .insert(INDEX.into(), i.to_string());
+        p.metadata.labels.get_or_insert_default().insert(INDEX.into(), i.to_string());
         if let Some(s) = &mut p.spec {
             s.hostname = Some(name);
             let env = EnvVar {
@@ -142,11 +114,7 @@ fn make_pod(j: &Job, index: Option<i32>, failures: Option<i32>) -> Option<Pod> {
                 }),
                 value: None,
             };
-            for c in s
-                .containers
-                .iter_mut()
-                .chain(s.init_containers.iter_mut().flatten())
-            {
+            for c in s.containers.iter_mut().chain(s.init_containers.iter_mut().flatten()) {
                 let e = c.env.get_or_insert_default();
                 if !e.iter().any(|x| x.name == env.name) {
                     e.push(env.clone());
@@ -164,37 +132,19 @@ fn create(j: &Arc<Job>, pod: Pod) -> Action {
         match i.create(&pod).await {
             Ok(p) => {
                 let text = format!("Created pod: {}", meta::name(&p.metadata));
-                r.event(
-                    COMPONENT,
-                    j.as_ref(),
-                    EventType::Normal,
-                    "SuccessfulCreate",
-                    text,
-                );
+                r.event(COMPONENT, j.as_ref(), EventType::Normal, "SuccessfulCreate", text);
                 Ok(())
             }
             Err(e) => {
                 let text = format!("Error creating: {}", message(&e));
-                r.event(
-                    COMPONENT,
-                    j.as_ref(),
-                    EventType::Warning,
-                    "FailedCreate",
-                    text,
-                );
+                r.event(COMPONENT, j.as_ref(), EventType::Warning, "FailedCreate", text);
                 Err(e)
             }
         }
     })
 }
 
-fn new_condition(
-    kind: &str,
-    status: &str,
-    reason: &str,
-    text: &str,
-    now: Timestamp,
-) -> JobCondition {
+fn new_condition(kind: &str, status: &str, reason: &str, text: &str, now: Timestamp) -> JobCondition {
     JobCondition {
         type_: kind.into(),
         status: status.into(),
@@ -216,15 +166,7 @@ fn ended_at(p: &Pod) -> Option<Timestamp> {
         .and_then(|s| s.container_statuses.as_ref())
         .into_iter()
         .flatten()
-        .filter_map(|c| {
-            c.state
-                .as_ref()?
-                .terminated
-                .as_ref()?
-                .finished_at
-                .as_ref()
-                .map(|t| t.0)
-        })
+        .filter_map(|c| c.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref().map(|t| t.0))
         .max()
         .or_else(|| {
             pods::condition(p, "Ready")
@@ -251,10 +193,7 @@ struct Look<'a> {
 }
 
 impl<'a> Look<'a> {
-    fn spec<T>(
-        &self,
-        f: impl FnOnce(&k8s_openapi::api::batch::v1::JobSpec) -> Option<T>,
-    ) -> Option<T> {
+    fn spec<T>(&self, f: impl FnOnce(&k8s_openapi::api::batch::v1::JobSpec) -> Option<T>) -> Option<T> {
         self.job.spec.as_ref().and_then(f)
     }
     fn indexed(&self) -> bool {
@@ -262,10 +201,7 @@ impl<'a> Look<'a> {
     }
     fn only_failed_replaced(&self) -> bool {
         let explicit = self.spec(|s| s.pod_replacement_policy.clone());
-        explicit.as_deref() == Some("Failed")
-            || self
-                .spec(|s| s.pod_failure_policy.as_ref().map(|_| ()))
-                .is_some()
+        explicit.as_deref() == Some("Failed") || self.spec(|s| s.pod_failure_policy.as_ref().map(|_| ())).is_some()
     }
 
     fn new(job: &'a Arc<Job>, owned: &[Arc<Pod>], now: Timestamp) -> Self {
@@ -288,11 +224,8 @@ impl<'a> Look<'a> {
     }
 
     fn count(&mut self, owned: &[Arc<Pod>]) {
-        let held: HashSet<&str> = owned
-            .iter()
-            .filter(|p| tracked(p))
-            .map(|p| meta::uid(&p.metadata))
-            .collect();
+        let held: HashSet<&str> =
+            owned.iter().filter(|p| tracked(p)).map(|p| meta::uid(&p.metadata)).collect();
         let un = self.st.uncounted_terminated_pods.get_or_insert_default();
         let settle = |v: &mut Option<Vec<String>>| {
             let all = v.take().unwrap_or_default();
@@ -342,18 +275,13 @@ impl<'a> Look<'a> {
                         }
                     }
                     Some(policy::Verdict::FailJob(text)) => {
-                        self.fail_now
-                            .get_or_insert(("PodFailurePolicy".into(), text));
+                        self.fail_now.get_or_insert(("PodFailurePolicy".into(), text));
                     }
                     _ => {}
                 }
             }
             let un = self.st.uncounted_terminated_pods.get_or_insert_default();
-            let list = if ok {
-                &mut un.succeeded
-            } else {
-                &mut un.failed
-            };
+            let list = if ok { &mut un.succeeded } else { &mut un.failed };
             let list = list.get_or_insert_default();
             if !list.contains(&uid) {
                 list.push(uid);
@@ -395,19 +323,11 @@ impl<'a> Look<'a> {
         let fail = |r: &str, t: &str| Some(("FailureTarget", r.to_owned(), t.to_owned()));
         if let Some(c) = condition(self.job, "FailureTarget") {
             let (r, m) = (c.reason.clone(), c.message.clone());
-            return Some((
-                "FailureTarget",
-                r.unwrap_or_default(),
-                m.unwrap_or_default(),
-            ));
+            return Some(("FailureTarget", r.unwrap_or_default(), m.unwrap_or_default()));
         }
         if let Some(c) = condition(self.job, "SuccessCriteriaMet") {
             let (r, m) = (c.reason.clone(), c.message.clone());
-            return Some((
-                "SuccessCriteriaMet",
-                r.unwrap_or_default(),
-                m.unwrap_or_default(),
-            ));
+            return Some(("SuccessCriteriaMet", r.unwrap_or_default(), m.unwrap_or_default()));
         }
         if let Some((r, t)) = &self.fail_now {
             return fail(r, t);
@@ -418,41 +338,22 @@ impl<'a> Look<'a> {
             .iter()
             .filter_map(|p| p.status.as_ref())
             .flat_map(|s| {
-                s.container_statuses
-                    .iter()
-                    .flatten()
-                    .chain(s.init_container_statuses.iter().flatten())
+                s.container_statuses.iter().flatten().chain(s.init_container_statuses.iter().flatten())
             })
             .map(|c| c.restart_count)
             .sum();
         let on_failure = self
-            .spec(|s| {
-                s.template
-                    .spec
-                    .as_ref()
-                    .and_then(|p| p.restart_policy.clone())
-            })
+            .spec(|s| s.template.spec.as_ref().and_then(|p| p.restart_policy.clone()))
             .as_deref()
             == Some("OnFailure");
-        let too_often = on_failure
-            && if limit == 0 {
-                restarts > 0
-            } else {
-                restarts >= limit
-            };
+        let too_often = on_failure && if limit == 0 { restarts > 0 } else { restarts >= limit };
         if failed > limit || too_often {
-            return fail(
-                "BackoffLimitExceeded",
-                "Job has reached the specified backoff limit",
-            );
+            return fail("BackoffLimitExceeded", "Job has reached the specified backoff limit");
         }
         let deadline = self.spec(|s| s.active_deadline_seconds);
         if let (Some(d), Some(t)) = (deadline, &self.st.start_time) {
             if !self.suspended() && meta::seconds_between(t.0, self.now) >= d as f64 {
-                return fail(
-                    "DeadlineExceeded",
-                    "Job was active longer than specified deadline",
-                );
+                return fail("DeadlineExceeded", "Job was active longer than specified deadline");
             }
         }
         let completions = self.spec(|s| s.completions);
@@ -501,9 +402,7 @@ impl<'a> Look<'a> {
             .filter_map(|p| ended_at(p))
             .filter(|t| last_ok.is_none_or(|ok| *t > ok))
             .collect();
-        let Some(last) = fails.iter().max() else {
-            return 0.0;
-        };
+        let Some(last) = fails.iter().max() else { return 0.0 };
         let n = i32::try_from(fails.len() - 1).unwrap_or(10).min(10);
         let delay = (10.0 * 2f64.powi(n)).min(600.0);
         delay - meta::seconds_between(*last, self.now)
@@ -525,9 +424,7 @@ impl<'a> Look<'a> {
         };
         let n = (want - busy).max(0);
         if !self.indexed() {
-            return (0..n.min(500))
-                .filter_map(|_| make_pod(self.job, None, None))
-                .collect();
+            return (0..n.min(500)).filter_map(|_| make_pod(self.job, None, None)).collect();
         }
         let taken: HashSet<i32> = self
             .active
@@ -539,9 +436,7 @@ impl<'a> Look<'a> {
             .collect();
         let per_index = self.spec(|s| s.backoff_limit_per_index).is_some();
         (0..self.spec(|s| s.completions).unwrap_or(0))
-            .filter(|i| {
-                !taken.contains(i) && !self.done.contains(*i) && !self.given_up.contains(*i)
-            })
+            .filter(|i| !taken.contains(i) && !self.done.contains(*i) && !self.given_up.contains(*i))
             .take(usize::try_from(n).unwrap_or(0))
             .filter_map(|i| {
                 let fails = owned
@@ -557,10 +452,7 @@ impl<'a> Look<'a> {
 impl Jobs {
     /// A controller over these informers.
     pub fn new(i: &Informers) -> Self {
-        Self {
-            jobs: i.get(),
-            pods: i.get(),
-        }
+        Self { jobs: i.get(), pods: i.get() }
     }
 }
 
@@ -602,12 +494,7 @@ impl Controller for Jobs {
             }
             return plan;
         };
-        if job
-            .spec
-            .as_ref()
-            .and_then(|s| s.managed_by.as_deref())
-            .is_some_and(|m| m != "kubernetes.io/job-controller")
-        {
+        if job.spec.as_ref().and_then(|s| s.managed_by.as_deref()).is_some_and(|m| m != "kubernetes.io/job-controller") {
             return plan;
         }
         let gone = meta::deleting(&job.metadata);
@@ -645,15 +532,8 @@ impl Controller for Jobs {
             set(&mut st, new_condition(kind, "True", reason, text, now));
         } else if suspended {
             doomed.clone_from(&l.active);
-            if set(
-                &mut st,
-                new_condition("Suspended", "True", "JobSuspended", "Job suspended", now),
-            ) {
-                said.push((
-                    EventType::Normal,
-                    "Suspended".into(),
-                    "Job suspended".into(),
-                ));
+            if set(&mut st, new_condition("Suspended", "True", "JobSuspended", "Job suspended", now)) {
+                said.push((EventType::Normal, "Suspended".into(), "Job suspended".into()));
             }
             st.start_time = None;
         } else {
@@ -694,27 +574,16 @@ impl Controller for Jobs {
             }
         }
         st.uncounted_terminated_pods = Some(
-            l.st.uncounted_terminated_pods
-                .clone()
-                .unwrap_or_else(UncountedTerminatedPods::default),
+            l.st.uncounted_terminated_pods.clone().unwrap_or_else(UncountedTerminatedPods::default),
         );
         let (ps, pf) = l.pending();
-        let settled =
-            l.active.is_empty() && l.terminating == 0 && ps + pf == 0 && l.release.is_empty();
+        let settled = l.active.is_empty() && l.terminating == 0 && ps + pf == 0 && l.release.is_empty();
         if let (Some((kind, reason, text)), true) = (&verdict, settled) {
-            let done = if *kind == "FailureTarget" {
-                "Failed"
-            } else {
-                "Complete"
-            };
+            let done = if *kind == "FailureTarget" { "Failed" } else { "Complete" };
             set(&mut st, new_condition(done, "True", reason, text, now));
             if done == "Complete" {
                 st.completion_time = Some(meta::time(now));
-                said.push((
-                    EventType::Normal,
-                    "Completed".into(),
-                    "Job completed".into(),
-                ));
+                said.push((EventType::Normal, "Completed".into(), "Job completed".into()));
             } else {
                 said.push((EventType::Warning, reason.clone(), text.clone()));
             }
@@ -727,17 +596,9 @@ impl Controller for Jobs {
         for (k, r, t) in said {
             plan.push(Action::event(COMPONENT, job.as_ref(), k, &r, t));
         }
-        plan.steps
-            .push(Step::All(l.release.iter().map(untrack).collect()));
-        plan.steps.push(Step::All(
-            doomed
-                .iter()
-                .map(|p| delete_pod(COMPONENT, &job, p))
-                .collect(),
-        ));
-        plan.steps.push(Step::SlowStart(
-            make.into_iter().map(|p| create(&job, p)).collect(),
-        ));
+        plan.steps.push(Step::All(l.release.iter().map(untrack).collect()));
+        plan.steps.push(Step::All(doomed.iter().map(|p| delete_pod(COMPONENT, &job, p)).collect()));
+        plan.steps.push(Step::SlowStart(make.into_iter().map(|p| create(&job, p)).collect()));
         plan
     }
 }

@@ -54,10 +54,8 @@ pub trait Replicated: Kind {
         let mut whole = serde_json::to_value(self).ok()?;
         let old = whole.get("status").cloned().unwrap_or_default();
         let mut st = old.as_object().cloned().unwrap_or_default();
-        let mut conds: Vec<serde_json::Value> = st
-            .get("conditions")
-            .and_then(|c| c.as_array().cloned())
-            .unwrap_or_default();
+        let mut conds: Vec<serde_json::Value> =
+            st.get("conditions").and_then(|c| c.as_array().cloned()).unwrap_or_default();
         let is_failure = |x: &serde_json::Value| x["type"] == "ReplicaFailure";
         match failure {
             None => conds.retain(|x| !is_failure(x)),
@@ -132,10 +130,7 @@ impl Replicated for ReplicationController {
         self.spec.as_ref().and_then(|s| s.template.as_ref())
     }
     fn min_ready(&self) -> i32 {
-        self.spec
-            .as_ref()
-            .and_then(|s| s.min_ready_seconds)
-            .unwrap_or(0)
+        self.spec.as_ref().and_then(|s| s.min_ready_seconds).unwrap_or(0)
     }
 }
 
@@ -148,17 +143,12 @@ pub struct Replicas<K> {
 impl<K: Replicated> Replicas<K> {
     /// A controller over these informers.
     pub fn new(i: &Informers) -> Self {
-        Self {
-            sets: i.get(),
-            pods: i.get(),
-        }
+        Self { sets: i.get(), pods: i.get() }
     }
 
     /// Pods of sets with the same owner: those that crowd the same nodes.
     fn related(&self, set: &K, own: &[Arc<Pod>]) -> Vec<Arc<Pod>> {
-        let Some(parent) = meta::controller_of(set.meta()) else {
-            return own.to_vec();
-        };
+        let Some(parent) = meta::controller_of(set.meta()) else { return own.to_vec() };
         self.sets
             .owned_by(&parent.uid)
             .iter()
@@ -169,46 +159,41 @@ impl<K: Replicated> Replicas<K> {
 
 fn create<K: Replicated>(set: &Arc<K>) -> Action {
     let set = set.clone();
-    Action::call(
-        format!("create Pod for {}", meta::name(set.meta())),
-        move |i| async move {
-            let Some(t) = set.template() else {
-                return Ok(());
-            };
-            let m = set.meta();
-            let pod =
-                pods::from_template(t, meta::ns(m), meta::name(m), meta::owner_ref(set.as_ref()));
-            match i.create(&pod).await {
-                Ok(p) => {
-                    let text = format!("Created pod: {}", meta::name(&p.metadata));
-                    i.recorder().event(
-                        K::COMPONENT,
-                        set.as_ref(),
-                        EventType::Normal,
-                        "SuccessfulCreate",
-                        text,
-                    );
-                    Ok(())
-                }
-                Err(e) => {
-                    let terminating = matches!(&e, kube::Error::Api(s) if s.code == 403
-                    && s.details.as_ref().is_some_and(|d| d.causes.iter().any(|c| c.reason == "NamespaceTerminating")));
-                    if terminating {
-                        return Ok(());
-                    }
-                    let text = format!("Error creating: {}", message(&e));
-                    i.recorder().event(
-                        K::COMPONENT,
-                        set.as_ref(),
-                        EventType::Warning,
-                        "FailedCreate",
-                        text,
-                    );
-                    Err(e)
-                }
+    Action::call(format!("create Pod for {}", meta::name(set.meta())), move |i| async move {
+        let Some(t) = set.template() else { return Ok(()) };
+        let m = set.meta();
+        let pod =
+            pods::from_template(t, meta::ns(m), meta::name(m), meta::owner_ref(set.as_ref()));
+        match i.create(&pod).await {
+            Ok(p) => {
+                let text = format!("Created pod: {}", meta::name(&p.metadata));
+                i.recorder().event(
+                    K::COMPONENT,
+                    set.as_ref(),
+                    EventType::Normal,
+                    "SuccessfulCreate",
+                    text,
+                );
+                Ok(())
             }
-        },
-    )
+            Err(e) => {
+                let terminating = matches!(&e, kube::Error::Api(s) if s.code == 403
+                    && s.details.as_ref().is_some_and(|d| d.causes.iter().any(|c| c.reason == "NamespaceTerminating")));
+                if terminating {
+                    return Ok(());
+                }
+                let text = format!("Error creating: {}", message(&e));
+                i.recorder().event(
+                    K::COMPONENT,
+                    set.as_ref(),
+                    EventType::Warning,
+                    "FailedCreate",
+                    text,
+                );
+                Err(e)
+            }
+        }
+    })
 }
 
 /// Deletes a pod for its owner, with the event.
@@ -231,13 +216,7 @@ pub fn delete_pod<K: Kind>(component: &'static str, owner: &Arc<K>, pod: &Arc<Po
             Err(e) if knarr_runner::is_not_found(&e) => Ok(()),
             Err(e) => {
                 let text = format!("Error deleting: {}", message(&e));
-                i.recorder().event(
-                    component,
-                    set.as_ref(),
-                    EventType::Warning,
-                    "FailedDelete",
-                    text,
-                );
+                i.recorder().event(component, set.as_ref(), EventType::Warning, "FailedDelete", text);
                 Err(e)
             }
         }
@@ -280,10 +259,7 @@ pub fn watch_pods<K: Kind>(
     let (q, s) = (queue.clone(), sets.clone());
     pods.on_event(move |e| {
         if let Event::Updated { old, new } = e {
-            let (a, b) = (
-                meta::controller_of(&old.metadata),
-                meta::controller_of(&new.metadata),
-            );
+            let (a, b) = (meta::controller_of(&old.metadata), meta::controller_of(&new.metadata));
             if a.map(|o| &o.uid) != b.map(|o| &o.uid) && a.is_some() {
                 queue_owner(old, &s, &q, matches);
             }
@@ -303,9 +279,7 @@ impl<K: Replicated> Controller for Replicas<K> {
         self.sets.has_synced() && self.pods.has_synced()
     }
     fn plan(&self, key: &Key, now: Timestamp) -> Plan {
-        let Some(set) = self.sets.by_key(key) else {
-            return Plan::none();
-        };
+        let Some(set) = self.sets.by_key(key) else { return Plan::none() };
         let deleting = meta::deleting(set.meta());
         let owner = meta::owner_ref(set.as_ref());
         let claimed = claim(
@@ -331,8 +305,7 @@ impl<K: Replicated> Controller for Replicas<K> {
         if !deleting {
             if have < want {
                 let n = (want - have).min(BURST);
-                plan.steps
-                    .push(Step::SlowStart((0..n).map(|_| create(&set)).collect()));
+                plan.steps.push(Step::SlowStart((0..n).map(|_| create(&set)).collect()));
             } else if have > want {
                 failing = "FailedDelete";
                 let mut ranked = own.clone();
@@ -371,10 +344,7 @@ impl<K: Replicated> Controller for Replicas<K> {
             if changing && failure.is_none() {
                 return Vec::new();
             }
-            set.with_status(&counts, failure, now)
-                .map(Action::update_status)
-                .into_iter()
-                .collect()
+            set.with_status(&counts, failure, now).map(Action::update_status).into_iter().collect()
         }));
         plan
     }

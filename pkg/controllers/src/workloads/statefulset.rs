@@ -10,7 +10,9 @@ use k8s_openapi::api::core::v1::{
     PersistentVolumeClaim, PersistentVolumeClaimVolumeSource, Pod, PodTemplateSpec, Volume,
 };
 use knarr_runner::meta::{self, Key, Labels};
-use knarr_runner::{Action, Cache, Controller, EventType, Informers, Plan, Queue, Step, message};
+use knarr_runner::{
+    Action, Cache, Controller, EventType, Informers, Plan, Queue, Step, message,
+};
 use std::sync::Arc;
 
 const COMPONENT: &str = "statefulset-controller";
@@ -75,10 +77,7 @@ fn claims_for(s: &StatefulSet, n: i32) -> Vec<PersistentVolumeClaim> {
             let pod = format!("{}-{n}", meta::name(&s.metadata));
             c.metadata.name = Some(format!("{}-{pod}", meta::name(&t.metadata)));
             c.metadata.namespace = s.metadata.namespace.clone();
-            c.metadata
-                .labels
-                .get_or_insert_default()
-                .extend(labels.clone());
+            c.metadata.labels.get_or_insert_default().extend(labels.clone());
             c.status = None;
             c
         })
@@ -97,10 +96,7 @@ fn say(
         Ok(()) => (
             EventType::Normal,
             format!("Successful{verb}"),
-            format!(
-                "{} Pod {pod} in StatefulSet {set} successful",
-                verb.to_lowercase()
-            ),
+            format!("{} Pod {pod} in StatefulSet {set} successful", verb.to_lowercase()),
         ),
         Err(e) => (
             EventType::Warning,
@@ -112,107 +108,77 @@ fn say(
             ),
         ),
     };
-    i.recorder()
-        .event(COMPONENT, s.as_ref(), kind, &reason, text);
+    i.recorder().event(COMPONENT, s.as_ref(), kind, &reason, text);
 }
 
 fn delete(s: &Arc<StatefulSet>, p: &Arc<Pod>) -> Action {
     let (s, p) = (s.clone(), p.clone());
-    Action::call(
-        format!("delete Pod {}", meta::name(&p.metadata)),
-        move |i| async move {
-            let r = match i.delete(p.as_ref(), None, None).await {
-                Err(e) if knarr_runner::is_not_found(&e) => return Ok(()),
-                other => other,
-            };
-            say(&i, &s, "Delete", meta::name(&p.metadata), &r);
-            r
-        },
-    )
+    Action::call(format!("delete Pod {}", meta::name(&p.metadata)), move |i| async move {
+        let r = match i.delete(p.as_ref(), None, None).await {
+            Err(e) if knarr_runner::is_not_found(&e) => return Ok(()),
+            other => other,
+        };
+        say(&i, &s, "Delete", meta::name(&p.metadata), &r);
+        r
+    })
 }
 
 impl StatefulSets {
     /// A controller over these informers.
     pub fn new(i: &Informers) -> Self {
-        Self {
-            sets: i.get(),
-            pods: i.get(),
-            claims: i.get(),
-            revisions: i.get(),
-        }
+        Self { sets: i.get(), pods: i.get(), claims: i.get(), revisions: i.get() }
     }
 
-    fn create(
-        &self,
-        s: &Arc<StatefulSet>,
-        template: &PodTemplateSpec,
-        n: i32,
-        rev: &str,
-    ) -> Action {
+    fn create(&self, s: &Arc<StatefulSet>, template: &PodTemplateSpec, n: i32, rev: &str) -> Action {
         let ns = meta::ns(&s.metadata);
         let claims: Vec<_> = claims_for(s, n)
             .into_iter()
             .filter(|c| self.claims.get(ns, meta::name(&c.metadata)).is_none())
             .collect();
         let (s, pod) = (s.clone(), pod_at(s, template, n, rev));
-        Action::call(
-            format!("create Pod {}", meta::name(&pod.metadata)),
-            move |i| async move {
-                let name = meta::name(&pod.metadata).to_owned();
-                let set = meta::name(&s.metadata).to_owned();
-                for c in claims {
-                    let claim = meta::name(&c.metadata).to_owned();
-                    match i.create(&c).await {
-                        Ok(_) => {
-                            let text = format!(
-                                "create Claim {claim} Pod {name} in StatefulSet {set} success"
-                            );
-                            let r = i.recorder();
-                            r.event(
-                                COMPONENT,
-                                s.as_ref(),
-                                EventType::Normal,
-                                "SuccessfulCreate",
-                                text,
-                            );
-                        }
-                        Err(e) if knarr_runner::is_already_exists(&e) => {}
-                        Err(e) => return Err(e),
+        Action::call(format!("create Pod {}", meta::name(&pod.metadata)), move |i| async move {
+            let name = meta::name(&pod.metadata).to_owned();
+            let set = meta::name(&s.metadata).to_owned();
+            for c in claims {
+                let claim = meta::name(&c.metadata).to_owned();
+                match i.create(&c).await {
+                    Ok(_) => {
+                        let text =
+                            format!("create Claim {claim} Pod {name} in StatefulSet {set} success");
+                        let r = i.recorder();
+                        r.event(COMPONENT, s.as_ref(), EventType::Normal, "SuccessfulCreate", text);
                     }
+                    Err(e) if knarr_runner::is_already_exists(&e) => {}
+                    Err(e) => return Err(e),
                 }
-                let r = match i.create(&pod).await {
-                    Err(e) if knarr_runner::is_already_exists(&e) => Err(e),
-                    other => other.map(drop),
-                };
-                say(&i, &s, "Create", &name, &r);
-                r
-            },
-        )
+            }
+            let r = match i.create(&pod).await {
+                Err(e) if knarr_runner::is_already_exists(&e) => Err(e),
+                other => other.map(drop),
+            };
+            say(&i, &s, "Create", &name, &r);
+            r
+        })
     }
 
     /// Deletion of claims by retention policy: scaled-down pods' claims get their pod as owner,
     /// the set's claims the set, by owner references.
     fn retention(&self, s: &Arc<StatefulSet>, doomed: Option<&Arc<Pod>>) -> Vec<Action> {
-        let Some(p) = &s.spec.persistent_volume_claim_retention_policy else {
-            return Vec::new();
-        };
+        let Some(p) = &s.spec.persistent_volume_claim_retention_policy else { return Vec::new() };
         let ns = meta::ns(&s.metadata);
         let mut out = Vec::new();
-        let mut own =
-            |n: i32, r: k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference| {
-                for c in claims_for(s, n) {
-                    let Some(have) = self.claims.get(ns, meta::name(&c.metadata)) else {
-                        continue;
-                    };
-                    let mut refs = have.metadata.owner_references.clone().unwrap_or_default();
-                    if refs.iter().any(|x| x.uid == r.uid) {
-                        continue;
-                    }
-                    refs.push(r.clone());
-                    let patch = serde_json::json!({"metadata": {"ownerReferences": refs}});
-                    out.push(Action::merge(have.as_ref(), "", patch));
+        let mut own = |n: i32, r: k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference| {
+            for c in claims_for(s, n) {
+                let Some(have) = self.claims.get(ns, meta::name(&c.metadata)) else { continue };
+                let mut refs = have.metadata.owner_references.clone().unwrap_or_default();
+                if refs.iter().any(|x| x.uid == r.uid) {
+                    continue;
                 }
-            };
+                refs.push(r.clone());
+                let patch = serde_json::json!({"metadata": {"ownerReferences": refs}});
+                out.push(Action::merge(have.as_ref(), "", patch));
+            }
+        };
         if p.when_deleted.as_deref() == Some("Delete") {
             for x in self.pods.owned_by(meta::uid(&s.metadata)) {
                 if let Some(n) = ordinal(s, &x) {
@@ -250,12 +216,7 @@ impl View<'_> {
             && !meta::deleting(&p.metadata)
     }
     fn start(&self) -> i32 {
-        self.s
-            .spec
-            .ordinals
-            .as_ref()
-            .and_then(|o| o.start)
-            .unwrap_or(0)
+        self.s.spec.ordinals.as_ref().and_then(|o| o.start).unwrap_or(0)
     }
     fn partition(&self) -> i32 {
         self.s
@@ -267,12 +228,7 @@ impl View<'_> {
             .unwrap_or(0)
     }
     fn on_delete(&self) -> bool {
-        self.s
-            .spec
-            .update_strategy
-            .as_ref()
-            .and_then(|u| u.type_.as_deref())
-            == Some("OnDelete")
+        self.s.spec.update_strategy.as_ref().and_then(|u| u.type_.as_deref()) == Some("OnDelete")
     }
     /// The template and revision for a new pod at this ordinal.
     fn revision_at(&self, n: i32, current_replicas: i32) -> (&PodTemplateSpec, &str) {
@@ -303,9 +259,10 @@ impl StatefulSets {
         let (first, end) = (v.start(), v.start() + replicas);
         let at = |n: i32| owned.iter().find(|p| ordinal(s, p) == Some(n));
         let mut out = Vec::new();
-        let current_replicas =
-            i32::try_from(owned.iter().filter(|p| rev_of(p) == v.current).count())
-                .unwrap_or(i32::MAX);
+        let current_replicas = i32::try_from(
+            owned.iter().filter(|p| rev_of(p) == v.current).count(),
+        )
+        .unwrap_or(i32::MAX);
         for n in first..end {
             match at(n) {
                 None => {
@@ -337,11 +294,7 @@ impl StatefulSets {
         excess.sort_by_key(|p| std::cmp::Reverse(ordinal(s, p)));
         // In order, an unhealthy pod holds up the removal of those before it; only the first
         // unhealthy one of all may itself be removed.
-        let first_sick = excess
-            .iter()
-            .rev()
-            .find(|p| !v.healthy(p))
-            .and_then(|p| ordinal(s, p));
+        let first_sick = excess.iter().rev().find(|p| !v.healthy(p)).and_then(|p| ordinal(s, p));
         for p in &excess {
             let waits = !parallel && !v.healthy(p) && ordinal(s, p) != first_sick;
             if waits {
@@ -440,20 +393,11 @@ impl Controller for StatefulSets {
             && self.revisions.has_synced()
     }
     fn plan(&self, key: &Key, now: Timestamp) -> Plan {
-        let Some(s) = self.sets.by_key(key) else {
-            return Plan::none();
-        };
+        let Some(s) = self.sets.by_key(key) else { return Plan::none() };
         let gone = meta::deleting(&s.metadata);
         let owner = meta::owner_ref(s.as_ref());
         let is_member = |p: &Pod| ordinal(&s, p).is_some();
-        let c = claim(
-            &self.pods,
-            &key.namespace,
-            &owner,
-            gone,
-            |l| matches(&s, l),
-            is_member,
-        );
+        let c = claim(&self.pods, &key.namespace, &owner, gone, |l| matches(&s, l), is_member);
         let mut plan = Plan::none();
         if !c.actions.is_empty() {
             plan.steps.push(Step::All(c.actions));
@@ -464,12 +408,7 @@ impl Controller for StatefulSets {
             return plan;
         }
         let history = revisions::of(&self.revisions, meta::uid(&s.metadata));
-        let labels = s
-            .spec
-            .template
-            .metadata
-            .as_ref()
-            .and_then(|m| m.labels.as_ref());
+        let labels = s.spec.template.metadata.as_ref().and_then(|m| m.labels.as_ref());
         let collisions = s.status.as_ref().and_then(|x| x.collision_count);
         let update = match revisions::current(&s, &s.spec.template, labels, collisions, &history) {
             Current::Write(a) => {
@@ -505,8 +444,7 @@ impl Controller for StatefulSets {
             let n = meta::name(&r.metadata);
             n == v.current || n == v.update || c.owned.iter().any(|p| rev_of(p) == n)
         };
-        plan.steps
-            .push(Step::All(revisions::surplus(&history, limit, live)));
+        plan.steps.push(Step::All(revisions::surplus(&history, limit, live)));
         let st = self.status(&v, &c.owned);
         if s.status.as_ref() != Some(&st) {
             let s = s.clone();

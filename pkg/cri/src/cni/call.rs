@@ -25,37 +25,17 @@ pub(super) struct Call<'a> {
 
 impl<'a> Call<'a> {
     /// A call about the network as a whole.
-    pub fn of_network(
-        command: &'a str,
-        path: &'a [PathBuf],
-        plugin: &'a str,
-        input: Value,
-    ) -> Self {
-        Self {
-            command,
-            id: "",
-            netns: "",
-            interface: "",
-            arguments: "",
-            path,
-            plugin,
-            input,
-        }
+    pub fn of_network(command: &'a str, path: &'a [PathBuf], plugin: &'a str, input: Value) -> Self {
+        Self { command, id: "", netns: "", interface: "", arguments: "", path, plugin, input }
     }
 }
 
 /// A plugin's program.
 pub(super) fn find(path: &[PathBuf], plugin: &str) -> Result<PathBuf, String> {
-    path.iter()
-        .map(|dir| dir.join(plugin))
-        .find(|p| p.is_file())
-        .ok_or_else(|| {
-            let dirs: Vec<_> = path.iter().map(|p| p.display().to_string()).collect();
-            format!(
-                "failed to find plugin {plugin:?} in path [{}]",
-                dirs.join(" ")
-            )
-        })
+    path.iter().map(|dir| dir.join(plugin)).find(|p| p.is_file()).ok_or_else(|| {
+        let dirs: Vec<_> = path.iter().map(|p| p.display().to_string()).collect();
+        format!("failed to find plugin {plugin:?} in path [{}]", dirs.join(" "))
+    })
 }
 
 /// Runs a plugin; gives its result, null if it printed none.
@@ -110,12 +90,7 @@ fn failure(program: &Path, answer: Option<&Value>, output: &std::process::Output
     match (text("msg"), text("details")) {
         ("", _) => {
             let stderr = String::from_utf8_lossy(&output.stderr);
-            format!(
-                "{} ended with {}: {}",
-                program.display(),
-                output.status,
-                stderr.trim()
-            )
+            format!("{} ended with {}: {}", program.display(), output.status, stderr.trim())
         }
         (msg, "") => msg.to_owned(),
         (msg, details) => format!("{msg}; {details}"),

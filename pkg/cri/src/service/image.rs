@@ -29,11 +29,7 @@ fn describe(image: &knarr_images::Image, user: &str) -> knarr_cri_api::v1::Image
         repo_digests: image.digests.iter().cloned().collect(),
         size: image.size,
         uid: uid.map(|value| Int64Value { value }),
-        username: if uid.is_none() {
-            name.to_owned()
-        } else {
-            String::new()
-        },
+        username: if uid.is_none() { name.to_owned() } else { String::new() },
         spec: None,
         pinned: image.pinned,
     }
@@ -46,10 +42,7 @@ impl Image {
     }
 
     fn list(&self, filter: Option<ImageFilter>) -> Result<Vec<knarr_cri_api::v1::Image>, Error> {
-        let name = filter
-            .and_then(|f| f.image)
-            .map(|i| i.image)
-            .unwrap_or_default();
+        let name = filter.and_then(|f| f.image).map(|i| i.image).unwrap_or_default();
         let images = match name.as_str() {
             "" => self.0.images.list()?,
             name => self.0.images.find(name)?.into_iter().collect(),
@@ -66,14 +59,9 @@ fn credentials(auth: Option<AuthConfig>) -> Result<Option<Credentials>, Error> {
             None => Err(Error::Invalid("invalid auth config".to_owned())),
         };
     }
-    let empty = [
-        &auth.username,
-        &auth.password,
-        &auth.identity_token,
-        &auth.registry_token,
-    ]
-    .iter()
-    .all(|f| f.is_empty());
+    let empty = [&auth.username, &auth.password, &auth.identity_token, &auth.registry_token]
+        .iter()
+        .all(|f| f.is_empty());
     Ok((!empty).then_some(Credentials {
         username: auth.username,
         password: auth.password,
@@ -99,9 +87,7 @@ impl ImageService for Image {
         request: Request<StreamImagesRequest>,
     ) -> Result<Response<Self::StreamImagesStream>, Status> {
         let images = self.list(request.into_inner().filter)?;
-        Ok(Response::new(chunks(images, |images| {
-            StreamImagesResponse { images }
-        })))
+        Ok(Response::new(chunks(images, |images| StreamImagesResponse { images })))
     }
 
     async fn image_status(
@@ -132,26 +118,15 @@ impl ImageService for Image {
         let request = request.into_inner();
         let name = request.image.map(|i| i.image).unwrap_or_default();
         let credentials = credentials(request.auth)?;
-        let image = self
-            .0
-            .images
-            .pull(&name, credentials)
-            .await
-            .map_err(Error::from)?;
-        Ok(Response::new(PullImageResponse {
-            image_ref: image.id,
-        }))
+        let image = self.0.images.pull(&name, credentials).await.map_err(Error::from)?;
+        Ok(Response::new(PullImageResponse { image_ref: image.id }))
     }
 
     async fn remove_image(
         &self,
         request: Request<RemoveImageRequest>,
     ) -> Result<Response<RemoveImageResponse>, Status> {
-        let name = request
-            .into_inner()
-            .image
-            .map(|i| i.image)
-            .unwrap_or_default();
+        let name = request.into_inner().image.map(|i| i.image).unwrap_or_default();
         let images = self.0.images.clone();
         blocking(move || Ok(images.remove(&name)?)).await?;
         Ok(Response::new(RemoveImageResponse {}))

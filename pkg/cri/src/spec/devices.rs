@@ -35,10 +35,8 @@ pub(crate) fn all(asked: &[Device], privileged: bool) -> Result<(Vec<Value>, Val
             })?);
         }
         for device in &devices[from..] {
-            rules.push(
-                json!({ "allow": true, "type": device["type"], "major": device["major"],
-                               "minor": device["minor"], "access": access }),
-            );
+            rules.push(json!({ "allow": true, "type": device["type"], "major": device["major"],
+                               "minor": device["minor"], "access": access }));
         }
     }
     Ok((devices, Value::Array(rules)))
@@ -62,28 +60,13 @@ fn one(host: &Path, inside: &Path) -> Option<Value> {
 }
 
 fn walk(host: &Path, inside: &Path, out: &mut Vec<Value>, depth: u32) {
-    let Ok(entries) = fs::read_dir(host) else {
-        return;
-    };
+    let Ok(entries) = fs::read_dir(host) else { return };
     for entry in entries.flatten() {
         let name = entry.file_name();
         // Own file systems of every container.
         if depth == 0
             && host == Path::new("/dev")
-            && matches!(
-                name.to_str(),
-                Some(
-                    "pts"
-                        | "shm"
-                        | "fd"
-                        | "mqueue"
-                        | "console"
-                        | "ptmx"
-                        | ".lxc"
-                        | ".lxd-mounts"
-                        | "core"
-                )
-            )
+            && matches!(name.to_str(), Some("pts" | "shm" | "fd" | "mqueue" | "console" | "ptmx" | ".lxc" | ".lxd-mounts" | "core"))
         {
             continue;
         }

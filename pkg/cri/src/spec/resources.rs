@@ -56,10 +56,7 @@ pub(crate) fn merge(to: &mut LinuxContainerResources, from: &LinuxContainerResou
         (&mut to.cpu_quota, from.cpu_quota),
         (&mut to.cpu_shares, from.cpu_shares),
         (&mut to.memory_limit_in_bytes, from.memory_limit_in_bytes),
-        (
-            &mut to.memory_swap_limit_in_bytes,
-            from.memory_swap_limit_in_bytes,
-        ),
+        (&mut to.memory_swap_limit_in_bytes, from.memory_swap_limit_in_bytes),
         (&mut to.oom_score_adj, from.oom_score_adj),
     ] {
         if from != 0 {
@@ -99,13 +96,9 @@ fn hugepage_size_exists(size: &str) -> bool {
         "GB" => 1 << 20,
         _ => return false,
     };
-    number
-        .parse::<u64>()
-        .ok()
-        .and_then(|n| n.checked_mul(factor))
-        .is_some_and(|kib| {
-            std::path::Path::new(&format!("/sys/kernel/mm/hugepages/hugepages-{kib}kB")).exists()
-        })
+    number.parse::<u64>().ok().and_then(|n| n.checked_mul(factor)).is_some_and(|kib| {
+        std::path::Path::new(&format!("/sys/kernel/mm/hugepages/hugepages-{kib}kB")).exists()
+    })
 }
 
 /// `oom_score_adj`, not below what this process may hand on.

@@ -79,9 +79,7 @@ const EPERM: u32 = 1;
 const ENOSYS: u32 = 38;
 
 fn names(text: &str) -> Vec<&str> {
-    text.split_whitespace()
-        .filter(|n| !n.ends_with("_unused"))
-        .collect()
+    text.split_whitespace().filter(|n| !n.ends_with("_unused")).collect()
 }
 
 /// The profile for a process with these capabilities.
@@ -101,10 +99,8 @@ pub(crate) fn runtime_default(capabilities: &[String]) -> Value {
                 "args": [{ "index": 0, "value": AF_VSOCK, "op": "SCMP_CMP_NE" }] }),
     ];
     for persona in [0x0u64, 0x0008, 0x2_0000, 0x2_0008, 0xffff_ffff] {
-        rules.push(
-            json!({ "names": ["personality"], "action": "SCMP_ACT_ALLOW",
-            "args": [{ "index": 0, "value": persona, "op": "SCMP_CMP_EQ" }] }),
-        );
+        rules.push(json!({ "names": ["personality"], "action": "SCMP_ACT_ALLOW",
+            "args": [{ "index": 0, "value": persona, "op": "SCMP_CMP_EQ" }] }));
     }
     if !has("CAP_SYS_ADMIN") {
         rules.push(json!({ "names": ["clone"], "action": "SCMP_ACT_ALLOW",

@@ -116,9 +116,7 @@ pub(crate) fn resolve(
             (user, group) = (context.run_as_username.clone(), String::new());
         }
         if let Some(gid) = &context.run_as_group {
-            if context.run_as_user.is_none()
-                && context.run_as_username.is_empty()
-                && user.is_empty()
+            if context.run_as_user.is_none() && context.run_as_username.is_empty() && user.is_empty()
             {
                 return Err(Error::Invalid(
                     "runAsGroup is specified without a runAsUser".to_owned(),
@@ -139,9 +137,7 @@ pub(crate) fn resolve(
         (Some(known), _) => known.uid,
         (None, "") => 0,
         (None, name) => name.parse().map_err(|_| {
-            Error::Invalid(format!(
-                "no users found: unable to find user {name} in the image"
-            ))
+            Error::Invalid(format!("no users found: unable to find user {name} in the image"))
         })?,
     };
     let all = groups(root);
@@ -150,15 +146,14 @@ pub(crate) fn resolve(
         name => match all.iter().find(|g| g.name == name) {
             Some(group) => group.gid,
             None => name.parse().map_err(|_| {
-                Error::Invalid(format!(
-                    "no groups found: unable to find group {name} in the image"
-                ))
+                Error::Invalid(format!("no groups found: unable to find group {name} in the image"))
             })?,
         },
     };
     let mut extra = vec![gid];
-    let strict = context
-        .is_some_and(|c| c.supplemental_groups_policy == SupplementalGroupsPolicy::Strict as i32);
+    let strict = context.is_some_and(|c| {
+        c.supplemental_groups_policy == SupplementalGroupsPolicy::Strict as i32
+    });
     if let Some(known) = known
         && !strict
     {

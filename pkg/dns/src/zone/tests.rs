@@ -55,10 +55,7 @@ fn zone() -> Zone {
               {"addresses": ["10.244.0.9"], "conditions": {"ready": false}}]}"#,
     )
     .unwrap();
-    let facts = Fixed {
-        services,
-        slices: vec![Arc::new(slice)],
-    };
+    let facts = Fixed { services, slices: vec![Arc::new(slice)] };
     Zone::with("cluster.local", Box::new(facts)).unwrap()
 }
 
@@ -75,40 +72,19 @@ fn texts(lookup: Lookup) -> Vec<String> {
 
 #[test]
 fn a_service_has_its_cluster_address() {
-    assert_eq!(
-        texts(ask("web.default.svc.cluster.local.", RecordType::A)),
-        ["10.96.0.7"]
-    );
-    assert_eq!(
-        texts(ask("WEB.default.SVC.cluster.local.", RecordType::A)),
-        ["10.96.0.7"]
-    );
+    assert_eq!(texts(ask("web.default.svc.cluster.local.", RecordType::A)), ["10.96.0.7"]);
+    assert_eq!(texts(ask("WEB.default.SVC.cluster.local.", RecordType::A)), ["10.96.0.7"]);
     assert!(texts(ask("web.default.svc.cluster.local.", RecordType::AAAA)).is_empty());
-    assert_eq!(
-        ask("no.default.svc.cluster.local.", RecordType::A),
-        Lookup::Missing
-    );
-    assert_eq!(
-        ask("web.none.svc.cluster.local.", RecordType::A),
-        Lookup::Missing
-    );
+    assert_eq!(ask("no.default.svc.cluster.local.", RecordType::A), Lookup::Missing);
+    assert_eq!(ask("web.none.svc.cluster.local.", RecordType::A), Lookup::Missing);
 }
 
 #[test]
 fn a_headless_service_has_its_ready_endpoints() {
     let name = "db.default.svc.cluster.local.";
-    assert_eq!(
-        texts(ask(name, RecordType::A)),
-        ["10.244.0.5", "10.244.0.6"]
-    );
-    assert_eq!(
-        texts(ask(&format!("db-0.{name}"), RecordType::A)),
-        ["10.244.0.5"]
-    );
-    assert_eq!(
-        texts(ask(&format!("10-244-0-6.{name}"), RecordType::A)),
-        ["10.244.0.6"]
-    );
+    assert_eq!(texts(ask(name, RecordType::A)), ["10.244.0.5", "10.244.0.6"]);
+    assert_eq!(texts(ask(&format!("db-0.{name}"), RecordType::A)), ["10.244.0.5"]);
+    assert_eq!(texts(ask(&format!("10-244-0-6.{name}"), RecordType::A)), ["10.244.0.6"]);
     assert_eq!(ask(&format!("db-7.{name}"), RecordType::A), Lookup::Missing);
 }
 
@@ -118,15 +94,9 @@ fn ports_have_srv_records_with_addresses() {
     else {
         panic!("the port exists");
     };
-    assert_eq!(
-        answer.records[0].data.to_string(),
-        "0 100 80 web.default.svc.cluster.local."
-    );
+    assert_eq!(answer.records[0].data.to_string(), "0 100 80 web.default.svc.cluster.local.");
     assert_eq!(answer.additional[0].data.to_string(), "10.96.0.7");
-    let sql = texts(ask(
-        "_sql._tcp.db.default.svc.cluster.local.",
-        RecordType::SRV,
-    ));
+    let sql = texts(ask("_sql._tcp.db.default.svc.cluster.local.", RecordType::SRV));
     assert_eq!(sql[0], "0 100 5432 db-0.db.default.svc.cluster.local.");
     assert_eq!(
         ask("_http._udp.web.default.svc.cluster.local.", RecordType::SRV),
@@ -155,10 +125,7 @@ fn addresses_point_back() {
         texts(ask("5.0.244.10.in-addr.arpa.", RecordType::PTR)),
         ["db-0.db.default.svc.cluster.local."]
     );
-    assert_eq!(
-        ask("1.1.1.1.in-addr.arpa.", RecordType::PTR),
-        Lookup::Foreign
-    );
+    assert_eq!(ask("1.1.1.1.in-addr.arpa.", RecordType::PTR), Lookup::Foreign);
 }
 
 #[test]
@@ -168,9 +135,6 @@ fn pods_have_names_and_empty_names_exist() {
         ["10.244.0.5"]
     );
     assert!(texts(ask("default.svc.cluster.local.", RecordType::A)).is_empty());
-    assert_eq!(
-        ask("nothing.svc.cluster.local.", RecordType::A),
-        Lookup::Missing
-    );
+    assert_eq!(ask("nothing.svc.cluster.local.", RecordType::A), Lookup::Missing);
     assert_eq!(ask("example.com.", RecordType::A), Lookup::Foreign);
 }

@@ -125,15 +125,8 @@ impl Repository {
     }
 
     fn url(&self, kind: &str, object: &str) -> String {
-        let Endpoint {
-            api,
-            repository,
-            namespace,
-            ..
-        } = &self.endpoint;
-        let query = namespace
-            .as_ref()
-            .map_or(String::new(), |n| format!("?ns={n}"));
+        let Endpoint { api, repository, namespace, .. } = &self.endpoint;
+        let query = namespace.as_ref().map_or(String::new(), |n| format!("?ns={n}"));
         format!("{api}/{repository}/{kind}/{object}{query}")
     }
 
@@ -226,9 +219,7 @@ impl Repository {
         match tokio::time::timeout(limit, self.client.request(request)).await {
             Ok(Ok(response)) => Ok(response),
             Ok(Err(e)) => Err(connect(reason(&e, url))),
-            Err(_) => Err(connect(
-                "context deadline exceeded (no answer in time)".to_owned(),
-            )),
+            Err(_) => Err(connect("context deadline exceeded (no answer in time)".to_owned())),
         }
     }
 
@@ -241,9 +232,7 @@ impl Repository {
         let credentials = self.endpoint.credentials.as_ref();
         let denied = |text: &str| Error::Denied(text.to_owned());
         for challenge in response.headers().get_all(header::WWW_AUTHENTICATE) {
-            let Ok(challenge) = challenge.to_str() else {
-                continue;
-            };
+            let Ok(challenge) = challenge.to_str() else { continue };
             let (scheme, rest) = challenge.split_once(' ').unwrap_or((challenge, ""));
             if scheme.eq_ignore_ascii_case("basic") {
                 let c = credentials
@@ -272,8 +261,8 @@ impl Repository {
         };
         let realm = get("realm").ok_or_else(|| Error::malformed("challenge", "no realm"))?;
         let service = get("service").unwrap_or_default();
-        let scope =
-            get("scope").unwrap_or_else(|| format!("repository:{}:pull", self.endpoint.repository));
+        let scope = get("scope")
+            .unwrap_or_else(|| format!("repository:{}:pull", self.endpoint.repository));
         let (method, request, url) = match credentials {
             Some(c) if !c.identity_token.is_empty() => {
                 let body = format!(
@@ -309,7 +298,8 @@ impl Repository {
             return Err(failure(response, method, &url).await);
         }
         let bytes = document(response, method, &url).await?;
-        let token: Token = serde_json::from_slice(&bytes).map_err(|e| Error::malformed(&url, e))?;
+        let token: Token =
+            serde_json::from_slice(&bytes).map_err(|e| Error::malformed(&url, e))?;
         match (token.token.is_empty(), token.access_token.is_empty()) {
             (false, _) => bearer(&token.token),
             (_, false) => bearer(&token.access_token),
@@ -362,12 +352,10 @@ async fn failure(response: Response<Incoming>, method: &'static str, url: &str) 
         .collect();
     match status {
         StatusCode::NOT_FOUND => Error::NotFound(url.to_owned()),
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-            Error::Denied(match detail.is_empty() {
-                true => format!("authorization failed: {status}"),
-                false => format!("server message: {}", detail.join(", ")),
-            })
-        }
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Error::Denied(match detail.is_empty() {
+            true => format!("authorization failed: {status}"),
+            false => format!("server message: {}", detail.join(", ")),
+        }),
         _ => Error::Status {
             method,
             url: url.to_owned(),

@@ -40,51 +40,35 @@ pub(super) struct Host {
 }
 
 /// What the folder of a registry says; `None` if there is none.
-pub(super) fn read(
-    certs: &Path,
-    registry: &str,
-    scheme: &str,
-    host: &str,
-) -> Result<Option<Vec<Host>>, Error> {
+pub(super) fn read(certs: &Path, registry: &str, scheme: &str, host: &str) -> Result<Option<Vec<Host>>, Error> {
     let spelled = match registry.rsplit_once(':') {
         Some((name, port)) => format!("{name}_{port}_"),
         None => registry.to_owned(),
     };
     let folders = [spelled.as_str(), registry, "_default"].map(|name| certs.join(name));
-    let Some(folder) = folders.into_iter().find(|f| f.is_dir()) else {
-        return Ok(None);
-    };
+    let Some(folder) = folders.into_iter().find(|f| f.is_dir()) else { return Ok(None) };
     let own = format!("{scheme}://{host}");
     let path = folder.join("hosts.toml");
     let text = match std::fs::read_to_string(&path) {
         Ok(text) => text,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-            let host = Host {
-                tls: docker(&folder)?,
-                ..parse_host(&own, &Table::new(), &folder)?
-            };
+            let host = Host { tls: docker(&folder)?, ..parse_host(&own, &Table::new(), &folder)? };
             return Ok(Some(vec![host]));
         }
         Err(e) => return Err(Error::io("read", &path, e)),
     };
-    parse(&text, &own, &folder)
-        .map(Some)
-        .map_err(|e| Error::malformed(path.display().to_string(), e))
+    parse(&text, &own, &folder).map(Some).map_err(|e| Error::malformed(path.display().to_string(), e))
 }
 
 fn parse(text: &str, own: &str, folder: &Path) -> Result<Vec<Host>, Error> {
     let bad = |what: &str| Error::malformed("hosts.toml", what);
-    let table: Table = text
-        .parse()
-        .map_err(|e| Error::malformed("hosts.toml", e))?;
+    let table: Table = text.parse().map_err(|e| Error::malformed("hosts.toml", e))?;
     let mut hosts = Vec::new();
     match table.get("host") {
         None => {}
         Some(Value::Table(all)) => {
             for (name, settings) in all {
-                let settings = settings
-                    .as_table()
-                    .ok_or_else(|| bad("a host must be a table"))?;
+                let settings = settings.as_table().ok_or_else(|| bad("a host must be a table"))?;
                 if can(settings, "pull")? {
                     hosts.push(parse_host(name, settings, folder)?);
                 }
@@ -103,21 +87,11 @@ fn parse(text: &str, own: &str, folder: &Path) -> Result<Vec<Host>, Error> {
 }
 
 fn can(settings: &Table, what: &str) -> Result<bool, Error> {
-    let Some(list) = settings.get("capabilities") else {
-        return Ok(true);
-    };
-    let bad = || {
-        Error::malformed(
-            "hosts.toml",
-            "capabilities must be a list of pull, resolve, push",
-        )
-    };
+    let Some(list) = settings.get("capabilities") else { return Ok(true) };
+    let bad = || Error::malformed("hosts.toml", "capabilities must be a list of pull, resolve, push");
     let list = list.as_array().ok_or_else(bad)?;
     for one in list {
-        if !matches!(
-            one.as_str(),
-            Some("pull" | "resolve" | "push" | "referrers")
-        ) {
+        if !matches!(one.as_str(), Some("pull" | "resolve" | "push" | "referrers")) {
             return Err(bad());
         }
     }
@@ -126,11 +100,7 @@ fn can(settings: &Table, what: &str) -> Result<bool, Error> {
 
 fn parse_host(name: &str, settings: &Table, folder: &Path) -> Result<Host, Error> {
     let bad = |what: &str| Error::malformed("hosts.toml", format!("{name}: {what}"));
-    let url = if name.contains("://") {
-        name.to_owned()
-    } else {
-        format!("https://{name}")
-    };
+    let url = if name.contains("://") { name.to_owned() } else { format!("https://{name}") };
     let (scheme, rest) = url.split_once("://").ok_or_else(|| bad("no host"))?;
     if !matches!(scheme, "http" | "https") {
         return Err(bad("only http and https are known"));
@@ -142,24 +112,11 @@ fn parse_host(name: &str, settings: &Table, folder: &Path) -> Result<Host, Error
     }
     let flag = |key: &str| match settings.get(key) {
         None => Ok(false),
-        Some(v) => v
-            .as_bool()
-            .ok_or_else(|| bad(&format!("{key} must be true or false"))),
+        Some(v) => v.as_bool().ok_or_else(|| bad(&format!("{key} must be true or false"))),
     };
-    let api = if flag("override_path")? || rest.ends_with("/v2") {
-        rest.to_owned()
-    } else {
-        format!("{rest}/v2")
-    };
-    let file = |v: &Value| {
-        v.as_str()
-            .map(|f| folder.join(f))
-            .ok_or_else(|| bad("a file name must be a string"))
-    };
-    let mut tls = Tls {
-        insecure_skip_verify: flag("skip_verify")?,
-        ..Tls::default()
-    };
+    let api = if flag("override_path")? || rest.ends_with("/v2") { rest.to_owned() } else { format!("{rest}/v2") };
+    let file = |v: &Value| v.as_str().map(|f| folder.join(f)).ok_or_else(|| bad("a file name must be a string"));
+    let mut tls = Tls { insecure_skip_verify: flag("skip_verify")?, ..Tls::default() };
     match settings.get("ca") {
         None => {}
         Some(Value::Array(all)) => tls.more_cas = all.iter().map(file).collect::<Result<_, _>>()?,
@@ -180,33 +137,18 @@ fn parse_host(name: &str, settings: &Table, folder: &Path) -> Result<Host, Error
         }
     }
     let mut headers = HeaderMap::new();
-    for (key, value) in settings
-        .get("header")
-        .and_then(Value::as_table)
-        .into_iter()
-        .flatten()
-    {
+    for (key, value) in settings.get("header").and_then(Value::as_table).into_iter().flatten() {
         let values = match value {
             Value::Array(all) => all.as_slice(),
             one => std::slice::from_ref(one),
         };
         for value in values {
-            let key = HeaderName::try_from(key.as_str())
-                .map_err(|_| bad("a header's name is not valid"))?;
+            let key = HeaderName::try_from(key.as_str()).map_err(|_| bad("a header's name is not valid"))?;
             let value = value.as_str().and_then(|v| HeaderValue::from_str(v).ok());
-            headers.append(
-                key,
-                value.ok_or_else(|| bad("a header's value is not valid"))?,
-            );
+            headers.append(key, value.ok_or_else(|| bad("a header's value is not valid"))?);
         }
     }
-    Ok(Host {
-        api: format!("{scheme}://{api}"),
-        name: host.to_owned(),
-        resolves: can(settings, "resolve")?,
-        tls,
-        headers,
-    })
+    Ok(Host { api: format!("{scheme}://{api}"), name: host.to_owned(), resolves: can(settings, "resolve")?, tls, headers })
 }
 
 /// The certificates of a folder as Docker has it.

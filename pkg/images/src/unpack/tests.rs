@@ -82,14 +82,8 @@ fn modes_links_and_times() {
     let su = fs::metadata(root.join("bin/su")).unwrap();
     assert_eq!(su.mode() & 0o7777, 0o4755);
     assert_eq!(su.nlink(), 2);
-    assert_eq!(
-        fs::metadata(root.join("bin")).unwrap().mtime(),
-        1_000_000_000
-    );
-    assert_eq!(
-        fs::read_link(root.join("sh")).unwrap(),
-        Path::new("/bin/su")
-    );
+    assert_eq!(fs::metadata(root.join("bin")).unwrap().mtime(), 1_000_000_000);
+    assert_eq!(fs::read_link(root.join("sh")).unwrap(), Path::new("/bin/su"));
 }
 
 #[test]
@@ -142,10 +136,7 @@ fn no_way_out() {
     result.unwrap();
     assert_eq!(fs::read_to_string(&victim).unwrap(), "safe");
     assert_eq!(fs::read_dir(outside.path()).unwrap().count(), 1);
-    assert_eq!(
-        fs::read_to_string(dir.path().join("root/file")).unwrap(),
-        "bad"
-    );
+    assert_eq!(fs::read_to_string(dir.path().join("root/file")).unwrap(), "bad");
 }
 
 #[test]
@@ -193,27 +184,16 @@ fn implied_folders_settle() {
     let lowers = vec![base.path().to_path_buf()];
     let (dir, out) = run(&[("tmp/f", F, "f", 0o644), ("y", H, "usr/lib/x", 0)]);
     let root = dir.path().join("root");
-    assert_eq!(
-        settle(&root, &out.unwrap(), &lowers).unwrap(),
-        Settled::Done
-    );
-    assert_eq!(
-        fs::metadata(root.join("tmp")).unwrap().mode() & 0o7777,
-        0o1777
-    );
+    assert_eq!(settle(&root, &out.unwrap(), &lowers).unwrap(), Settled::Done);
+    assert_eq!(fs::metadata(root.join("tmp")).unwrap().mode() & 0o7777, 0o1777);
     assert_eq!(fs::read_to_string(root.join("y")).unwrap(), "x");
 
     let entries: &[_] = &[("lib/z", F, "z", 0o644)];
     let (dir, out) = run(entries);
     let root = dir.path().join("root");
-    assert_eq!(
-        settle(&root, &out.unwrap(), &lowers).unwrap(),
-        Settled::Again
-    );
+    assert_eq!(settle(&root, &out.unwrap(), &lowers).unwrap(), Settled::Again);
     let again = tempfile::tempdir().unwrap();
-    let options = Options {
-        lowers: lowers.clone(),
-    };
+    let options = Options { lowers: lowers.clone() };
     let out = unpack(archive(entries).as_slice(), again.path(), &options).unwrap();
     assert_eq!(settle(again.path(), &out, &lowers).unwrap(), Settled::Done);
     assert!(again.path().join("usr/lib/z").exists() && !again.path().join("lib").exists());

@@ -11,23 +11,14 @@ fn pod() -> Pod {
 }
 
 fn at(path: &str) -> ObjectFieldSelector {
-    ObjectFieldSelector {
-        field_path: path.into(),
-        ..Default::default()
-    }
+    ObjectFieldSelector { field_path: path.into(), ..Default::default() }
 }
 
 #[test]
 fn fields_have_the_api_text() {
-    let a = Addresses {
-        pod: vec!["10.0.0.1".into()],
-        host: vec!["1.2.3.4".into()],
-    };
+    let a = Addresses { pod: vec!["10.0.0.1".into()], host: vec!["1.2.3.4".into()] };
     let get = |p: &str| field(&pod(), &at(p), &a);
-    assert_eq!(
-        get("metadata.labels").as_deref(),
-        Ok("a=\"say \\\"hi\\\"\"\nb=\"2\"")
-    );
+    assert_eq!(get("metadata.labels").as_deref(), Ok("a=\"say \\\"hi\\\"\"\nb=\"2\""));
     assert_eq!(get("metadata.labels['b']").as_deref(), Ok("2"));
     assert_eq!(get("status.podIP").as_deref(), Ok("10.0.0.1"));
     assert_eq!(get("status.hostIP").as_deref(), Ok("1.2.3.4"));

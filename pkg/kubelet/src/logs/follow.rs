@@ -194,37 +194,10 @@ mod tests {
         .expect("written");
         let o = Options::default;
         assert_eq!(all(path.clone(), o()).await, "a\nbc\n");
+        assert_eq!(all(path.clone(), Options { tail: Some(1), ..o() }).await, "bc\n");
+        assert_eq!(all(path.clone(), Options { limit: Some(1), ..o() }).await, "a");
         assert_eq!(
-            all(
-                path.clone(),
-                Options {
-                    tail: Some(1),
-                    ..o()
-                }
-            )
-            .await,
-            "bc\n"
-        );
-        assert_eq!(
-            all(
-                path.clone(),
-                Options {
-                    limit: Some(1),
-                    ..o()
-                }
-            )
-            .await,
-            "a"
-        );
-        assert_eq!(
-            all(
-                path.clone(),
-                Options {
-                    timestamps: true,
-                    ..o()
-                }
-            )
-            .await,
+            all(path.clone(), Options { timestamps: true, ..o() }).await,
             "2026-01-01T00:00:00Z a\n2026-01-01T00:00:01Z bc\n"
         );
         let since = "2026-01-01T00:00:01Z".parse().ok();
@@ -238,29 +211,15 @@ mod tests {
         std::fs::write(&path, "2026-01-01T00:00:00Z stdout F a\n").expect("written");
         let (tx, mut rx) = mpsc::channel(4);
         let (end, ended) = tokio::sync::oneshot::channel::<()>();
-        let follow = Options {
-            follow: true,
-            ..Options::default()
-        };
-        tokio::spawn(stream(
-            path.clone(),
-            follow,
-            async {
-                let _ = ended.await;
-            },
-            tx,
-        ));
+        let follow = Options { follow: true, ..Options::default() };
+        tokio::spawn(stream(path.clone(), follow, async { let _ = ended.await; }, tx));
         assert_eq!(rx.recv().await.expect("a piece").expect("ok"), "a\n");
         std::fs::rename(&path, dir.path().join("0.log.1")).expect("rotated");
         let mut f = tokio::fs::File::create(&path).await.expect("a new file");
-        f.write_all(b"2026-01-01T00:00:00Z stdout F b\n")
-            .await
-            .expect("written");
+        f.write_all(b"2026-01-01T00:00:00Z stdout F b\n").await.expect("written");
         f.flush().await.expect("written");
         assert_eq!(rx.recv().await.expect("a piece").expect("ok"), "b\n");
-        f.write_all(b"2026-01-01T00:00:00Z stdout F last\n")
-            .await
-            .expect("written");
+        f.write_all(b"2026-01-01T00:00:00Z stdout F last\n").await.expect("written");
         f.flush().await.expect("written");
         end.send(()).expect("following");
         assert_eq!(rx.recv().await.expect("a piece").expect("ok"), "last\n");

@@ -18,9 +18,7 @@ pub async fn check(cri: &Cri, id: &str, current: &Path, max: u64, keep: u32) -> 
     if len <= max {
         return Ok(false);
     }
-    let stamp = jiff::Timestamp::now()
-        .strftime("%Y%m%d-%H%M%S%3f")
-        .to_string();
+    let stamp = jiff::Timestamp::now().strftime("%Y%m%d-%H%M%S%3f").to_string();
     let mut old = current.as_os_str().to_owned();
     old.push(format!(".{stamp}"));
     std::fs::rename(current, &old)?;

@@ -38,10 +38,7 @@ fn tails_long_files_without_reading_them_whole() {
     let path = dir.path().join("0.log");
     let mut text = String::new();
     for i in 0..5000 {
-        text.push_str(&format!(
-            "2026-01-01T00:00:00.1Z stdout F line {i:05} {}\n",
-            "x".repeat(50)
-        ));
+        text.push_str(&format!("2026-01-01T00:00:00.1Z stdout F line {i:05} {}\n", "x".repeat(50)));
     }
     std::fs::write(&path, &text).expect("written");
     let got = tail(&path, 2000, 1 << 20);

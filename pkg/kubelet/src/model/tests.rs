@@ -3,10 +3,7 @@ use super::*;
 fn status(id: &str, state: v1::ContainerState) -> v1::ContainerStatus {
     v1::ContainerStatus {
         id: id.into(),
-        metadata: Some(v1::ContainerMetadata {
-            name: "a".into(),
-            attempt: 0,
-        }),
+        metadata: Some(v1::ContainerMetadata { name: "a".into(), attempt: 0 }),
         state: state as i32,
         created_at: 1,
         ..Default::default()
@@ -25,10 +22,7 @@ fn a_late_report_never_brings_a_container_back() {
 #[test]
 fn a_sandbox_that_was_lost_stays_lost() {
     let mut rt = Runtime::default();
-    let mut s = v1::PodSandboxStatus {
-        id: "s".into(),
-        ..Default::default()
-    };
+    let mut s = v1::PodSandboxStatus { id: "s".into(), ..Default::default() };
     rt.merge_sandbox(&s);
     s.state = v1::PodSandboxState::SandboxNotready as i32;
     rt.merge_sandbox(&s);

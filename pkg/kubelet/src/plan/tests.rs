@@ -8,10 +8,8 @@ fn at(secs: i64) -> Timestamp {
 }
 
 fn pod(spec: serde_json::Value) -> Pod {
-    serde_json::from_value(
-        json!({"metadata": {"name": "p", "namespace": "ns", "uid": "u"}, "spec": spec}),
-    )
-    .expect("a pod")
+    serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "ns", "uid": "u"}, "spec": spec}))
+        .expect("a pod")
 }
 
 fn simple(policy: &str) -> Pod {
@@ -23,21 +21,9 @@ fn up() -> (Runtime, Local) {
     let mut rt = Runtime::default();
     rt.sandboxes.insert(
         "s0".into(),
-        Sandbox {
-            id: "s0".into(),
-            attempt: 0,
-            ready: true,
-            created: at(0),
-            ips: vec!["1.1.1.1".into()],
-        },
+        Sandbox { id: "s0".into(), attempt: 0, ready: true, created: at(0), ips: vec!["1.1.1.1".into()] },
     );
-    (
-        rt,
-        Local {
-            volumes: Volumes::Ready,
-            ..Local::default()
-        },
-    )
+    (rt, Local { volumes: Volumes::Ready, ..Local::default() })
 }
 
 fn ctr(rt: &mut Runtime, name: &str, attempt: u32, state: CtrState, code: i32) -> String {
@@ -91,30 +77,14 @@ fn kills(p: &Plan) -> Vec<&str> {
 
 #[test]
 fn a_new_pod_gets_volumes_and_sandbox_together() {
-    let p = plan(
-        &simple("Always"),
-        &Runtime::default(),
-        &Local::default(),
-        at(0),
-    );
-    assert_eq!(
-        p.actions,
-        [Action::PrepareVolumes, Action::RunSandbox { attempt: 0 }]
-    );
+    let p = plan(&simple("Always"), &Runtime::default(), &Local::default(), at(0));
+    assert_eq!(p.actions, [Action::PrepareVolumes, Action::RunSandbox { attempt: 0 }]);
 }
 
 #[test]
 fn what_is_under_way_is_not_started_again() {
-    let busy = Local {
-        volumes: Volumes::Preparing,
-        sandbox_busy: true,
-        ..Local::default()
-    };
-    assert!(
-        plan(&simple("Always"), &Runtime::default(), &busy, at(0))
-            .actions
-            .is_empty()
-    );
+    let busy = Local { volumes: Volumes::Preparing, sandbox_busy: true, ..Local::default() };
+    assert!(plan(&simple("Always"), &Runtime::default(), &busy, at(0)).actions.is_empty());
     let (rt, mut local) = up();
     local.starting = Some("a".into());
     assert!(starts(&plan(&simple("Always"), &rt, &local, at(0))).is_empty());
@@ -137,12 +107,7 @@ fn a_failed_step_rests() {
     let p = plan(&simple("Always"), &Runtime::default(), &local, at(0));
     assert!(p.actions.is_empty());
     assert_eq!(p.wake, Some(at(3)));
-    assert_eq!(
-        plan(&simple("Always"), &Runtime::default(), &local, at(5))
-            .actions
-            .len(),
-        2
-    );
+    assert_eq!(plan(&simple("Always"), &Runtime::default(), &local, at(5)).actions.len(), 2);
 }
 
 #[test]
@@ -167,10 +132,8 @@ fn restart_rules() {
 #[test]
 fn restart_rules_of_one_container_win() {
     let (mut rt, local) = up();
-    let p = pod(
-        json!({"restartPolicy": "Never", "containers": [{"name": "a", "restartPolicy": "Never",
-        "restartPolicyRules": [{"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}}]}]}),
-    );
+    let p = pod(json!({"restartPolicy": "Never", "containers": [{"name": "a", "restartPolicy": "Never",
+        "restartPolicyRules": [{"action": "Restart", "exitCodes": {"operator": "In", "values": [42]}}]}]}));
     ctr(&mut rt, "a", 0, CtrState::Exited, 42);
     assert_eq!(starts(&plan(&p, &rt, &local, at(10))), [("a", 1)]);
 }
@@ -186,15 +149,8 @@ fn backoff_doubles_to_the_limit_and_is_forgotten() {
     assert_eq!(delays, [10, 20, 40, 80, 160, 300, 300]);
     assert_eq!(Backoff::until(Some(&b), at(0), at(1)), Some(at(300)));
     assert_eq!(Backoff::until(Some(&b), at(0), at(300)), None);
-    assert_eq!(
-        Backoff::until(Some(&b), at(601), at(602)),
-        None,
-        "ran ten minutes"
-    );
-    assert_eq!(
-        Backoff::next(Some(&b), at(601), at(602)).delay,
-        BACKOFF_FIRST
-    );
+    assert_eq!(Backoff::until(Some(&b), at(601), at(602)), None, "ran ten minutes");
+    assert_eq!(Backoff::next(Some(&b), at(601), at(602)).delay, BACKOFF_FIRST);
 }
 
 #[test]
@@ -202,22 +158,13 @@ fn a_crash_loop_is_held_back_with_upstreams_words() {
     let (mut rt, mut local) = up();
     let p = pod(json!({"containers": [{"name": "a"}]}));
     ctr(&mut rt, "a", 1, CtrState::Exited, 1);
-    local.backoff.insert(
-        "a".into(),
-        Backoff {
-            delay: SignedDuration::from_secs(80),
-            updated: at(0),
-        },
-    );
+    local.backoff.insert("a".into(), Backoff { delay: SignedDuration::from_secs(80), updated: at(0) });
     let held = plan(&p, &rt, &local, at(11));
     assert!(starts(&held).is_empty());
     assert_eq!(held.wake, Some(at(90)));
     assert_eq!(
         held.held["a"],
-        (
-            "CrashLoopBackOff".into(),
-            "back-off 1m20s restarting failed container=a pod=p_ns(u)".into()
-        )
+        ("CrashLoopBackOff".into(), "back-off 1m20s restarting failed container=a pod=p_ns(u)".into())
     );
     assert_eq!(starts(&plan(&p, &rt, &local, at(90))), [("a", 2)]);
 }
@@ -227,18 +174,14 @@ fn a_restart_under_way_is_not_held_back() {
     let (mut rt, mut local) = up();
     let p = pod(json!({"containers": [{"name": "a"}]}));
     ctr(&mut rt, "a", 0, CtrState::Exited, 1);
-    local
-        .backoff
-        .insert("a".into(), Backoff::next(None, at(10), at(10)));
+    local.backoff.insert("a".into(), Backoff::next(None, at(10), at(10)));
     local.starting = Some("a".into());
     assert_eq!(plan(&p, &rt, &local, at(10)), Plan::default());
 }
 
 fn with_inits() -> Pod {
-    pod(
-        json!({"initContainers": [{"name": "i"}, {"name": "side", "restartPolicy": "Always"}],
-        "containers": [{"name": "a"}]}),
-    )
+    pod(json!({"initContainers": [{"name": "i"}, {"name": "side", "restartPolicy": "Always"}],
+        "containers": [{"name": "a"}]}))
 }
 
 #[test]
@@ -251,35 +194,19 @@ fn init_containers_gate_the_others() {
     ctr(&mut rt, "i", 0, CtrState::Exited, 0);
     assert_eq!(starts(&plan(&p, &rt, &local, at(0))), [("side", 0)]);
     let side = ctr(&mut rt, "side", 0, CtrState::Running, 0);
-    assert!(
-        starts(&plan(&p, &rt, &local, at(0))).is_empty(),
-        "not started yet"
-    );
-    local.probed.insert(
-        side,
-        Probed {
-            started: true,
-            ..Probed::default()
-        },
-    );
+    assert!(starts(&plan(&p, &rt, &local, at(0))).is_empty(), "not started yet");
+    local.probed.insert(side, Probed { started: true, ..Probed::default() });
     assert_eq!(starts(&plan(&p, &rt, &local, at(0))), [("a", 0)]);
     ctr(&mut rt, "a", 0, CtrState::Running, 0);
     ctr(&mut rt, "side", 0, CtrState::Exited, 0);
-    assert_eq!(
-        starts(&plan(&p, &rt, &local, at(20))),
-        [("side", 1)],
-        "a sidecar comes back"
-    );
+    assert_eq!(starts(&plan(&p, &rt, &local, at(20))), [("side", 1)], "a sidecar comes back");
 }
 
 #[test]
 fn a_failed_init_container_restarts_or_ends_the_pod() {
     let (mut rt, local) = up();
     ctr(&mut rt, "i", 0, CtrState::Exited, 1);
-    assert_eq!(
-        starts(&plan(&with_inits(), &rt, &local, at(10))),
-        [("i", 1)]
-    );
+    assert_eq!(starts(&plan(&with_inits(), &rt, &local, at(10))), [("i", 1)]);
     let mut never = with_inits();
     if let Some(s) = &mut never.spec {
         s.restart_policy = Some("Never".into());
@@ -291,10 +218,7 @@ fn a_failed_init_container_restarts_or_ends_the_pod() {
 fn sidecars_stop_last_then_the_sandbox_then_the_end() {
     let (mut rt, mut local) = up();
     let p = with_inits();
-    local.stop = Some(Stop {
-        deadline: at(30),
-        delete: true,
-    });
+    local.stop = Some(Stop { deadline: at(30), delete: true });
     let a = ctr(&mut rt, "a", 0, CtrState::Running, 0);
     let side = ctr(&mut rt, "side", 0, CtrState::Running, 0);
     assert_eq!(kills(&plan(&p, &rt, &local, at(0))), [&a]);
@@ -334,15 +258,9 @@ fn a_lost_sandbox_is_stopped_and_made_again() {
     rt.sandboxes.values_mut().for_each(|s| s.ready = false);
     assert_eq!(kills(&plan(&p, &rt, &local, at(0))), [&a]);
     ctr(&mut rt, "a", 0, CtrState::Exited, 137);
-    assert_eq!(
-        plan(&p, &rt, &local, at(0)).actions,
-        [Action::StopSandbox { id: "s0".into() }]
-    );
+    assert_eq!(plan(&p, &rt, &local, at(0)).actions, [Action::StopSandbox { id: "s0".into() }]);
     local.stopped.insert("s0".into());
-    assert_eq!(
-        plan(&p, &rt, &local, at(0)).actions,
-        [Action::RunSandbox { attempt: 1 }]
-    );
+    assert_eq!(plan(&p, &rt, &local, at(0)).actions, [Action::RunSandbox { attempt: 1 }]);
 }
 
 #[test]
@@ -351,13 +269,7 @@ fn probes_and_changes_kill() {
     let p = pod(json!({"containers": [{"name": "a", "image": "new"}]}));
     let a = ctr(&mut rt, "a", 0, CtrState::Running, 0);
     assert!(kills(&plan(&p, &rt, &local, at(0))).is_empty());
-    local.probed.insert(
-        a.clone(),
-        Probed {
-            failed: Some("liveness"),
-            ..Probed::default()
-        },
-    );
+    local.probed.insert(a.clone(), Probed { failed: Some("liveness"), ..Probed::default() });
     assert_eq!(kills(&plan(&p, &rt, &local, at(0))), [&a]);
     local.probed.clear();
     if let Some(c) = rt.containers.get_mut(&a) {
@@ -373,10 +285,7 @@ fn only_the_last_dead_instance_is_kept() {
     ctr(&mut rt, "a", 0, CtrState::Exited, 1);
     ctr(&mut rt, "a", 1, CtrState::Exited, 1);
     ctr(&mut rt, "a", 2, CtrState::Running, 0);
-    assert_eq!(
-        plan(&p, &rt, &local, at(0)).actions,
-        [Action::Remove { id: "a0".into() }]
-    );
+    assert_eq!(plan(&p, &rt, &local, at(0)).actions, [Action::Remove { id: "a0".into() }]);
 }
 
 #[test]
@@ -392,27 +301,14 @@ fn ephemeral_containers_start_once() {
 #[test]
 fn changed_resources_are_applied_or_need_a_restart_or_wait() {
     let (mut rt, mut local) = up();
-    let p = pod(
-        json!({"containers": [{"name": "a", "resources": {"requests": {"cpu": "200m", "memory": "1Gi"}},
-        "resizePolicy": [{"resourceName": "memory", "restartPolicy": "RestartContainer"}]}]}),
-    );
+    let p = pod(json!({"containers": [{"name": "a", "resources": {"requests": {"cpu": "200m", "memory": "1Gi"}},
+        "resizePolicy": [{"resourceName": "memory", "restartPolicy": "RestartContainer"}]}]}));
     let a = ctr(&mut rt, "a", 0, CtrState::Running, 0);
-    let with = |cpu: &str, mem: &str| {
-        serde_json::from_value(json!({"requests": {"cpu": cpu, "memory": mem}})).expect("resources")
-    };
+    let with = |cpu: &str, mem: &str| serde_json::from_value(json!({"requests": {"cpu": cpu, "memory": mem}})).expect("resources");
     local.applied.insert(a.clone(), with("0.2", "1024Mi"));
-    assert!(
-        plan(&p, &rt, &local, at(0)).actions.is_empty(),
-        "the same amounts"
-    );
+    assert!(plan(&p, &rt, &local, at(0)).actions.is_empty(), "the same amounts");
     local.applied.insert(a.clone(), with("100m", "1Gi"));
-    assert_eq!(
-        plan(&p, &rt, &local, at(0)).actions,
-        [Action::Resize {
-            id: a.clone(),
-            name: "a".into()
-        }]
-    );
+    assert_eq!(plan(&p, &rt, &local, at(0)).actions, [Action::Resize { id: a.clone(), name: "a".into() }]);
     local.applied.insert(a.clone(), with("200m", "2Gi"));
     assert_eq!(kills(&plan(&p, &rt, &local, at(0))), [&a]);
     local.resize_refused = Some(("Infeasible".into(), String::new()));

@@ -23,10 +23,7 @@ const SERVING: i32 = 1;
 /// Asks once.
 pub(super) async fn check(addr: &str, service: &str, timeout: Duration) -> Result<(), String> {
     let late = || {
-        format!(
-            "timeout: failed to connect service \"{addr}\" within {}s: context deadline exceeded",
-            timeout.as_secs()
-        )
+        format!("timeout: failed to connect service \"{addr}\" within {}s: context deadline exceeded", timeout.as_secs())
     };
     let ask = async {
         let channel = Endpoint::from_shared(format!("http://{addr}"))
@@ -54,14 +51,11 @@ pub(super) async fn check(addr: &str, service: &str, timeout: Duration) -> Resul
                     _ => "UNKNOWN",
                 }
             )),
-            Err(e) if e.code() == tonic::Code::Unimplemented => Err(
-                "this server does not implement the grpc health protocol (grpc.health.v1.Health)"
-                    .to_string(),
-            ),
+            Err(e) if e.code() == tonic::Code::Unimplemented => {
+                Err("this server does not implement the grpc health protocol (grpc.health.v1.Health)".to_string())
+            }
             Err(e) => Err(format!("error: health rpc probe failed: {}", e.message())),
         }
     };
-    tokio::time::timeout(timeout, ask)
-        .await
-        .unwrap_or_else(|_| Err(late()))
+    tokio::time::timeout(timeout, ask).await.unwrap_or_else(|_| Err(late()))
 }

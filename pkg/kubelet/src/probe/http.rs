@@ -11,10 +11,7 @@ use rustls::{
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
-};
+use tokio::{io::{AsyncRead, AsyncWrite}, net::TcpStream};
 
 /// Most of an answer that is read, in bytes.
 const BODY_MAX: usize = 10 * 1024;
@@ -48,43 +45,24 @@ pub struct GetError {
 impl Target {
     /// The target of an `httpGet`, at `ip` unless it names a host.
     pub fn of_action(h: &HTTPGetAction, c: &Container, ip: &str) -> Result<Target, String> {
-        let path = h
-            .path
-            .clone()
-            .filter(|p| !p.is_empty())
-            .unwrap_or_else(|| "/".into());
+        let path = h.path.clone().filter(|p| !p.is_empty()).unwrap_or_else(|| "/".into());
         Ok(Target {
-            host: h
-                .host
-                .clone()
-                .filter(|h| !h.is_empty())
-                .unwrap_or_else(|| ip.into()),
+            host: h.host.clone().filter(|h| !h.is_empty()).unwrap_or_else(|| ip.into()),
             port: super::port(&h.port, c)?,
-            path: if path.starts_with('/') {
-                path
-            } else {
-                format!("/{path}")
-            },
+            path: if path.starts_with('/') { path } else { format!("/{path}") },
             headers: h
                 .http_headers
                 .iter()
                 .flatten()
                 .map(|h| (h.name.clone(), h.value.clone()))
                 .collect(),
-            tls: h
-                .scheme
-                .as_deref()
-                .is_some_and(|s| s.eq_ignore_ascii_case("https")),
+            tls: h.scheme.as_deref().is_some_and(|s| s.eq_ignore_ascii_case("https")),
         })
     }
 
     fn url(&self) -> String {
         let scheme = if self.tls { "https" } else { "http" };
-        format!(
-            "{scheme}://{}{}",
-            super::join(&self.host, self.port),
-            self.path
-        )
+        format!("{scheme}://{}{}", super::join(&self.host, self.port), self.path)
     }
 }
 
@@ -92,9 +70,8 @@ impl Target {
 pub async fn probe(target: &Target, timeout: Duration) -> Result<(), String> {
     let mut at = target.clone();
     for _ in 0..=REDIRECTS {
-        let (status, location, body) = get(&at, "kube-probe/1.37", timeout)
-            .await
-            .map_err(|e| e.text)?;
+        let (status, location, body) =
+            get(&at, "kube-probe/1.37", timeout).await.map_err(|e| e.text)?;
         if let (300..400, Some(next)) = (status, location.and_then(|l| redirect(&at, &l))) {
             match next {
                 Some(next) => {
@@ -111,10 +88,7 @@ pub async fn probe(target: &Target, timeout: Duration) -> Result<(), String> {
         tracing::trace!(status, body, "probe");
         return Err(format!("HTTP probe failed with statuscode: {status}"));
     }
-    Err(format!(
-        "Get \"{}\": stopped after {REDIRECTS} redirects",
-        target.url()
-    ))
+    Err(format!("Get \"{}\": stopped after {REDIRECTS} redirects", target.url()))
 }
 
 /// The target of a redirect: `Some(None)` when it leaves the host.
@@ -156,7 +130,8 @@ pub async fn get(
             .map_err(|e| fail(format!("dial tcp {addr}: connect: {}", super::short(&e))))?;
         let _ = tcp.set_nodelay(true);
         if t.tls {
-            let name = ServerName::try_from(t.host.clone()).map_err(|e| fail(e.to_string()))?;
+            let name = ServerName::try_from(t.host.clone())
+                .map_err(|e| fail(e.to_string()))?;
             let tls = tokio_rustls::TlsConnector::from(client_config())
                 .connect(name, tcp)
                 .await

@@ -58,8 +58,7 @@ pub(super) fn identity(c: &ServerConnection) -> Option<Identity> {
     let der = c.peer_certificates()?.first()?;
     let (_, cert) = X509Certificate::from_der(der).ok()?;
     let subject = cert.subject();
-    let text =
-        |a: &x509_parser::x509::AttributeTypeAndValue<'_>| a.as_str().ok().map(str::to_owned);
+    let text = |a: &x509_parser::x509::AttributeTypeAndValue<'_>| a.as_str().ok().map(str::to_owned);
     Some(Identity {
         user: subject.iter_common_name().next().and_then(text)?,
         groups: subject.iter_organization().filter_map(text).collect(),

@@ -26,30 +26,15 @@ impl Case {
         let mut rt = Runtime::default();
         rt.sandboxes.insert(
             "s".into(),
-            Sandbox {
-                id: "s".into(),
-                attempt: 0,
-                ready: true,
-                created: at(0),
-                ips: vec!["10.1.1.1".into()],
-            },
+            Sandbox { id: "s".into(), attempt: 0, ready: true, created: at(0), ips: vec!["10.1.1.1".into()] },
         );
-        Case {
-            pod: pod(spec),
-            rt,
-            local: Local::default(),
-            old: PodStatus::default(),
-        }
+        Case { pod: pod(spec), rt, local: Local::default(), old: PodStatus::default() }
     }
 
     fn ctr(&mut self, name: &str, attempt: u32, state: CtrState, code: i32) -> &mut Ctr {
         let id = format!("{name}{attempt}");
         if state == CtrState::Running {
-            let p = crate::plan::Probed {
-                started: true,
-                ready: true,
-                ..Default::default()
-            };
+            let p = crate::plan::Probed { started: true, ready: true, ..Default::default() };
             self.local.probed.insert(id.clone(), p);
         }
         let c = Ctr {
@@ -78,28 +63,13 @@ impl Case {
 
     fn status(&self) -> PodStatus {
         let plan = crate::plan::plan(&self.pod, &self.rt, &self.local, at(5));
-        let host = Host {
-            ip: "192.168.0.1".into(),
-            runtime: "knarr".into(),
-        };
-        status(
-            &self.pod,
-            &self.rt,
-            &self.local,
-            &plan,
-            &self.old,
-            &host,
-            at(5),
-        )
+        let host = Host { ip: "192.168.0.1".into(), runtime: "knarr".into() };
+        status(&self.pod, &self.rt, &self.local, &plan, &self.old, &host, at(5))
     }
 }
 
 fn cond<'a>(s: &'a PodStatus, t: &str) -> &'a PodCondition {
-    s.conditions
-        .iter()
-        .flatten()
-        .find(|c| c.type_ == t)
-        .expect("the condition")
+    s.conditions.iter().flatten().find(|c| c.type_ == t).expect("the condition")
 }
 
 fn first(s: &PodStatus) -> &ContainerStatus {
@@ -120,14 +90,8 @@ fn a_new_pod_waits() {
     assert_eq!(s.pod_ip, None);
     assert_eq!(s.observed_generation, Some(3));
     let c = cond(&s, "PodReadyToStartContainers");
-    assert_eq!(
-        (c.status.as_str(), c.observed_generation),
-        ("False", Some(3))
-    );
-    assert_eq!(
-        cond(&s, "Ready").message.as_deref(),
-        Some("containers with unready status: [a]")
-    );
+    assert_eq!((c.status.as_str(), c.observed_generation), ("False", Some(3)));
+    assert_eq!(cond(&s, "Ready").message.as_deref(), Some("containers with unready status: [a]"));
     assert_eq!(cond(&s, "Initialized").status, "True");
 }
 
@@ -141,20 +105,10 @@ fn a_running_pod_is_ready_with_all_its_facts() {
     let a = first(&s);
     assert_eq!(a.container_id.as_deref(), Some("knarr://a2"));
     assert_eq!((a.restart_count, a.ready, a.started), (2, true, Some(true)));
-    let last = a
-        .last_state
-        .as_ref()
-        .and_then(|l| l.terminated.as_ref())
-        .expect("a last state");
+    let last = a.last_state.as_ref().and_then(|l| l.terminated.as_ref()).expect("a last state");
     assert_eq!((last.exit_code, last.reason.as_deref()), (9, Some("Error")));
     assert_eq!(s.pod_ip.as_deref(), Some("10.1.1.1"));
-    assert_eq!(
-        a.user
-            .as_ref()
-            .and_then(|u| u.linux.as_ref())
-            .map(|l| l.uid),
-        Some(1)
-    );
+    assert_eq!(a.user.as_ref().and_then(|u| u.linux.as_ref()).map(|l| l.uid), Some(1));
 }
 
 #[test]
@@ -162,30 +116,21 @@ fn out_of_memory_shows() {
     let mut c = Case::new(json!({"restartPolicy": "Never", "containers": [{"name": "a"}]}));
     c.ctr("a", 0, CtrState::Exited, 137).reason = "OOMKilled".into();
     let s = c.status();
-    let t = first(&s)
-        .state
-        .as_ref()
-        .and_then(|s| s.terminated.as_ref())
-        .expect("ended");
+    let t = first(&s).state.as_ref().and_then(|s| s.terminated.as_ref()).expect("ended");
     assert_eq!((t.exit_code, t.reason.as_deref()), (137, Some("OOMKilled")));
     assert_eq!(s.phase.as_deref(), Some("Failed"));
 }
 
 #[test]
 fn behind_an_init_container_all_wait() {
-    let mut c = Case::new(
-        json!({"initContainers": [{"name": "i"}, {"name": "j"}], "containers": [{"name": "a"}]}),
-    );
+    let mut c = Case::new(json!({"initContainers": [{"name": "i"}, {"name": "j"}], "containers": [{"name": "a"}]}));
     c.ctr("i", 0, CtrState::Running, 0);
     let s = c.status();
     assert_eq!(s.phase.as_deref(), Some("Pending"));
     assert_eq!(waiting(first(&s)), Some("PodInitializing"));
     let i = cond(&s, "Initialized");
     assert_eq!(i.reason.as_deref(), Some("ContainersNotInitialized"));
-    assert_eq!(
-        i.message.as_deref(),
-        Some("containers with incomplete status: [i j]")
-    );
+    assert_eq!(i.message.as_deref(), Some("containers with incomplete status: [i j]"));
 }
 
 #[test]
@@ -197,9 +142,7 @@ fn ends_by_policy() {
         ("OnFailure", [0, 1], "Running"),
         ("Always", [0, 0], "Running"),
     ] {
-        let mut c = Case::new(
-            json!({"restartPolicy": policy, "containers": [{"name": "a"}, {"name": "b"}]}),
-        );
+        let mut c = Case::new(json!({"restartPolicy": policy, "containers": [{"name": "a"}, {"name": "b"}]}));
         c.ctr("a", 0, CtrState::Exited, codes[0]);
         c.ctr("b", 0, CtrState::Exited, codes[1]);
         let s = c.status();
@@ -217,15 +160,9 @@ fn an_ended_pod_stays_ended() {
 
 #[test]
 fn readiness_gates_and_foreign_conditions() {
-    let mut c = Case::new(
-        json!({"readinessGates": [{"conditionType": "x/y"}], "containers": [{"name": "a"}]}),
-    );
+    let mut c = Case::new(json!({"readinessGates": [{"conditionType": "x/y"}], "containers": [{"name": "a"}]}));
     c.ctr("a", 0, CtrState::Running, 0);
-    c.old.conditions = Some(vec![PodCondition {
-        type_: "DisruptionTarget".into(),
-        status: "True".into(),
-        ..Default::default()
-    }]);
+    c.old.conditions = Some(vec![PodCondition { type_: "DisruptionTarget".into(), status: "True".into(), ..Default::default() }]);
     let s = c.status();
     let ready = cond(&s, "Ready");
     assert_eq!(ready.reason.as_deref(), Some("ReadinessGatesNotReady"));
@@ -254,10 +191,7 @@ fn a_deleted_pod_that_is_stopped_has_failed_or_succeeded() {
     for (code, phase) in [(0, "Succeeded"), (143, "Failed")] {
         let mut c = Case::new(json!({"containers": [{"name": "a"}]}));
         c.ctr("a", 0, CtrState::Exited, code);
-        c.local.stop = Some(crate::plan::Stop {
-            deadline: at(9),
-            delete: true,
-        });
+        c.local.stop = Some(crate::plan::Stop { deadline: at(9), delete: true });
         assert_eq!(c.status().phase.as_deref(), Some(phase));
     }
 }

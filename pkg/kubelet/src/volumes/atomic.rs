@@ -66,7 +66,10 @@ pub fn write(dir: &Path, files: &Files, group: Option<u32>) -> io::Result<bool> 
         let _ = fs::remove_dir_all(&fresh);
         return Err(e);
     }
-    let tops: BTreeSet<&str> = files.keys().filter_map(|p| p.split('/').next()).collect();
+    let tops: BTreeSet<&str> = files
+        .keys()
+        .filter_map(|p| p.split('/').next())
+        .collect();
     for top in &tops {
         let link = dir.join(top);
         match fs::symlink_metadata(&link) {
@@ -161,11 +164,7 @@ mod tests {
     use super::*;
 
     fn file(data: &str) -> File {
-        File {
-            data: data.into(),
-            mode: 0o644,
-            owner: None,
-        }
+        File { data: data.into(), mode: 0o644, owner: None }
     }
 
     #[test]

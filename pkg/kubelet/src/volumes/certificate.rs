@@ -7,9 +7,7 @@ use jiff::Timestamp;
 use k8s_openapi::{
     ByteString,
     api::{
-        certificates::v1::{
-            PodCertificateRequest, PodCertificateRequestSpec, PodCertificateRequestStatus,
-        },
+        certificates::v1::{PodCertificateRequest, PodCertificateRequestSpec, PodCertificateRequestStatus},
         core::v1::{Node, Pod, PodCertificateProjection, ServiceAccount},
     },
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
@@ -40,19 +38,13 @@ pub struct Credential {
 
 impl std::fmt::Debug for Credential {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Credential")
-            .field("refresh", &self.refresh)
-            .field("end", &self.end)
-            .finish_non_exhaustive()
+        f.debug_struct("Credential").field("refresh", &self.refresh).field("end", &self.end).finish_non_exhaustive()
     }
 }
 
 fn refused(what: &str) -> impl FnOnce(kube::Error) -> VolumeError {
     let what = what.to_owned();
-    move |source| VolumeError::Api {
-        what,
-        source: Box::new(source),
-    }
+    move |source| VolumeError::Api { what, source: Box::new(source) }
 }
 
 /// The key and certificates of a projection; those of the last time until they are to be renewed.
@@ -66,18 +58,13 @@ pub(super) async fn credential(
 ) -> Result<Credential, VolumeError> {
     let place = (volume.to_owned(), index);
     let now = Timestamp::now();
-    let mut have = out
-        .tokens
-        .certificates
-        .get(&place)
-        .cloned()
-        .unwrap_or_else(|| Credential {
-            key: String::new(),
-            chain: String::new(),
-            pending: None,
-            refresh: now,
-            end: now,
-        });
+    let mut have = out.tokens.certificates.get(&place).cloned().unwrap_or_else(|| Credential {
+        key: String::new(),
+        chain: String::new(),
+        pending: None,
+        refresh: now,
+        end: now,
+    });
     if have.refresh <= now {
         let renewed = renew(sh, pod, p, &mut have).await;
         out.tokens.certificates.insert(place, have.clone());
@@ -96,18 +83,9 @@ pub(super) async fn credential(
     Ok(have)
 }
 
-async fn renew(
-    sh: &Shared,
-    pod: &Pod,
-    p: &PodCertificateProjection,
-    have: &mut Credential,
-) -> Result<(), VolumeError> {
+async fn renew(sh: &Shared, pod: &Pod, p: &PodCertificateProjection, have: &mut Credential) -> Result<(), VolumeError> {
     let Some(client) = sh.client.clone() else {
-        return Err(SourceError::NoServer {
-            kind: "podcertificaterequest",
-            name: p.signer_name.clone(),
-        }
-        .into());
+        return Err(SourceError::NoServer { kind: "podcertificaterequest", name: p.signer_name.clone() }.into());
     };
     let requests = Api::<PodCertificateRequest>::namespaced(client.clone(), spec::namespace(pod));
     let (name, key) = match have.pending.clone() {
@@ -125,53 +103,30 @@ async fn renew(
     };
     let answer = tokio::time::timeout(PATIENCE, answered(&requests, &name))
         .await
-        .map_err(|_| {
-            VolumeError::Layout(format!(
-                "PodCertificateRequest \"{name}\" is not answered yet"
-            ))
-        })?;
+        .map_err(|_| VolumeError::Layout(format!("PodCertificateRequest \"{name}\" is not answered yet")))?;
     // Answered or gone: not asked for again.
     have.pending = None;
     let status = answer?;
     if let Some(chain) = status.certificate_chain.filter(|c| !c.is_empty()) {
         let now = Timestamp::now();
         have.end = status.not_after.map_or(now, |t| t.0);
-        have.refresh = status
-            .begin_refresh_at
-            .map_or_else(|| rotate_at(now, have.end), |t| t.0);
+        have.refresh = status.begin_refresh_at.map_or_else(|| rotate_at(now, have.end), |t| t.0);
         have.chain = trust::pem(trust::pem_blocks(&chain));
         have.key = key;
         return Ok(());
     }
-    let why = status
-        .conditions
-        .unwrap_or_default()
-        .into_iter()
-        .find(|c| matches!(c.type_.as_str(), "Denied" | "Failed"));
-    let why = why.map_or_else(String::new, |c| {
-        format!(": {} ({}): {}", c.type_, c.reason, c.message)
-    });
-    Err(VolumeError::Layout(format!(
-        "PodCertificateRequest \"{name}\" got no certificate{why}"
-    )))
+    let why = status.conditions.unwrap_or_default().into_iter().find(|c| matches!(c.type_.as_str(), "Denied" | "Failed"));
+    let why = why.map_or_else(String::new, |c| format!(": {} ({}): {}", c.type_, c.reason, c.message));
+    Err(VolumeError::Layout(format!("PodCertificateRequest \"{name}\" got no certificate{why}")))
 }
 
 /// A request for a new key, and that key.
-async fn request(
-    sh: &Shared,
-    client: kube::Client,
-    pod: &Pod,
-    p: &PodCertificateProjection,
-) -> Result<(PodCertificateRequest, String), VolumeError> {
+async fn request(sh: &Shared, client: kube::Client, pod: &Pod, p: &PodCertificateProjection) -> Result<(PodCertificateRequest, String), VolumeError> {
     let algorithm = match p.key_type.as_str() {
         "ECDSAP256" => &rcgen::PKCS_ECDSA_P256_SHA256,
         "ECDSAP384" => &rcgen::PKCS_ECDSA_P384_SHA384,
         "ED25519" => &rcgen::PKCS_ED25519,
-        other => {
-            return Err(VolumeError::Layout(format!(
-                "keys of type {other} cannot be made on this node"
-            )));
-        }
+        other => return Err(VolumeError::Layout(format!("keys of type {other} cannot be made on this node"))),
     };
     let broken = |e: rcgen::Error| VolumeError::Layout(format!("generating a key: {e}"));
     let key = rcgen::KeyPair::generate_for(algorithm).map_err(broken)?;
@@ -179,21 +134,11 @@ async fn request(
     empty.distinguished_name = rcgen::DistinguishedName::new();
     let csr = empty.serialize_request(&key).map_err(broken)?;
 
-    let account = spec::spec(pod)
-        .service_account_name
-        .clone()
-        .filter(|n| !n.is_empty())
-        .unwrap_or_else(|| "default".into());
+    let account = spec::spec(pod).service_account_name.clone().filter(|n| !n.is_empty()).unwrap_or_else(|| "default".into());
     let accounts = Api::<ServiceAccount>::namespaced(client.clone(), spec::namespace(pod));
     let nodes = Api::<Node>::all(client);
-    let found = accounts
-        .get(&account)
-        .await
-        .map_err(refused(&format!("serviceaccount \"{account}\"")))?;
-    let node = nodes
-        .get(&sh.cfg.node_name)
-        .await
-        .map_err(refused(&format!("node \"{}\"", sh.cfg.node_name)))?;
+    let found = accounts.get(&account).await.map_err(refused(&format!("serviceaccount \"{account}\"")))?;
+    let node = nodes.get(&sh.cfg.node_name).await.map_err(refused(&format!("node \"{}\"", sh.cfg.node_name)))?;
     let request = PodCertificateRequest {
         metadata: ObjectMeta {
             generate_name: Some("req-".into()),
@@ -225,41 +170,23 @@ async fn request(
 }
 
 /// Waits until a request has its answer.
-async fn answered(
-    requests: &Api<PodCertificateRequest>,
-    name: &str,
-) -> Result<PodCertificateRequestStatus, VolumeError> {
+async fn answered(requests: &Api<PodCertificateRequest>, name: &str) -> Result<PodCertificateRequestStatus, VolumeError> {
     let over = |r: &PodCertificateRequest| {
         let status = r.status.clone()?;
-        let issued = status
-            .certificate_chain
-            .as_ref()
-            .is_some_and(|c| !c.is_empty());
-        let ended = status
-            .conditions
-            .iter()
-            .flatten()
-            .any(|c| matches!(c.type_.as_str(), "Denied" | "Failed"));
+        let issued = status.certificate_chain.as_ref().is_some_and(|c| !c.is_empty());
+        let ended = status.conditions.iter().flatten().any(|c| matches!(c.type_.as_str(), "Denied" | "Failed"));
         (issued || ended).then_some(status)
     };
     let gone = || VolumeError::Layout(format!("PodCertificateRequest \"{name}\" was deleted"));
     let what = format!("PodCertificateRequest \"{name}\"");
     loop {
-        let now = requests
-            .get_opt(name)
-            .await
-            .map_err(refused(&what))?
-            .ok_or_else(gone)?;
+        let now = requests.get_opt(name).await.map_err(refused(&what))?.ok_or_else(gone)?;
         if let Some(status) = over(&now) {
             return Ok(status);
         }
         let from = now.metadata.resource_version.unwrap_or_default();
         let params = WatchParams::default().fields(&format!("metadata.name={name}"));
-        let mut changes = requests
-            .watch(&params, &from)
-            .await
-            .map_err(refused(&what))?
-            .boxed();
+        let mut changes = requests.watch(&params, &from).await.map_err(refused(&what))?.boxed();
         while let Some(event) = changes.try_next().await.map_err(refused(&what))? {
             match event {
                 WatchEvent::Added(r) | WatchEvent::Modified(r) => {

@@ -98,21 +98,11 @@ pub(super) async fn files(
             }
             if let Some(b) = &src.cluster_trust_bundle {
                 let data = trust::bundle(sh, b).await?;
-                part.insert(
-                    clean(&b.path)?,
-                    File {
-                        data,
-                        mode,
-                        owner: None,
-                    },
-                );
+                part.insert(clean(&b.path)?, File { data, mode, owner: None });
             }
             if let Some(c) = &src.pod_certificate {
                 let have = certificate::credential(sh, pod, &v.name, index, c, out).await?;
-                let owner = c
-                    .user
-                    .and_then(|u| u32::try_from(u).ok())
-                    .or_else(|| fs_user(pod));
+                let owner = c.user.and_then(|u| u32::try_from(u).ok()).or_else(|| fs_user(pod));
                 let restricted = owner.is_some() || super::fs_group(pod).is_some();
                 let mode = if restricted { 0o600 } else { mode };
                 let bundle = format!("{}{}", have.key, have.chain);
@@ -122,14 +112,7 @@ pub(super) async fn files(
                     (&c.certificate_chain_path, have.chain),
                 ] {
                     if let Some(path) = path.as_deref().filter(|p| !p.is_empty()) {
-                        part.insert(
-                            clean(path)?,
-                            File {
-                                data: text.into_bytes(),
-                                mode,
-                                owner,
-                            },
-                        );
+                        part.insert(clean(path)?, File { data: text.into_bytes(), mode, owner });
                     }
                 }
             }
@@ -145,15 +128,8 @@ fn mode_of(mode: Option<i32>, default: u32) -> u32 {
 
 /// A relative path without `..`.
 fn clean(path: &str) -> Result<String, VolumeError> {
-    let parts: Vec<&str> = path
-        .split('/')
-        .filter(|p| !p.is_empty() && *p != ".")
-        .collect();
-    if path.starts_with('/')
-        || parts.is_empty()
-        || parts.contains(&"..")
-        || parts[0].starts_with("..")
-    {
+    let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty() && *p != ".").collect();
+    if path.starts_with('/') || parts.is_empty() || parts.contains(&"..") || parts[0].starts_with("..") {
         return Err(VolumeError::Layout(format!("invalid path: {path:?}")));
     }
     Ok(parts.join("/"))
@@ -331,11 +307,7 @@ async fn token(
             let request = TokenRequest {
                 metadata: Default::default(),
                 spec: Some(TokenRequestSpec {
-                    audiences: t
-                        .audience
-                        .clone()
-                        .filter(|a| !a.is_empty())
-                        .map(|a| vec![a]),
+                    audiences: t.audience.clone().filter(|a| !a.is_empty()).map(|a| vec![a]),
                     bound_object_ref: Some(BoundObjectReference {
                         api_version: Some("v1".into()),
                         kind: Some("Pod".into()),
@@ -358,7 +330,9 @@ async fn token(
             let end = status.expiration_timestamp.map_or(now, |t| t.0);
             let refresh = rotate_at(now, end);
             let token = status.token.unwrap_or_default();
-            out.tokens.tokens.insert(key, (token.clone(), refresh, end));
+            out.tokens
+                .tokens
+                .insert(key, (token.clone(), refresh, end));
             (token, refresh)
         }
     };
@@ -382,31 +356,15 @@ mod tests {
     #[test]
     fn a_missing_key_is_named_unless_optional() {
         let data = BTreeMap::from([("a".to_owned(), b"1".to_vec())]);
-        let item = |k: &str| KeyToPath {
-            key: k.into(),
-            path: "p".into(),
-            mode: Some(0o400),
-            user: None,
-        };
+        let item = |k: &str| KeyToPath { key: k.into(), path: "p".into(), mode: Some(0o400), user: None };
         let mut out = Files::new();
         let items = [item("a")];
-        let keys = |items, optional| Keys {
-            kind: "config",
-            items,
-            optional,
-            mode: 0o644,
-        };
-        keys(Some(&items[..]), None)
-            .pick(data.clone(), &mut out)
-            .expect("there");
+        let keys = |items, optional| Keys { kind: "config", items, optional, mode: 0o644 };
+        keys(Some(&items[..]), None).pick(data.clone(), &mut out).expect("there");
         assert_eq!(out["p"].mode, 0o400);
         let missing = [item("b")];
-        let e = keys(Some(&missing[..]), None)
-            .pick(data.clone(), &mut out)
-            .expect_err("missing");
+        let e = keys(Some(&missing[..]), None).pick(data.clone(), &mut out).expect_err("missing");
         assert_eq!(e.to_string(), "references non-existent config key: b");
-        keys(Some(&missing[..]), Some(true))
-            .pick(data, &mut out)
-            .expect("optional");
+        keys(Some(&missing[..]), Some(true)).pick(data, &mut out).expect("optional");
     }
 }

@@ -1,9 +1,5 @@
 //! `hostPath` types.
-use std::{
-    fs,
-    os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt},
-    path::Path,
-};
+use std::{fs, os::unix::fs::{DirBuilderExt, FileTypeExt, OpenOptionsExt}, path::Path};
 
 use super::VolumeError;
 
@@ -41,25 +37,11 @@ pub(super) fn check(path: &str, kind: &str) -> Result<(), VolumeError> {
         },
         "Socket" if meta.as_ref().is_some_and(|m| m.file_type().is_socket()) => Ok(()),
         "Socket" => wrong("a socket file"),
-        "CharDevice"
-            if meta
-                .as_ref()
-                .is_some_and(|m| m.file_type().is_char_device()) =>
-        {
-            Ok(())
-        }
+        "CharDevice" if meta.as_ref().is_some_and(|m| m.file_type().is_char_device()) => Ok(()),
         "CharDevice" => wrong("a character device"),
-        "BlockDevice"
-            if meta
-                .as_ref()
-                .is_some_and(|m| m.file_type().is_block_device()) =>
-        {
-            Ok(())
-        }
+        "BlockDevice" if meta.as_ref().is_some_and(|m| m.file_type().is_block_device()) => Ok(()),
         "BlockDevice" => wrong("a block device"),
-        _ => Err(VolumeError::Layout(format!(
-            "invalid hostPath type \"{kind}\""
-        ))),
+        _ => Err(VolumeError::Layout(format!("invalid hostPath type \"{kind}\""))),
     }
 }
 

@@ -20,11 +20,7 @@ pub(super) async fn bundle(
         kind: "clustertrustbundle",
         name,
     };
-    let what = p
-        .name
-        .clone()
-        .or_else(|| p.signer_name.clone())
-        .unwrap_or_default();
+    let what = p.name.clone().or_else(|| p.signer_name.clone()).unwrap_or_default();
     let Some(client) = sh.client.clone() else {
         return Err(SourceError::NoServer {
             kind: "clustertrustbundle",
@@ -38,11 +34,7 @@ pub(super) async fn bundle(
         source: Box::new(source),
     };
     let found: Vec<ClusterTrustBundle> = if let Some(name) = &p.name {
-        api.get_opt(name)
-            .await
-            .map_err(refused)?
-            .into_iter()
-            .collect()
+        api.get_opt(name).await.map_err(refused)?.into_iter().collect()
     } else {
         let signer = p.signer_name.clone().unwrap_or_default();
         let params = ListParams::default().fields(&format!("spec.signerName={signer}"));
@@ -91,11 +83,7 @@ pub(super) fn pem_blocks(text: &str) -> Vec<Vec<u8>> {
             continue;
         };
         // A line with a colon is a header of the block.
-        let body: String = body
-            .lines()
-            .filter(|l| !l.contains(':'))
-            .flat_map(str::split_whitespace)
-            .collect();
+        let body: String = body.lines().filter(|l| !l.contains(':')).flat_map(str::split_whitespace).collect();
         out.extend(STANDARD.decode(body));
     }
     out

@@ -69,12 +69,7 @@ pub fn patch(uid: &str, old: Option<&PodStatus>, new: &PodStatus) -> Value {
                     .and_then(Value::as_str)
                     .is_some_and(|t| OWN_CONDITIONS.contains(&t))
             });
-            for old in before
-                .get("conditions")
-                .and_then(Value::as_array)
-                .into_iter()
-                .flatten()
-            {
+            for old in before.get("conditions").and_then(Value::as_array).into_iter().flatten() {
                 let t = old.get("type").and_then(Value::as_str).unwrap_or_default();
                 let now = list
                     .iter_mut()
@@ -211,9 +206,7 @@ mod tests {
     fn clears_what_is_gone_and_leaves_foreign_conditions() {
         let old = PodStatus {
             reason: Some("X".into()),
-            pod_ips: Some(vec![PodIP {
-                ip: "1.1.1.1".into(),
-            }]),
+            pod_ips: Some(vec![PodIP { ip: "1.1.1.1".into() }]),
             ..PodStatus::default()
         };
         let new: PodStatus = serde_json::from_value(json!({
@@ -224,16 +217,8 @@ mod tests {
         let p = patch("u", Some(&old), &new);
         assert_eq!(p["metadata"]["uid"], "u");
         assert_eq!(p["status"]["reason"], Value::Null);
-        assert!(
-            p["status"]
-                .as_object()
-                .expect("a map")
-                .contains_key("reason")
-        );
-        assert_eq!(
-            p["status"]["podIPs"],
-            json!([{"$patch": "replace"}, {"ip": "2.2.2.2"}])
-        );
+        assert!(p["status"].as_object().expect("a map").contains_key("reason"));
+        assert_eq!(p["status"]["podIPs"], json!([{"$patch": "replace"}, {"ip": "2.2.2.2"}]));
         assert_eq!(p["status"]["conditions"].as_array().map(Vec::len), Some(1));
     }
 }

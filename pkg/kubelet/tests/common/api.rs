@@ -29,22 +29,13 @@ pub struct Api {
 }
 
 fn answer(code: u16, v: &Value) -> Out {
-    let body = Full::new(Bytes::from(v.to_string()))
-        .map_err(|e| match e {})
-        .boxed();
-    Response::builder()
-        .status(code)
-        .header("content-type", "application/json")
-        .body(body)
-        .unwrap()
+    let body = Full::new(Bytes::from(v.to_string())).map_err(|e| match e {}).boxed();
+    Response::builder().status(code).header("content-type", "application/json").body(body).unwrap()
 }
 
 fn refuse(code: u16, reason: &str) -> Out {
-    answer(
-        code,
-        &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
-        "reason": reason, "code": code, "message": reason}),
-    )
+    answer(code, &json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+        "reason": reason, "code": code, "message": reason}))
 }
 
 /// RFC 7386, but lists of conditions merge by type and `$patch` markers go.
@@ -72,29 +63,16 @@ fn merge(into: &mut Value, patch: &Value) {
                 }
             }
         } else if let Value::Array(a) = v {
-            into[k] = a
-                .iter()
-                .filter(|e| e.get("$patch").is_none())
-                .cloned()
-                .collect();
+            into[k] = a.iter().filter(|e| e.get("$patch").is_none()).cloned().collect();
         } else {
-            merge(
-                into.as_object_mut()
-                    .unwrap()
-                    .entry(k)
-                    .or_insert(Value::Null),
-                v,
-            );
+            merge(into.as_object_mut().unwrap().entry(k).or_insert(Value::Null), v);
         }
     }
 }
 
 impl Api {
     pub fn new() -> Self {
-        Api {
-            state: Arc::default(),
-            changes: broadcast::channel(10_000).0,
-        }
+        Api { state: Arc::default(), changes: broadcast::channel(10_000).0 }
     }
 
     pub fn client(&self) -> kube::Client {
@@ -122,11 +100,7 @@ impl Api {
             v["metadata"]["namespace"] = parts[i + 1].into();
         }
         s.objects.insert(path.into(), v.clone());
-        let _ = self.changes.send((
-            path.into(),
-            if new { "ADDED" } else { "MODIFIED" },
-            v.clone(),
-        ));
+        let _ = self.changes.send((path.into(), if new { "ADDED" } else { "MODIFIED" }, v.clone()));
         v
     }
 
@@ -150,11 +124,7 @@ impl Api {
     /// All objects whose path contains the text.
     pub fn all(&self, part: &str) -> Vec<Value> {
         let s = self.state.lock().unwrap();
-        s.objects
-            .iter()
-            .filter(|(p, _)| p.contains(part))
-            .map(|(_, v)| v.clone())
-            .collect()
+        s.objects.iter().filter(|(p, _)| p.contains(part)).map(|(_, v)| v.clone()).collect()
     }
 
     /// Waits until the object fits.
@@ -182,20 +152,13 @@ impl Api {
                 let _ = rx.recv().await;
             }
         };
-        tokio::time::timeout(std::time::Duration::from_secs(20), work)
-            .await
-            .expect("gone in time");
+        tokio::time::timeout(std::time::Duration::from_secs(20), work).await.expect("gone in time");
     }
 
     async fn handle(&self, r: Request<Body>) -> Out {
         let (parts, body) = r.into_parts();
         let path = parts.uri.path().to_owned();
-        let query = parts
-            .uri
-            .query()
-            .unwrap_or_default()
-            .replace("%3D", "=")
-            .replace("%3d", "=");
+        let query = parts.uri.query().unwrap_or_default().replace("%3D", "=").replace("%3d", "=");
         let body = body.collect().await.unwrap().to_bytes();
         let body: Value = serde_json::from_slice(&body).unwrap_or_default();
         let object = path.trim_end_matches("/status").to_owned();
@@ -205,13 +168,10 @@ impl Api {
                 None if is_object(&path) => refuse(404, "NotFound"),
                 None => self.list(&path, &query),
             },
-            Method::POST if path.ends_with("/token") => answer(
-                201,
-                &json!({
+            Method::POST if path.ends_with("/token") => answer(201, &json!({
                 "kind": "TokenRequest", "apiVersion": "authentication.k8s.io/v1", "metadata": {},
                 "spec": {"audiences": []},
-                "status": {"token": "a-token", "expirationTimestamp": "2999-01-01T00:00:00Z"}}),
-            ),
+                "status": {"token": "a-token", "expirationTimestamp": "2999-01-01T00:00:00Z"}})),
             Method::POST => {
                 let path = format!("{path}/{}", body["metadata"]["name"].as_str().unwrap());
                 if self.get(&path).is_some() {
@@ -220,20 +180,13 @@ impl Api {
                 answer(201, &self.put(&path, body))
             }
             Method::PATCH => {
-                let Some(mut v) = self.get(&object) else {
-                    return refuse(404, "NotFound");
-                };
+                let Some(mut v) = self.get(&object) else { return refuse(404, "NotFound") };
                 merge(&mut v, &body);
                 answer(200, &self.put(&object, v))
             }
             Method::DELETE => {
-                let Some(v) = self.get(&object) else {
-                    return refuse(404, "NotFound");
-                };
-                if v["metadata"]["finalizers"]
-                    .as_array()
-                    .is_none_or(Vec::is_empty)
-                {
+                let Some(v) = self.get(&object) else { return refuse(404, "NotFound") };
+                if v["metadata"]["finalizers"].as_array().is_none_or(Vec::is_empty) {
                     self.remove(&object);
                 }
                 answer(200, &v)
@@ -244,20 +197,11 @@ impl Api {
 
     fn list(&self, path: &str, query: &str) -> Out {
         let plural = path.rsplit('/').next().unwrap().to_owned();
-        let ns = path
-            .split("/namespaces/")
-            .nth(1)
-            .and_then(|p| p.split('/').next())
-            .map(str::to_owned);
-        let field = query
-            .split('&')
-            .find_map(|p| p.strip_prefix("fieldSelector="))
-            .map(str::to_owned);
+        let ns = path.split("/namespaces/").nth(1).and_then(|p| p.split('/').next()).map(str::to_owned);
+        let field = query.split('&').find_map(|p| p.strip_prefix("fieldSelector=")).map(str::to_owned);
         let fits = move |p: &str, v: &Value| {
             p.split('/').rev().nth(1) == Some(plural.as_str())
-                && ns
-                    .as_deref()
-                    .is_none_or(|n| v["metadata"]["namespace"] == n)
+                && ns.as_deref().is_none_or(|n| v["metadata"]["namespace"] == n)
                 && field.as_deref().is_none_or(|f| {
                     let (k, want) = f.split_once('=').unwrap();
                     let got = k.split('.').fold(v, |v, k| &v[k]);
@@ -266,55 +210,27 @@ impl Api {
         };
         if !query.contains("watch=true") {
             let s = self.state.lock().unwrap();
-            let items: Vec<Value> = s
-                .objects
-                .iter()
-                .filter(|(p, v)| fits(p, v))
-                .map(|(_, v)| v.clone())
-                .collect();
-            return answer(
-                200,
-                &json!({"kind": "List", "apiVersion": "v1",
-                "metadata": {"resourceVersion": s.version.to_string()}, "items": items}),
-            );
+            let items: Vec<Value> = s.objects.iter().filter(|(p, v)| fits(p, v)).map(|(_, v)| v.clone()).collect();
+            return answer(200, &json!({"kind": "List", "apiVersion": "v1",
+                "metadata": {"resourceVersion": s.version.to_string()}, "items": items}));
         }
-        let from: u64 = query
-            .split('&')
-            .find_map(|p| p.strip_prefix("resourceVersion="))
-            .and_then(|v| v.parse().ok())
-            .unwrap_or(0);
+        let from: u64 = query.split('&').find_map(|p| p.strip_prefix("resourceVersion=")).and_then(|v| v.parse().ok()).unwrap_or(0);
         let (missed, rx) = {
             let s = self.state.lock().unwrap();
-            let missed: Vec<_> = s
-                .objects
-                .iter()
-                .filter(|(_, v)| {
-                    v["metadata"]["resourceVersion"]
-                        .as_str()
-                        .unwrap()
-                        .parse::<u64>()
-                        .unwrap()
-                        > from
-                })
-                .map(|(p, v)| (p.clone(), "MODIFIED", v.clone()))
-                .collect();
+            let missed: Vec<_> = s.objects.iter()
+                .filter(|(_, v)| v["metadata"]["resourceVersion"].as_str().unwrap().parse::<u64>().unwrap() > from)
+                .map(|(p, v)| (p.clone(), "MODIFIED", v.clone())).collect();
             (missed, self.changes.subscribe())
         };
-        let live =
-            tokio_stream::wrappers::BroadcastStream::new(rx).filter_map(|e| async { e.ok() });
-        let events = futures::stream::iter(missed)
-            .chain(live)
-            .filter_map(move |(p, t, v)| {
-                let out = fits(&p, &v).then(|| {
-                    let line = format!("{}\n", json!({"type": t, "object": v}));
-                    Ok(Frame::data(Bytes::from(line)))
-                });
-                async move { out }
+        let live = tokio_stream::wrappers::BroadcastStream::new(rx).filter_map(|e| async { e.ok() });
+        let events = futures::stream::iter(missed).chain(live).filter_map(move |(p, t, v)| {
+            let out = fits(&p, &v).then(|| {
+                let line = format!("{}\n", json!({"type": t, "object": v}));
+                Ok(Frame::data(Bytes::from(line)))
             });
-        Response::builder()
-            .status(StatusCode::OK)
-            .body(boxed(events))
-            .unwrap()
+            async move { out }
+        });
+        Response::builder().status(StatusCode::OK).body(boxed(events)).unwrap()
     }
 }
 
@@ -346,7 +262,5 @@ fn boxed(
             }
         }
     });
-    BodyExt::boxed(StreamBody::new(
-        tokio_stream::wrappers::ReceiverStream::new(rx),
-    ))
+    BodyExt::boxed(StreamBody::new(tokio_stream::wrappers::ReceiverStream::new(rx)))
 }

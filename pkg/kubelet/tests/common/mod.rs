@@ -36,18 +36,8 @@ impl Bench {
         cri.state.lock().unwrap().images.insert("img".into());
         let channel = cri.channel().await;
         let dir = tempfile::tempdir().unwrap();
-        let cgroup = format!(
-            "/knarr-kubelet-test-{}-{:x}",
-            std::process::id(),
-            jiff::Timestamp::now().as_nanosecond()
-        );
-        Bench {
-            api: api::Api::new(),
-            cri,
-            dir,
-            channel,
-            cgroup,
-        }
+        let cgroup = format!("/knarr-kubelet-test-{}-{:x}", std::process::id(), jiff::Timestamp::now().as_nanosecond());
+        Bench { api: api::Api::new(), cri, dir, channel, cgroup }
     }
 
     pub fn config(&self) -> Config {
@@ -65,12 +55,7 @@ impl Bench {
 
     pub fn start_with(&self, cfg: Config, client: Option<kube::Client>) -> Running {
         let stop = CancellationToken::new();
-        let task = tokio::spawn(knarr_kubelet::run(
-            cfg,
-            client,
-            self.channel.clone(),
-            stop.clone(),
-        ));
+        let task = tokio::spawn(knarr_kubelet::run(cfg, client, self.channel.clone(), stop.clone()));
         Running { stop, task }
     }
 
@@ -104,20 +89,12 @@ impl Drop for Bench {
             }
             let _ = std::fs::remove_dir(dir);
         }
-        for h in std::fs::read_dir("/sys/fs/cgroup")
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
+        for h in std::fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
             remove(&h.path().join(self.cgroup.trim_start_matches('/')));
         }
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let inside = self.dir.path().to_string_lossy().into_owned();
-        for m in mounts
-            .lines()
-            .filter_map(|l| l.split(' ').nth(4))
-            .filter(|m| m.starts_with(&inside))
-        {
+        for m in mounts.lines().filter_map(|l| l.split(' ').nth(4)).filter(|m| m.starts_with(&inside)) {
             let _ = nix::mount::umount2(m, nix::mount::MntFlags::MNT_DETACH);
         }
     }

@@ -54,9 +54,6 @@ fn an_id_cannot_leave_the_folder() {
     let dir = tempfile::tempdir().unwrap();
     let mut l = open(dir.path());
     for id in ["", "../x", ".x", "a/b"] {
-        assert!(
-            l.put(lease(id, Ipv4Addr::new(10, 1, 0, 2), 1)).is_err(),
-            "{id}"
-        );
+        assert!(l.put(lease(id, Ipv4Addr::new(10, 1, 0, 2), 1)).is_err(), "{id}");
     }
 }

@@ -93,14 +93,11 @@ fn ifinfo(index: u32, flags: u32, change: u32) -> [u8; 16] {
 }
 
 fn u32_of(v: Option<&[u8]>) -> u32 {
-    v.and_then(|v| v.try_into().ok())
-        .map_or(0, u32::from_ne_bytes)
+    v.and_then(|v| v.try_into().ok()).map_or(0, u32::from_ne_bytes)
 }
 
 fn text_of(v: Option<&[u8]>) -> String {
-    String::from_utf8_lossy(v.unwrap_or_default())
-        .trim_end_matches('\0')
-        .to_owned()
+    String::from_utf8_lossy(v.unwrap_or_default()).trim_end_matches('\0').to_owned()
 }
 
 fn parse_link(b: &[u8]) -> Option<Link> {
@@ -113,11 +110,10 @@ fn parse_link(b: &[u8]) -> Option<Link> {
         mtu: u32_of(attr(a, IFLA_MTU)),
         master: u32_of(attr(a, IFLA_MASTER)),
         kind: text_of(attr(info, INFO_KIND)),
-        mac: attr(a, IFLA_ADDRESS)
-            .and_then(|m| m.try_into().ok())
-            .unwrap_or_default(),
+        mac: attr(a, IFLA_ADDRESS).and_then(|m| m.try_into().ok()).unwrap_or_default(),
     })
 }
+
 
 /// A veth pair whose far end is made inside another network namespace.
 pub struct Veth<'a> {
@@ -144,10 +140,7 @@ impl Socket {
         let mut b = Buf::new();
         b.message(GETLINK, 0, &ifinfo(0, 0, 0), |b| b.text(IFLA_IFNAME, name));
         match self.request(&b, &format!("look up interface {name}")) {
-            Ok(a) => Ok(a
-                .iter()
-                .find(|a| a.kind == NEWLINK)
-                .and_then(|a| parse_link(&a.body))),
+            Ok(a) => Ok(a.iter().find(|a| a.kind == NEWLINK).and_then(|a| parse_link(&a.body))),
             Err(e) if e.errno() == Some(ENODEV) => Ok(None),
             Err(e) => Err(e),
         }
@@ -159,15 +152,9 @@ impl Socket {
     /// The kernel's.
     pub fn links(&mut self) -> Result<Vec<Link>, Error> {
         let mut out = Vec::new();
-        self.dump(
-            GETLINK,
-            &ifinfo(0, 0, 0),
-            |_| {},
-            "list interfaces",
-            |_, b| {
-                out.extend(parse_link(b));
-            },
-        )?;
+        self.dump(GETLINK, &ifinfo(0, 0, 0), |_| {}, "list interfaces", |_, b| {
+            out.extend(parse_link(b));
+        })?;
         Ok(out)
     }
 
@@ -177,24 +164,19 @@ impl Socket {
     /// The kernel's; `EEXIST`.
     pub fn add_bridge(&mut self, name: &str, mac: Mac, mtu: u32) -> Result<(), Error> {
         let mut b = Buf::new();
-        b.message(
-            NEWLINK,
-            ACK | CREATE | EXCL,
-            &ifinfo(0, IFF_UP, IFF_UP),
-            |b| {
-                b.text(IFLA_IFNAME, name);
-                b.attr(IFLA_ADDRESS, &mac);
-                b.u32(IFLA_MTU, mtu);
-                b.nest(IFLA_LINKINFO, |b| {
-                    b.text(INFO_KIND, "bridge");
-                    b.nest(INFO_DATA, |b| {
-                        b.u32(BR_FORWARD_DELAY, 0);
-                        b.u32(BR_STP_STATE, 0);
-                        b.attr(BR_MCAST_SNOOPING, &[0]);
-                    });
+        b.message(NEWLINK, ACK | CREATE | EXCL, &ifinfo(0, IFF_UP, IFF_UP), |b| {
+            b.text(IFLA_IFNAME, name);
+            b.attr(IFLA_ADDRESS, &mac);
+            b.u32(IFLA_MTU, mtu);
+            b.nest(IFLA_LINKINFO, |b| {
+                b.text(INFO_KIND, "bridge");
+                b.nest(INFO_DATA, |b| {
+                    b.u32(BR_FORWARD_DELAY, 0);
+                    b.u32(BR_STP_STATE, 0);
+                    b.attr(BR_MCAST_SNOOPING, &[0]);
                 });
-            },
-        );
+            });
+        });
         self.request(&b, &format!("make bridge {name}")).map(|_| ())
     }
 
@@ -264,9 +246,7 @@ impl Socket {
         self.request(&b, &what)?;
         self.no_v6_addresses(v.name);
         let mut b = Buf::new();
-        b.message(NEWLINK, ACK, &ifinfo(0, IFF_UP, IFF_UP), |b| {
-            b.text(IFLA_IFNAME, v.name)
-        });
+        b.message(NEWLINK, ACK, &ifinfo(0, IFF_UP, IFF_UP), |b| b.text(IFLA_IFNAME, v.name));
         self.request(&b, &what).map(|_| ())
     }
 
@@ -276,9 +256,7 @@ impl Socket {
     /// The kernel's.
     pub fn delete_link(&mut self, name: &str) -> Result<(), Error> {
         let mut b = Buf::new();
-        b.message(DELLINK, ACK, &ifinfo(0, 0, 0), |b| {
-            b.text(IFLA_IFNAME, name)
-        });
+        b.message(DELLINK, ACK, &ifinfo(0, 0, 0), |b| b.text(IFLA_IFNAME, name));
         match self.request(&b, &format!("delete interface {name}")) {
             Err(e) if e.errno() != Some(ENODEV) => Err(e),
             _ => Ok(()),
@@ -318,8 +296,7 @@ impl Socket {
     pub fn add_address(&mut self, index: u32, ip: Ipv4Addr, prefix: u8) -> Result<(), Error> {
         let mut b = Buf::new();
         push_address(&mut b, index, ip, prefix);
-        self.request(&b, &format!("add address {ip}/{prefix}"))
-            .map(|_| ())
+        self.request(&b, &format!("add address {ip}/{prefix}")).map(|_| ())
     }
 
     /// The IPv4 addresses of the host: interface index, address, prefix length.
@@ -328,19 +305,13 @@ impl Socket {
     /// The kernel's.
     pub fn addresses(&mut self) -> Result<Vec<(u32, Ipv4Addr, u8)>, Error> {
         let mut out = Vec::new();
-        self.dump(
-            GETADDR,
-            &[AF_INET, 0, 0, 0, 0, 0, 0, 0],
-            |_| {},
-            "list addresses",
-            |_, b| {
-                let Some(a) = b.get(8..) else { return };
-                let local = attr(a, 2).or_else(|| attr(a, 1));
-                if let Some(ip) = local.and_then(|v| <[u8; 4]>::try_from(v).ok()) {
-                    out.push((u32_of(b.get(4..8)), Ipv4Addr::from(ip), b[1]));
-                }
-            },
-        )?;
+        self.dump(GETADDR, &[AF_INET, 0, 0, 0, 0, 0, 0, 0], |_| {}, "list addresses", |_, b| {
+            let Some(a) = b.get(8..) else { return };
+            let local = attr(a, 2).or_else(|| attr(a, 1));
+            if let Some(ip) = local.and_then(|v| <[u8; 4]>::try_from(v).ok()) {
+                out.push((u32_of(b.get(4..8)), Ipv4Addr::from(ip), b[1]));
+            }
+        })?;
         Ok(out)
     }
 
@@ -358,13 +329,8 @@ impl Socket {
         b.message(NEWLINK, ACK, &ifinfo(1, IFF_UP, IFF_UP), |_| {});
         b.message(NEWLINK, ACK, &ifinfo(index, IFF_UP, IFF_UP), |_| {});
         push_address(&mut b, index, ip, 32);
-        let to_gateway = Route {
-            dst: gateway,
-            prefix: 32,
-            gateway: None,
-            oif: index,
-            src: Some(ip),
-        };
+        let to_gateway =
+            Route { dst: gateway, prefix: 32, gateway: None, oif: index, src: Some(ip) };
         push_route(&mut b, &to_gateway, 3);
         let default = Route {
             dst: Ipv4Addr::UNSPECIFIED,
@@ -374,8 +340,7 @@ impl Socket {
             src: None,
         };
         push_route(&mut b, &default, 3);
-        self.request(&b, "configure the pod's interface")
-            .map(|_| ())
+        self.request(&b, "configure the pod's interface").map(|_| ())
     }
 
     /// Sets a node's side up: lo and the interface, its address in the nodes' network, and the
@@ -402,8 +367,7 @@ impl Socket {
             src: None,
         };
         push_route(&mut b, &default, 3);
-        self.request(&b, "configure the node's interface")
-            .map(|_| ())
+        self.request(&b, "configure the node's interface").map(|_| ())
     }
 
     /// Sets an interface up or down.
@@ -413,11 +377,8 @@ impl Socket {
     pub fn set_up(&mut self, name: &str, up: bool) -> Result<(), Error> {
         let mut b = Buf::new();
         let flags = if up { IFF_UP } else { 0 };
-        b.message(NEWLINK, ACK, &ifinfo(0, flags, IFF_UP), |b| {
-            b.text(IFLA_IFNAME, name)
-        });
-        self.request(&b, &format!("set interface {name} up or down"))
-            .map(|_| ())
+        b.message(NEWLINK, ACK, &ifinfo(0, flags, IFF_UP), |b| b.text(IFLA_IFNAME, name));
+        self.request(&b, &format!("set interface {name} up or down")).map(|_| ())
     }
 
     /// Adds or replaces one of our routes.
@@ -427,8 +388,7 @@ impl Socket {
     pub fn set_route(&mut self, r: &Route) -> Result<(), Error> {
         let mut b = Buf::new();
         push_route(&mut b, r, PROTO_KNARR);
-        self.request(&b, &format!("route {}/{}", r.dst, r.prefix))
-            .map(|_| ())
+        self.request(&b, &format!("route {}/{}", r.dst, r.prefix)).map(|_| ())
     }
 
     /// Deletes one of our routes; one that is not there is fine.
@@ -451,33 +411,25 @@ impl Socket {
     /// The kernel's.
     pub fn routes(&mut self) -> Result<Vec<(Route, u8)>, Error> {
         let mut out = Vec::new();
-        self.dump(
-            GETROUTE,
-            &rtmsg(0, 0, 0, 0),
-            |_| {},
-            "list routes",
-            |_, b| {
-                let Some(a) = b.get(12..) else { return };
-                if b[4] != TABLE_MAIN {
-                    return;
-                }
-                let ip = |k| {
-                    attr(a, k)
-                        .and_then(|v: &[u8]| <[u8; 4]>::try_from(v).ok())
-                        .map(Ipv4Addr::from)
-                };
-                out.push((
-                    Route {
-                        dst: ip(1).unwrap_or(Ipv4Addr::UNSPECIFIED),
-                        prefix: b[1],
-                        gateway: ip(5),
-                        oif: u32_of(attr(a, 4)),
-                        src: ip(7),
-                    },
-                    b[5],
-                ));
-            },
-        )?;
+        self.dump(GETROUTE, &rtmsg(0, 0, 0, 0), |_| {}, "list routes", |_, b| {
+            let Some(a) = b.get(12..) else { return };
+            if b[4] != TABLE_MAIN {
+                return;
+            }
+            let ip = |k| {
+                attr(a, k).and_then(|v: &[u8]| <[u8; 4]>::try_from(v).ok()).map(Ipv4Addr::from)
+            };
+            out.push((
+                Route {
+                    dst: ip(1).unwrap_or(Ipv4Addr::UNSPECIFIED),
+                    prefix: b[1],
+                    gateway: ip(5),
+                    oif: u32_of(attr(a, 4)),
+                    src: ip(7),
+                },
+                b[5],
+            ));
+        })?;
         Ok(out)
     }
 
@@ -527,17 +479,11 @@ fn push_address(b: &mut Buf, index: u32, ip: Ipv4Addr, prefix: u8) {
 }
 
 fn rtmsg(prefix: u8, protocol: u8, scope: u8, kind: u8) -> [u8; 12] {
-    [
-        AF_INET, prefix, 0, 0, TABLE_MAIN, protocol, scope, kind, 0, 0, 0, 0,
-    ]
+    [AF_INET, prefix, 0, 0, TABLE_MAIN, protocol, scope, kind, 0, 0, 0, 0]
 }
 
 fn push_route(b: &mut Buf, r: &Route, protocol: u8) {
-    let scope = if r.gateway.is_some() {
-        SCOPE_UNIVERSE
-    } else {
-        SCOPE_LINK
-    };
+    let scope = if r.gateway.is_some() { SCOPE_UNIVERSE } else { SCOPE_LINK };
     let mut body = rtmsg(r.prefix, protocol, scope, 1);
     if r.gateway.is_some() && r.oif != 0 {
         body[8..12].copy_from_slice(&ONLINK.to_ne_bytes());

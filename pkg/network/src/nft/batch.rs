@@ -1,7 +1,7 @@
 //! The transaction.
 
-use super::datatype;
 use super::expr::{AnonMap, Expr, Rule, Write};
+use super::datatype;
 use crate::Error;
 use crate::netlink::{Buf, CREATE, Socket};
 
@@ -80,11 +80,7 @@ impl Batch {
     pub fn new(table: &str) -> Self {
         let mut buf = Buf::new();
         buf.message(BATCH_BEGIN, 0, &BATCH_BODY, |_| {});
-        Self {
-            buf,
-            table: table.to_owned(),
-            sets: 0,
-        }
+        Self { buf, table: table.to_owned(), sets: 0 }
     }
 
     /// Whether nothing has been asked.
@@ -136,14 +132,7 @@ impl Batch {
                 b.be32(2, priority.cast_unsigned());
             });
             b.be32(5, 1);
-            b.text(
-                7,
-                if kind == ChainType::Nat {
-                    "nat"
-                } else {
-                    "filter"
-                },
-            );
+            b.text(7, if kind == ChainType::Nat { "nat" } else { "filter" });
         });
     }
 
@@ -190,11 +179,7 @@ impl Batch {
             }
             b.be32(10, id);
         });
-        let elements: Vec<_> = m
-            .elements
-            .iter()
-            .map(|(k, v)| (k.as_slice(), Some(v)))
-            .collect();
+        let elements: Vec<_> = m.elements.iter().map(|(k, v)| (k.as_slice(), Some(v))).collect();
         self.elements(NEWELEM, "__map%d", id, &elements);
         id
     }
@@ -206,11 +191,7 @@ impl Batch {
         self.message(NEWSET, CREATE, |b| {
             b.text(2, &s.name);
             let map = if s.data.is_some() { MAP } else { 0 };
-            let timeout = if s.timeout.is_some() {
-                TIMEOUT | EVAL
-            } else {
-                0
-            };
+            let timeout = if s.timeout.is_some() { TIMEOUT | EVAL } else { 0 };
             b.be32(3, map | timeout);
             b.be32(4, s.key_type);
             b.be32(5, s.key_len);

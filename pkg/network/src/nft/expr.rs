@@ -70,25 +70,11 @@ pub enum Expr {
     /// Sets a property of the packet.
     SetMeta { key: u32, sreg: u32 },
     /// Loads header bytes (base 1: network, 2: transport).
-    Payload {
-        base: u32,
-        offset: u32,
-        len: u32,
-        dreg: u32,
-    },
+    Payload { base: u32, offset: u32, len: u32, dreg: u32 },
     /// Goes on if equal, or unequal.
-    Cmp {
-        sreg: u32,
-        equal: bool,
-        data: Vec<u8>,
-    },
+    Cmp { sreg: u32, equal: bool, data: Vec<u8> },
     /// `dreg = sreg & mask ^ xor`
-    Bitwise {
-        sreg: u32,
-        dreg: u32,
-        mask: Vec<u8>,
-        xor: Vec<u8>,
-    },
+    Bitwise { sreg: u32, dreg: u32, mask: Vec<u8>, xor: Vec<u8> },
     /// Loads a property of the connection (the kernel's NFT_CT number).
     Ct { key: u32, dreg: u32 },
     /// Loads a constant.
@@ -96,12 +82,7 @@ pub enum Expr {
     /// Decides.
     Verdict(Verdict),
     /// Goes on if the key is in the set (or not, if inverted); a map's value goes to `dreg`.
-    Lookup {
-        set: String,
-        sreg: u32,
-        dreg: Option<u32>,
-        invert: bool,
-    },
+    Lookup { set: String, sreg: u32, dreg: Option<u32>, invert: bool },
     /// The same in a map of the rule's own.
     LookupAnon { map: AnonMap, sreg: u32, dreg: u32 },
     /// Puts a key into a set, or renews its timeout.
@@ -111,11 +92,7 @@ pub enum Expr {
     /// The route type of the source or destination address.
     FibType { source: bool, dreg: u32 },
     /// Rewrites the destination.
-    Dnat {
-        family: IpFamily,
-        addr: u32,
-        port: Option<u32>,
-    },
+    Dnat { family: IpFamily, addr: u32, port: Option<u32> },
     /// Rewrites the source to that of the outgoing interface, with random ports.
     Masquerade,
     /// Answers that the port is unreachable: to TCP (only) by a reset, which the kernel does not
@@ -161,12 +138,7 @@ impl Expr {
                 b.be32(2, *key);
                 b.be32(3, *sreg);
             }
-            Self::Payload {
-                base,
-                offset,
-                len,
-                dreg,
-            } => {
+            Self::Payload { base, offset, len, dreg } => {
                 b.be32(1, *dreg);
                 b.be32(2, *base);
                 b.be32(3, *offset);
@@ -177,12 +149,7 @@ impl Expr {
                 b.be32(2, u32::from(!*equal));
                 value(b, 3, data);
             }
-            Self::Bitwise {
-                sreg,
-                dreg,
-                mask,
-                xor,
-            } => {
+            Self::Bitwise { sreg, dreg, mask, xor } => {
                 b.be32(1, *sreg);
                 b.be32(2, *dreg);
                 b.be32(3, u32::try_from(mask.len()).unwrap_or(4));
@@ -201,12 +168,7 @@ impl Expr {
                 b.be32(1, VERDICT_REG);
                 b.nest(2, |b| v.encode(b));
             }
-            Self::Lookup {
-                set,
-                sreg,
-                dreg,
-                invert,
-            } => {
+            Self::Lookup { set, sreg, dreg, invert } => {
                 b.text(1, set);
                 b.be32(2, *sreg);
                 if let Some(d) = dreg {
@@ -281,15 +243,8 @@ impl Rule {
     /// A rule for packets of one IP version.
     pub fn family(f: IpFamily) -> Self {
         Self::any()
-            .with(Expr::Meta {
-                key: META_NFPROTO,
-                dreg: R0,
-            })
-            .with(Expr::Cmp {
-                sreg: R0,
-                equal: true,
-                data: vec![f.nfproto()],
-            })
+            .with(Expr::Meta { key: META_NFPROTO, dreg: R0 })
+            .with(Expr::Cmp { sreg: R0, equal: true, data: vec![f.nfproto()] })
     }
 
     /// One more expression.
@@ -302,80 +257,41 @@ impl Rule {
     /// Only from this interface.
     #[must_use]
     pub fn iif(self, name: &str) -> Self {
-        self.with(Expr::Meta {
-            key: META_IIFNAME,
-            dreg: R0,
-        })
-        .with(Expr::Cmp {
-            sreg: R0,
-            equal: true,
-            data: super::ifname(name),
-        })
+        self.with(Expr::Meta { key: META_IIFNAME, dreg: R0 })
+            .with(Expr::Cmp { sreg: R0, equal: true, data: super::ifname(name) })
     }
 
     /// Only to this interface, or only to others.
     #[must_use]
     pub fn oif(self, name: &str, equal: bool) -> Self {
-        self.with(Expr::Meta {
-            key: META_OIFNAME,
-            dreg: R0,
-        })
-        .with(Expr::Cmp {
-            sreg: R0,
-            equal,
-            data: super::ifname(name),
-        })
+        self.with(Expr::Meta { key: META_OIFNAME, dreg: R0 })
+            .with(Expr::Cmp { sreg: R0, equal, data: super::ifname(name) })
     }
 
     /// Loads the source address.
     #[must_use]
     pub fn load_saddr(self, f: IpFamily, dreg: u32) -> Self {
-        self.with(Expr::Payload {
-            base: 1,
-            offset: f.saddr(),
-            len: f.addr_len(),
-            dreg,
-        })
+        self.with(Expr::Payload { base: 1, offset: f.saddr(), len: f.addr_len(), dreg })
     }
 
     /// Loads the destination address.
     #[must_use]
     pub fn load_daddr(self, f: IpFamily, dreg: u32) -> Self {
-        self.with(Expr::Payload {
-            base: 1,
-            offset: f.daddr(),
-            len: f.addr_len(),
-            dreg,
-        })
+        self.with(Expr::Payload { base: 1, offset: f.daddr(), len: f.addr_len(), dreg })
     }
 
     /// Only packets of this protocol.
     #[must_use]
     pub fn protocol(self, p: crate::Protocol) -> Self {
-        self.with(Expr::Meta {
-            key: META_L4PROTO,
-            dreg: R0,
-        })
-        .with(Expr::Cmp {
-            sreg: R0,
-            equal: true,
-            data: vec![p.number()],
-        })
+        self.with(Expr::Meta { key: META_L4PROTO, dreg: R0 })
+            .with(Expr::Cmp { sreg: R0, equal: true, data: vec![p.number()] })
     }
 
     /// Loads protocol and destination port into two registers.
     #[must_use]
     pub fn load_proto_port(self, dreg: u32) -> Self {
-        self.with(Expr::Meta {
-            key: META_L4PROTO,
-            dreg,
-        })
-        .with(Expr::Payload {
-            base: 2,
-            offset: 2,
-            len: 2,
-            dreg: dreg + 1,
-        })
+        self.with(Expr::Meta { key: META_L4PROTO, dreg })
+            .with(Expr::Payload { base: 2, offset: 2, len: 2, dreg: dreg + 1 })
     }
 
     /// Loads `daddr . protocol . port`.
@@ -397,17 +313,8 @@ impl Rule {
             .collect();
         let data: Vec<u8> = bytes.iter().zip(&mask).map(|(a, m)| a & m).collect();
         let n = f.addr_len() as usize;
-        self.with(Expr::Bitwise {
-            sreg: R0,
-            dreg: R0,
-            mask,
-            xor: vec![0; n],
-        })
-        .with(Expr::Cmp {
-            sreg: R0,
-            equal,
-            data,
-        })
+        self.with(Expr::Bitwise { sreg: R0, dreg: R0, mask, xor: vec![0; n] })
+            .with(Expr::Cmp { sreg: R0, equal, data })
     }
 
     /// Only from this network, or only from others.
@@ -427,29 +334,15 @@ impl Rule {
     /// Only from an address of this host.
     #[must_use]
     pub fn from_local(self) -> Self {
-        self.with(Expr::FibType {
-            source: true,
-            dreg: R0,
-        })
-        .with(Expr::Cmp {
-            sreg: R0,
-            equal: true,
-            data: RTN_LOCAL.to_ne_bytes().to_vec(),
-        })
+        self.with(Expr::FibType { source: true, dreg: R0 })
+            .with(Expr::Cmp { sreg: R0, equal: true, data: RTN_LOCAL.to_ne_bytes().to_vec() })
     }
 
     /// Only to an address of this host.
     #[must_use]
     pub fn to_local(self) -> Self {
-        self.with(Expr::FibType {
-            source: false,
-            dreg: R0,
-        })
-        .with(Expr::Cmp {
-            sreg: R0,
-            equal: true,
-            data: RTN_LOCAL.to_ne_bytes().to_vec(),
-        })
+        self.with(Expr::FibType { source: false, dreg: R0 })
+            .with(Expr::Cmp { sreg: R0, equal: true, data: RTN_LOCAL.to_ne_bytes().to_vec() })
     }
 
     fn ct(self, key: u32, bits: u32, set: bool) -> Self {
@@ -460,11 +353,7 @@ impl Rule {
                 mask: bits.to_ne_bytes().to_vec(),
                 xor: vec![0; 4],
             })
-            .with(Expr::Cmp {
-                sreg: R0,
-                equal: !set,
-                data: vec![0; 4],
-            })
+            .with(Expr::Cmp { sreg: R0, equal: !set, data: vec![0; 4] })
     }
 
     /// Only packets that begin a connection.
@@ -494,51 +383,33 @@ impl Rule {
     /// Only packets that carry a mark bit.
     #[must_use]
     pub fn marked(self, bit: u32) -> Self {
-        self.with(Expr::Meta {
-            key: META_MARK,
-            dreg: R0,
-        })
-        .with(Expr::Bitwise {
-            sreg: R0,
-            dreg: R0,
-            mask: bit.to_ne_bytes().to_vec(),
-            xor: vec![0; 4],
-        })
-        .with(Expr::Cmp {
-            sreg: R0,
-            equal: false,
-            data: vec![0; 4],
-        })
+        self.with(Expr::Meta { key: META_MARK, dreg: R0 })
+            .with(Expr::Bitwise {
+                sreg: R0,
+                dreg: R0,
+                mask: bit.to_ne_bytes().to_vec(),
+                xor: vec![0; 4],
+            })
+            .with(Expr::Cmp { sreg: R0, equal: false, data: vec![0; 4] })
     }
 
     /// Sets or clears a mark bit.
     #[must_use]
     pub fn set_mark(self, bit: u32, on: bool) -> Self {
-        self.with(Expr::Meta {
-            key: META_MARK,
-            dreg: R0,
-        })
-        .with(Expr::Bitwise {
-            sreg: R0,
-            dreg: R0,
-            mask: (!bit).to_ne_bytes().to_vec(),
-            xor: (if on { bit } else { 0 }).to_ne_bytes().to_vec(),
-        })
-        .with(Expr::SetMeta {
-            key: META_MARK,
-            sreg: R0,
-        })
+        self.with(Expr::Meta { key: META_MARK, dreg: R0 })
+            .with(Expr::Bitwise {
+                sreg: R0,
+                dreg: R0,
+                mask: (!bit).to_ne_bytes().to_vec(),
+                xor: (if on { bit } else { 0 }).to_ne_bytes().to_vec(),
+            })
+            .with(Expr::SetMeta { key: META_MARK, sreg: R0 })
     }
 
     /// Only if the key from `R0` on is in this set.
     #[must_use]
     pub fn in_set(self, set: &str, invert: bool) -> Self {
-        self.with(Expr::Lookup {
-            set: set.to_owned(),
-            sreg: R0,
-            dreg: None,
-            invert,
-        })
+        self.with(Expr::Lookup { set: set.to_owned(), sreg: R0, dreg: None, invert })
     }
 
     /// Decides by this verdict map with the key from `R0` on.
@@ -555,17 +426,8 @@ impl Rule {
     /// Rewrites the destination to the `address . port` that this map has for the key.
     #[must_use]
     pub fn dnat_map(self, f: IpFamily, map: &str) -> Self {
-        self.with(Expr::Lookup {
-            set: map.to_owned(),
-            sreg: R0,
-            dreg: Some(R0),
-            invert: false,
-        })
-        .with(Expr::Dnat {
-            family: f,
-            addr: R0,
-            port: Some(R0 + f.regs()),
-        })
+        self.with(Expr::Lookup { set: map.to_owned(), sreg: R0, dreg: Some(R0), invert: false })
+            .with(Expr::Dnat { family: f, addr: R0, port: Some(R0 + f.regs()) })
     }
 
     /// Rewrites the destination.
@@ -573,19 +435,9 @@ impl Rule {
     pub fn dnat(self, ip: std::net::IpAddr, port: u16) -> Self {
         let f = IpFamily::of(ip);
         let port_reg = R0 + f.regs();
-        self.with(Expr::Immediate {
-            dreg: R0,
-            data: super::ip_bytes(ip),
-        })
-        .with(Expr::Immediate {
-            dreg: port_reg,
-            data: port.to_be_bytes().to_vec(),
-        })
-        .with(Expr::Dnat {
-            family: f,
-            addr: R0,
-            port: Some(port_reg),
-        })
+        self.with(Expr::Immediate { dreg: R0, data: super::ip_bytes(ip) })
+            .with(Expr::Immediate { dreg: port_reg, data: port.to_be_bytes().to_vec() })
+            .with(Expr::Dnat { family: f, addr: R0, port: Some(port_reg) })
     }
 
     /// Ends with a verdict.

@@ -29,10 +29,7 @@ impl Drop for Node2 {
 fn node(test: &str, pods: usize) -> Option<Node2> {
     let host = Netns::new()?;
     let dir = std::env::temp_dir().join(format!("knarr-proxy-{test}-{}", std::process::id()));
-    let cfg = knarr_network::Config {
-        mtu: 1500,
-        ..knarr_network::Config::new(&dir)
-    };
+    let cfg = knarr_network::Config { mtu: 1500, ..knarr_network::Config::new(&dir) };
     let bridge = Arc::new(host.run(move || Bridge::open(cfg).unwrap()));
     let mut list = Vec::new();
     for i in 0..pods {
@@ -42,15 +39,7 @@ fn node(test: &str, pods: usize) -> Option<Node2> {
         let at = host.run(move || {
             let (sandbox_id, netns, namespace, name) = (id.as_str(), path.as_path(), "d", "n");
             let (host_ports, bandwidth) = (vec![], Bandwidth::default());
-            b.add(AddRequest {
-                sandbox_id,
-                netns,
-                namespace,
-                name,
-                host_ports,
-                bandwidth,
-            })
-            .unwrap()
+            b.add(AddRequest { sandbox_id, netns, namespace, name, host_ports, bandwidth }).unwrap()
         });
         pod.run(move || serve(i));
         list.push((pod, at.ips[0]));
@@ -60,12 +49,7 @@ fn node(test: &str, pods: usize) -> Option<Node2> {
         cfg.table = "knarr".into();
         Applier::new(&cfg).unwrap()
     });
-    Some(Node2 {
-        host,
-        pods: list,
-        applier: Arc::new(Mutex::new(applier)),
-        dir,
-    })
+    Some(Node2 { host, pods: list, applier: Arc::new(Mutex::new(applier)), dir })
 }
 
 fn serve(i: usize) {
@@ -125,11 +109,7 @@ fn slice(endpoints: &[(IpAddr, &str, serde_json::Value)]) -> Vec<Arc<EndpointSli
 
 impl Node2 {
     fn set(&self, service: Option<Arc<Service>>, slices: Vec<Arc<EndpointSlice>>) -> Duration {
-        self.set_many(vec![Change {
-            key: "ns/web".into(),
-            service,
-            slices,
-        }])
+        self.set_many(vec![Change { key: "ns/web".into(), service, slices }])
     }
 
     fn set_many(&self, changes: Vec<Change>) -> Duration {
@@ -146,10 +126,7 @@ impl Node2 {
     }
 
     fn on(&self, pods: &[usize]) -> Vec<Arc<EndpointSlice>> {
-        let list: Vec<_> = pods
-            .iter()
-            .map(|i| (self.pods[*i].1, "me", json!({})))
-            .collect();
+        let list: Vec<_> = pods.iter().map(|i| (self.pods[*i].1, "me", json!({}))).collect();
         slice(&list)
     }
 
@@ -176,42 +153,18 @@ fn a_service_answers_everywhere_and_follows_its_endpoints() {
     let t = Instant::now();
     assert_eq!(kind(n.from_host(VIP)), Err(ErrorKind::ConnectionRefused));
     assert_eq!(kind(n.from_pod(0, VIP)), Err(ErrorKind::ConnectionRefused));
-    assert_eq!(
-        kind(n.from_pod(0, "10.244.0.1:30080")),
-        Err(ErrorKind::ConnectionRefused)
-    );
+    assert_eq!(kind(n.from_pod(0, "10.244.0.1:30080")), Err(ErrorKind::ConnectionRefused));
     let took = n.set(web(json!({"type": "NodePort"})), n.on(&[0, 1]));
-    assert_eq!(
-        kind(n.from_pod(0, "10.96.0.7:9")),
-        Err(ErrorKind::ConnectionRefused)
-    );
-    assert!(
-        t.elapsed() < Duration::from_millis(600),
-        "{:?}",
-        t.elapsed()
-    );
+    assert_eq!(kind(n.from_pod(0, "10.96.0.7:9")), Err(ErrorKind::ConnectionRefused));
+    assert!(t.elapsed() < Duration::from_millis(600), "{:?}", t.elapsed());
     eprintln!("programmed in {took:?}");
 
     let seen: BTreeSet<String> = (0..40)
-        .map(|_| {
-            n.from_pod(2, VIP)
-                .unwrap()
-                .split(' ')
-                .next()
-                .unwrap()
-                .to_owned()
-        })
+        .map(|_| n.from_pod(2, VIP).unwrap().split(' ').next().unwrap().to_owned())
         .collect();
-    assert_eq!(
-        seen,
-        BTreeSet::from(["0".into(), "1".into()]),
-        "both, and nobody else"
-    );
+    assert_eq!(seen, BTreeSet::from(["0".into(), "1".into()]), "both, and nobody else");
     let ip2 = n.pods[2].1.to_string();
-    assert!(
-        n.from_pod(2, VIP).unwrap().ends_with(&ip2),
-        "the client's address is kept"
-    );
+    assert!(n.from_pod(2, VIP).unwrap().ends_with(&ip2), "the client's address is kept");
     assert!(n.from_host(VIP).unwrap().ends_with("10.244.0.1"));
     for to in ["10.244.0.1:30080", "127.0.0.1:30080"] {
         assert!(n.from_host(to).is_ok(), "{to}");
@@ -237,16 +190,10 @@ fn ending_endpoints_serve_when_no_other_does() {
     let Some(n) = node("ending", 2) else { return };
     let (a, b) = (n.pods[0].1, n.pods[1].1);
     let ending = json!({"ready": false, "serving": true, "terminating": true});
-    n.set(
-        web(json!({})),
-        slice(&[(a, "me", ending.clone()), (b, "me", json!({}))]),
-    );
+    n.set(web(json!({})), slice(&[(a, "me", ending.clone()), (b, "me", json!({}))]));
     assert!((0..10).all(|_| n.from_host(VIP).unwrap().starts_with("1 ")));
     let not_ready = json!({"ready": false});
-    n.set(
-        web(json!({})),
-        slice(&[(a, "me", ending), (b, "me", not_ready)]),
-    );
+    n.set(web(json!({})), slice(&[(a, "me", ending), (b, "me", not_ready)]));
     assert!((0..10).all(|_| n.from_host(VIP).unwrap().starts_with("0 ")));
 }
 
@@ -280,11 +227,7 @@ fn policies_keep_to_the_node() {
     n.set(local.clone(), mixed());
     assert!((0..20).all(|_| n.from_pod(2, VIP).unwrap().starts_with("0 ")));
     n.set(local, elsewhere());
-    assert_eq!(
-        kind(n.from_pod(2, VIP)),
-        Err(ErrorKind::TimedOut),
-        "dropped"
-    );
+    assert_eq!(kind(n.from_pod(2, VIP)), Err(ErrorKind::TimedOut), "dropped");
     // Outside traffic with Local: the node itself and pods see every endpoint.
     let external = web(json!({"type": "NodePort", "externalTrafficPolicy": "Local"}));
     n.set(external.clone(), elsewhere());
@@ -300,24 +243,12 @@ fn node_ports_answer_the_world() {
     let world = n.host.neighbour().unwrap();
     let dial_in = || world.run(|| dial("192.168.9.1:30080"));
     n.set(web(json!({"type": "NodePort"})), n.on(&[0]));
-    assert_eq!(
-        dial_in().unwrap(),
-        "0 10.244.0.1",
-        "by way of this node and back"
-    );
+    assert_eq!(dial_in().unwrap(), "0 10.244.0.1", "by way of this node and back");
     let local = json!({"type": "NodePort", "externalTrafficPolicy": "Local"});
     n.set(web(local.clone()), n.on(&[0]));
-    assert_eq!(
-        dial_in().unwrap(),
-        "0 192.168.9.2",
-        "the client's address is kept"
-    );
+    assert_eq!(dial_in().unwrap(), "0 192.168.9.2", "the client's address is kept");
     n.set(web(local), slice(&[(n.pods[0].1, "other", json!({}))]));
-    assert_eq!(
-        kind(dial_in()),
-        Err(ErrorKind::TimedOut),
-        "not by way of us"
-    );
+    assert_eq!(kind(dial_in()), Err(ErrorKind::TimedOut), "not by way of us");
     n.set(web(json!({"type": "NodePort"})), vec![]);
     assert_eq!(kind(dial_in()), Err(ErrorKind::ConnectionRefused));
     // A pod's own port is no service of the world's.
@@ -355,19 +286,14 @@ fn external_addresses_answer() {
     let Some(n) = node("external", 2) else { return };
     let spec = json!({"externalIPs": ["192.0.2.50"]});
     n.set(web(spec), n.on(&[0]));
-    assert!(
-        n.from_pod(1, "192.0.2.50:8080")
-            .unwrap()
-            .starts_with("0 10.244.0.1")
-    );
+    assert!(n.from_pod(1, "192.0.2.50:8080").unwrap().starts_with("0 10.244.0.1"));
 }
 
 #[test]
 fn udp_clients_move_when_their_backend_goes() {
     let Some(n) = node("udp", 3) else { return };
     let ask = |s: &UdpSocket, to: (Ipv4Addr, u16)| {
-        s.set_read_timeout(Some(Duration::from_millis(700)))
-            .unwrap();
+        s.set_read_timeout(Some(Duration::from_millis(700))).unwrap();
         s.send_to(b"?", to)?;
         let mut b = [0; 8];
         let (len, _) = s.recv_from(&mut b)?;
@@ -399,24 +325,16 @@ fn the_next_life_takes_over_and_a_lost_table_comes_back() {
         Arc::new(Mutex::new(Applier::new(&cfg).unwrap()))
     });
     assert!(n.from_host(VIP).is_ok(), "until it knows");
-    let changes = vec![Change {
-        key: "ns/web".into(),
-        service: web(json!({})),
-        slices: n.on(&[1]),
-    }];
+    let changes =
+        vec![Change { key: "ns/web".into(), service: web(json!({})), slices: n.on(&[1]) }];
     let a = next.clone();
-    n.host
-        .run(move || a.lock().unwrap().apply(&changes).unwrap());
+    n.host.run(move || a.lock().unwrap().apply(&changes).unwrap());
     assert!((0..10).all(|_| n.from_host(VIP).unwrap().starts_with("1 ")));
     // Someone flushes it all.
     n.host.run(|| remove("knarr").unwrap());
-    let changes = vec![Change {
-        key: "ns/web".into(),
-        service: web(json!({})),
-        slices: n.on(&[0]),
-    }];
-    n.host
-        .run(move || next.lock().unwrap().apply(&changes).unwrap());
+    let changes =
+        vec![Change { key: "ns/web".into(), service: web(json!({})), slices: n.on(&[0]) }];
+    n.host.run(move || next.lock().unwrap().apply(&changes).unwrap());
     assert!(n.from_host(VIP).unwrap().starts_with("0 "));
     n.host.run(|| remove("knarr").unwrap());
 }
@@ -427,11 +345,7 @@ fn many_services_are_one_transaction() {
     let change = |i: u32, pods: &[usize]| {
         let ip = Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 97, 0, 0)) + i);
         let spec = json!({"clusterIP": ip, "ports": [{"name": "http", "port": 8080}]});
-        Change {
-            key: format!("ns/s{i}"),
-            service: service(spec),
-            slices: n.on(pods),
-        }
+        Change { key: format!("ns/s{i}"), service: service(spec), slices: n.on(pods) }
     };
     let took = n.set_many((1..2001).map(|i| change(i, &[0, 1])).collect());
     eprintln!("2000 services made in {took:?}");

@@ -15,21 +15,14 @@ fn port() -> ServicePort {
         internal_local: false,
         external_local: false,
         affinity: None,
-        all: ["10.244.0.2:80", "10.244.1.2:80"]
-            .iter()
-            .map(|a| a.parse().unwrap())
-            .collect(),
+        all: ["10.244.0.2:80", "10.244.1.2:80"].iter().map(|a| a.parse().unwrap()).collect(),
         local: BTreeSet::from(["10.244.0.2:80".parse().unwrap()]),
         here: BTreeSet::from(["10.244.0.2".parse().unwrap()]),
     }
 }
 
 fn element(p: &Plan, map: Map) -> Option<Verdict> {
-    let mut all = p
-        .elements
-        .iter()
-        .filter(|((m, ..), _)| *m == map)
-        .map(|(_, v)| v.clone());
+    let mut all = p.elements.iter().filter(|((m, ..), _)| *m == map).map(|(_, v)| v.clone());
     let first = all.next().flatten();
     assert!(all.next().is_none());
     first
@@ -58,20 +51,14 @@ fn without_endpoints_it_rejects() {
     let p = plan(&[sp], &[]);
     assert!(p.chains.is_empty());
     assert_eq!(element(&p, Map::Dead), Some(Verdict::Goto("reject".into())));
-    assert_eq!(
-        element(&p, Map::DeadNodePorts),
-        Some(Verdict::Goto("reject".into()))
-    );
+    assert_eq!(element(&p, Map::DeadNodePorts), Some(Verdict::Goto("reject".into())));
 }
 
 #[test]
 fn a_local_policy_drops_where_only_others_have_endpoints() {
     let mut sp = port();
     sp.internal_local = true;
-    assert!(goes_to(
-        element(&plan(&[sp.clone()], &[]), Map::Services),
-        "loc-"
-    ));
+    assert!(goes_to(element(&plan(&[sp.clone()], &[]), Map::Services), "loc-"));
     sp.local.clear();
     let p = plan(&[sp.clone()], &[]);
     assert_eq!(element(&p, Map::Dead), Some(Verdict::Drop));
@@ -81,15 +68,8 @@ fn a_local_policy_drops_where_only_others_have_endpoints() {
     sp.external_local = true;
     sp.node_port = Some(30080);
     let p = plan(&[sp], &[("10.244.0.0".parse().unwrap(), 16)]);
-    assert_eq!(
-        element(&p, Map::DeadNodePorts),
-        Some(Verdict::Drop),
-        "behind the rewriting"
-    );
-    assert!(
-        goes_to(element(&p, Map::NodePorts), "ext-"),
-        "pods and the node see all"
-    );
+    assert_eq!(element(&p, Map::DeadNodePorts), Some(Verdict::Drop), "behind the rewriting");
+    assert!(goes_to(element(&p, Map::NodePorts), "ext-"), "pods and the node see all");
 }
 
 #[test]
@@ -124,9 +104,6 @@ fn long_names_stay_legal_and_apart() {
     let one = plan(&[sp.clone()], &[]);
     sp.port_name = "other".into();
     let two = plan(&[sp], &[]);
-    let (a, b) = (
-        one.chains.keys().next().unwrap(),
-        two.chains.keys().next().unwrap(),
-    );
+    let (a, b) = (one.chains.keys().next().unwrap(), two.chains.keys().next().unwrap());
     assert!(a.len() <= 100 && a != b);
 }

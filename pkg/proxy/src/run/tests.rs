@@ -27,8 +27,7 @@ fn client(feeds: [Feed; 2]) -> kube::Client {
                 let line = rx.recv().await?;
                 Some((Bytes::from(format!("{line}\n")), rx))
             });
-            let frames =
-                lines.map(|b| Ok::<_, std::convert::Infallible>(http_body::Frame::data(b)));
+            let frames = lines.map(|b| Ok::<_, std::convert::Infallible>(http_body::Frame::data(b)));
             Ok::<_, std::convert::Infallible>(http::Response::new(StreamBody::new(frames)))
         }
     };
@@ -40,10 +39,7 @@ fn an_event_is_programmed_at_once() {
     let Some(ns) = Netns::new() else { return };
     ns.run(|| {
         // One thread in the namespace, whose blocking threads are its children and so in it too.
-        let rt = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
+        let rt = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         rt.block_on(scenario());
     });
 }
@@ -75,12 +71,9 @@ async fn scenario() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let tell = |i: usize, v: Value| feeds[i].lock().unwrap()[0].send(v).unwrap();
-    tell(
-        0,
-        json!({"type": "ADDED", "object": {
+    tell(0, json!({"type": "ADDED", "object": {
         "metadata": {"namespace": "ns", "name": "web", "uid": "s", "resourceVersion": "2"},
-        "spec": {"clusterIP": "10.96.0.7", "ports": [{"port": 80}]}}}),
-    );
+        "spec": {"clusterIP": "10.96.0.7", "ports": [{"port": 80}]}}}));
     let refused = || async {
         let dial = tokio::net::TcpStream::connect("10.96.0.7:80");
         match tokio::time::timeout(Duration::from_millis(100), dial).await {
@@ -94,28 +87,19 @@ async fn scenario() {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     let start = Instant::now();
-    tell(
-        1,
-        json!({"type": "ADDED", "object": {"addressType": "IPv4",
+    tell(1, json!({"type": "ADDED", "object": {"addressType": "IPv4",
         "metadata": {"namespace": "ns", "name": "web-1", "uid": "e", "resourceVersion": "3",
             "labels": {"kubernetes.io/service-name": "web"}},
         "endpoints": [{"addresses": ["10.244.0.1"]}],
-        "ports": [{"name": "", "port": port, "protocol": "TCP"}]}}),
-    );
-    while tokio::net::TcpStream::connect("10.96.0.7:80")
-        .await
-        .is_err()
-    {
+        "ports": [{"name": "", "port": port, "protocol": "TCP"}]}}));
+    while tokio::net::TcpStream::connect("10.96.0.7:80").await.is_err() {
         assert!(start.elapsed() < Duration::from_secs(5));
         tokio::task::yield_now().await;
     }
     eprintln!("event to answer: {:?}", start.elapsed());
-    tell(
-        1,
-        json!({"type": "DELETED", "object": {"addressType": "IPv4",
+    tell(1, json!({"type": "DELETED", "object": {"addressType": "IPv4",
         "metadata": {"namespace": "ns", "name": "web-1", "uid": "e", "resourceVersion": "4",
-            "labels": {"kubernetes.io/service-name": "web"}}}}),
-    );
+            "labels": {"kubernetes.io/service-name": "web"}}}}));
     while !refused().await {
         assert!(start.elapsed() < Duration::from_secs(5));
         tokio::time::sleep(Duration::from_millis(1)).await;

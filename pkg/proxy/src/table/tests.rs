@@ -2,17 +2,8 @@ use super::*;
 use knarr_network::nft::ip_ip;
 
 fn with(keys: &[(u8, Option<Verdict>)]) -> Plan {
-    let place = |n: u8| {
-        (
-            Map::Hairpin,
-            IpFamily::V4,
-            ip_ip([10, 0, 0, n].into(), [10, 0, 0, n].into()),
-        )
-    };
-    Plan {
-        elements: keys.iter().map(|(n, v)| (place(*n), v.clone())).collect(),
-        ..Plan::default()
-    }
+    let place = |n: u8| (Map::Hairpin, IpFamily::V4, ip_ip([10, 0, 0, n].into(), [10, 0, 0, n].into()));
+    Plan { elements: keys.iter().map(|(n, v)| (place(*n), v.clone())).collect(), ..Plan::default() }
 }
 
 #[test]

@@ -23,10 +23,7 @@ impl Snapshot {
         while it.peek().is_some() {
             chunks.push(Arc::new(it.by_ref().take(CHUNK).collect::<Vec<_>>()));
         }
-        Self {
-            chunks: Arc::new(chunks),
-            len,
-        }
+        Self { chunks: Arc::new(chunks), len }
     }
     /// A snapshot of objects that are already in key order.
     #[must_use]
@@ -45,8 +42,7 @@ impl Snapshot {
     }
     /// The chunk in which `key` is or would be.
     fn chunk(&self, key: &str) -> usize {
-        self.chunks
-            .partition_point(|c| c.last().is_some_and(|e| &*e.key < key))
+        self.chunks.partition_point(|c| c.last().is_some_and(|e| &*e.key < key))
     }
     /// One object.
     #[must_use]
@@ -94,19 +90,11 @@ impl Snapshot {
     /// Objects with a key of at least `start`, in key order.
     pub fn range<'a>(&'a self, start: &'a str) -> impl Iterator<Item = &'a Arc<Entry>> + 'a {
         let at = self.chunk(start);
-        let skip = self
-            .chunks
-            .get(at)
-            .map_or(0, |c| c.partition_point(|e| &*e.key < start));
-        self.chunks
-            .iter()
-            .skip(at)
-            .flat_map(|c| c.iter())
-            .skip(skip)
+        let skip = self.chunks.get(at).map_or(0, |c| c.partition_point(|e| &*e.key < start));
+        self.chunks.iter().skip(at).flat_map(|c| c.iter()).skip(skip)
     }
     /// Objects whose key begins with `prefix`.
     pub fn prefixed<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = &'a Arc<Entry>> + 'a {
-        self.range(prefix)
-            .take_while(move |e| e.key.starts_with(prefix))
+        self.range(prefix).take_while(move |e| e.key.starts_with(prefix))
     }
 }

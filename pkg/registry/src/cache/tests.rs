@@ -13,9 +13,7 @@ impl Codec for Json {
         serde_json::from_slice(stored).map_err(|e| e.to_string())
     }
     fn encode(&self, obj: &Value) -> Result<Bytes, String> {
-        serde_json::to_vec(obj)
-            .map(Bytes::from)
-            .map_err(|e| e.to_string())
+        serde_json::to_vec(obj).map(Bytes::from).map_err(|e| e.to_string())
     }
     fn fields(&self, _: &Value) -> Vec<(String, String)> {
         Vec::new()
@@ -35,12 +33,7 @@ fn kv(name: &str, app: &str, rev: u64) -> KeyValue {
 
 fn put(c: &Cache, name: &str, app: &str, rev: u64) {
     let kv = kv(name, app, rev);
-    c.apply(&Event {
-        key: kv.key.clone(),
-        current: Some(kv),
-        previous: None,
-        revision: rev,
-    });
+    c.apply(&Event { key: kv.key.clone(), current: Some(kv), previous: None, revision: rev });
 }
 
 #[test]
@@ -51,26 +44,11 @@ fn snapshots_stay_as_they_were_while_writes_go_on() {
     }
     let before = c.snapshot();
     put(&c, "p0000", "db", 3000);
-    c.apply(&Event {
-        key: "/registry/pods/a/p0001".into(),
-        current: None,
-        previous: None,
-        revision: 3001,
-    });
+    c.apply(&Event { key: "/registry/pods/a/p0001".into(), current: None, previous: None, revision: 3001 });
     assert_eq!(before.len(), 2000);
     assert_eq!(c.snapshot().len(), 1999);
-    assert_eq!(
-        before
-            .get("/registry/pods/a/p0000")
-            .and_then(|e| e.label("app").map(String::from))
-            .as_deref(),
-        Some("web")
-    );
-    let keys: Vec<_> = c
-        .snapshot()
-        .prefixed("/registry/pods/a/")
-        .map(|e| e.key.clone())
-        .collect();
+    assert_eq!(before.get("/registry/pods/a/p0000").and_then(|e| e.label("app").map(String::from)).as_deref(), Some("web"));
+    let keys: Vec<_> = c.snapshot().prefixed("/registry/pods/a/").map(|e| e.key.clone()).collect();
     assert!(keys.windows(2).all(|w| w[0] < w[1]), "keys are in order");
 }
 
@@ -84,12 +62,7 @@ async fn a_watch_from_a_version_sees_each_later_change_once_and_an_old_one_is_re
     let mut w = c.watch(11).expect("known");
     let got = w.next().await.expect("events");
     assert_eq!(got.iter().map(|e| e.revision).collect::<Vec<_>>(), [12]);
-    c.apply(&Event {
-        key: "/registry/pods/a/a".into(),
-        current: None,
-        previous: None,
-        revision: 13,
-    });
+    c.apply(&Event { key: "/registry/pods/a/a".into(), current: None, previous: None, revision: 13 });
     let got = w.next().await.expect("events");
     assert!(got[0].deleted);
     assert_eq!(got[0].entry.value()["metadata"]["resourceVersion"], "13");
@@ -101,26 +74,13 @@ fn selectors_read_all_forms() {
     put(&c, "a", "web", 11);
     let e = c.get("/registry/pods/a/a").expect("there");
     for (s, want) in [
-        ("app=web", true),
-        ("app==web", true),
-        ("app!=web", false),
-        ("app in (db, web)", true),
-        ("app notin (web)", false),
-        ("app", true),
-        ("!app", false),
-        ("!x,app", true),
-        ("x=1", false),
+        ("app=web", true), ("app==web", true), ("app!=web", false), ("app in (db, web)", true),
+        ("app notin (web)", false), ("app", true), ("!app", false), ("!x,app", true), ("x=1", false),
     ] {
-        let f = Filter {
-            labels: Selector::labels(s).expect(s),
-            fields: Selector::default(),
-        };
+        let f = Filter { labels: Selector::labels(s).expect(s), fields: Selector::default() };
         assert_eq!(f.passes(&e), want, "{s}");
     }
     assert!(Selector::labels("a b c").is_err());
-    let f = Filter {
-        labels: Selector::default(),
-        fields: Selector::fields("metadata.name=a,status.phase!=Running").expect("ok"),
-    };
+    let f = Filter { labels: Selector::default(), fields: Selector::fields("metadata.name=a,status.phase!=Running").expect("ok") };
     assert!(f.passes(&e));
 }

@@ -56,10 +56,8 @@ fn finalizers(kind: &Kind, obj: &Value, o: &DeleteOptions) -> Vec<String> {
         (_, Some(_)) => false,
         _ => has(FOREGROUND),
     };
-    let mut out: Vec<String> = now
-        .into_iter()
-        .filter(|f| f != ORPHAN && f != FOREGROUND)
-        .collect();
+    let mut out: Vec<String> =
+        now.into_iter().filter(|f| f != ORPHAN && f != FOREGROUND).collect();
     if orphan {
         out.push(ORPHAN.into());
     }
@@ -76,18 +74,12 @@ impl DeleteOptions {
     /// 409 if it is not.
     pub fn check(&self, kind: &Kind, name: &str, obj: &Value) -> Result<(), ApiError> {
         let other = |what: &str, wanted: &str, found: &str, since: &str| {
-            let text = format!(
-                "the {what} in the precondition ({wanted}) does not match the {what} in record ({found}). The object might have been {since}"
-            );
+            let text = format!("the {what} in the precondition ({wanted}) does not match the {what} in record ({found}). The object might have been {since}");
             Err(ApiError::conflict(&kind.group, &kind.kind, name, &text))
         };
         match (&self.uid, &self.resource_version) {
-            (Some(uid), _) if uid != obj.uid() => {
-                other("UID", uid, obj.uid(), "deleted and then recreated")
-            }
-            (_, Some(rv)) if rv != obj.resource_version() => {
-                other("ResourceVersion", rv, obj.resource_version(), "modified")
-            }
+            (Some(uid), _) if uid != obj.uid() => other("UID", uid, obj.uid(), "deleted and then recreated"),
+            (_, Some(rv)) if rv != obj.resource_version() => other("ResourceVersion", rv, obj.resource_version(), "modified"),
             _ => Ok(()),
         }
     }
@@ -128,10 +120,7 @@ pub async fn delete(
         let grace = kind.strategy.grace(&obj, o.grace).unwrap_or(0).max(0);
         mark(&mut obj, grace);
         kind.strategy.on_delete(&mut obj);
-        let left = obj
-            .at(&["metadata", "deletionGracePeriodSeconds"])
-            .and_then(Value::as_i64)
-            .unwrap_or(0);
+        let left = obj.at(&["metadata", "deletionGracePeriodSeconds"]).and_then(Value::as_i64).unwrap_or(0);
         if wanted.is_empty() && left == 0 && kind.strategy.removable(&obj) {
             if o.dry_run {
                 return Ok(Deleted::Gone(entry));
@@ -146,17 +135,9 @@ pub async fn delete(
             return Ok(Deleted::Pending(entry));
         }
         if o.dry_run {
-            return Ok(Deleted::Pending(Arc::new(Entry::new(
-                &key,
-                &obj,
-                entry.revision,
-                Vec::new(),
-            ))));
+            return Ok(Deleted::Pending(Arc::new(Entry::new(&key, &obj, entry.revision, Vec::new()))));
         }
-        match registry
-            .put(&kind.cache, &key, &obj, entry.revision, None)
-            .await?
-        {
+        match registry.put(&kind.cache, &key, &obj, entry.revision, None).await? {
             Write::Done(e) => return Ok(Deleted::Pending(e)),
             Write::Conflict(now) => current = now,
         }
@@ -165,26 +146,18 @@ pub async fn delete(
 
 /// Sets or shortens the deletion mark.
 fn mark(obj: &mut Value, grace: i64) {
-    let before = obj
-        .at(&["metadata", "deletionGracePeriodSeconds"])
-        .and_then(Value::as_i64);
+    let before = obj.at(&["metadata", "deletionGracePeriodSeconds"]).and_then(Value::as_i64);
     if obj.deleting() {
         if before.is_some_and(|b| grace >= b) {
             return;
         }
         if before.unwrap_or(0) > grace {
             obj.set_at(&["metadata", "deletionGracePeriodSeconds"], json!(grace));
-            obj.set_at(
-                &["metadata", "deletionTimestamp"],
-                json!(object::after(grace)),
-            );
+            obj.set_at(&["metadata", "deletionTimestamp"], json!(object::after(grace)));
         }
         return;
     }
-    obj.set_at(
-        &["metadata", "deletionTimestamp"],
-        json!(object::after(grace)),
-    );
+    obj.set_at(&["metadata", "deletionTimestamp"], json!(object::after(grace)));
     obj.set_at(&["metadata", "deletionGracePeriodSeconds"], json!(grace));
     let generation = obj.generation();
     if generation > 0 {

@@ -16,18 +16,9 @@ pub(super) struct Expressions {
 /// Match conditions of MutatingWebhookConfigurations and ValidatingWebhookConfigurations.
 pub(super) fn webhooks(obj: &Value) -> Vec<FieldError> {
     let all = obj.list_at(&["webhooks"]).iter().enumerate();
-    let mut out: Vec<FieldError> = all
-        .flat_map(|(i, h)| {
-            expressions::validate_match_conditions(
-                h.list_at(&["matchConditions"]),
-                &format!("webhooks[{i}].matchConditions"),
-            )
-        })
-        .collect();
-    if let Some(table) = super::fields::of(
-        "admissionregistration.k8s.io",
-        "validatingwebhookconfigurations",
-    ) {
+    let mut out: Vec<FieldError> =
+        all.flat_map(|(i, h)| expressions::validate_match_conditions(h.list_at(&["matchConditions"]), &format!("webhooks[{i}].matchConditions"))).collect();
+    if let Some(table) = super::fields::of("admissionregistration.k8s.io", "validatingwebhookconfigurations") {
         out.extend(super::fields::validate(obj, &table));
     }
     out
@@ -63,11 +54,7 @@ impl Strategy for Expressions {
     }
     fn validate_update(&self, obj: &Value, old: &Value) -> Vec<FieldError> {
         // What is stored and untouched stays valid.
-        if obj.get(self.part) == old.get(self.part) {
-            self.inner.validate_update(obj, old)
-        } else {
-            self.validate(obj)
-        }
+        if obj.get(self.part) == old.get(self.part) { self.inner.validate_update(obj, old) } else { self.validate(obj) }
     }
     fn unconditional_update(&self) -> bool {
         self.inner.unconditional_update()

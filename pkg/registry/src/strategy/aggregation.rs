@@ -20,16 +20,9 @@ fn local(obj: &Value) -> bool {
 
 /// A priority between 1 and `most`.
 fn priority(obj: &Value, field: &str, most: i64, out: &mut Vec<FieldError>) {
-    let n = obj
-        .at(&["spec", field])
-        .and_then(Value::as_i64)
-        .unwrap_or(0);
+    let n = obj.at(&["spec", field]).and_then(Value::as_i64).unwrap_or(0);
     if n <= 0 || n > most {
-        out.push(FieldError::invalid(
-            format!("spec.{field}"),
-            n,
-            format!("must be positive and less than {most}"),
-        ));
+        out.push(FieldError::invalid(format!("spec.{field}"), n, format!("must be positive and less than {most}")));
     }
 }
 
@@ -58,59 +51,29 @@ impl Strategy for ApiServices {
     }
     fn validate(&self, obj: &Value) -> Vec<FieldError> {
         let mut out = Vec::new();
-        let (group, version) = (
-            obj.str_at(&["spec", "group"]),
-            obj.str_at(&["spec", "version"]),
-        );
+        let (group, version) = (obj.str_at(&["spec", "group"]), obj.str_at(&["spec", "version"]));
         let wanted = format!("{version}.{group}");
-        if !obj.name().is_empty()
-            && obj.name() != wanted
-            && NameRule::PathSegment.check(obj.name(), false).is_empty()
-        {
-            out.push(FieldError::invalid(
-                "metadata.name",
-                obj.name(),
-                format!("must be `spec.version+\".\"+spec.group`: {wanted:?}"),
-            ));
+        if !obj.name().is_empty() && obj.name() != wanted && NameRule::PathSegment.check(obj.name(), false).is_empty() {
+            out.push(FieldError::invalid("metadata.name", obj.name(), format!("must be `spec.version+\".\"+spec.group`: {wanted:?}")));
         }
         if group.is_empty() {
             if version != "v1" {
-                out.push(FieldError::required(
-                    "spec.group",
-                    "only v1 may have an empty group and it better be legacy kube",
-                ));
+                out.push(FieldError::required("spec.group", "only v1 may have an empty group and it better be legacy kube"));
             }
         } else {
-            out.extend(
-                names::subdomain(group)
-                    .into_iter()
-                    .map(|m| FieldError::invalid("spec.group", group, m)),
-            );
+            out.extend(names::subdomain(group).into_iter().map(|m| FieldError::invalid("spec.group", group, m)));
         }
-        out.extend(
-            NameRule::Label1035
-                .check(version, false)
-                .into_iter()
-                .map(|m| FieldError::invalid("spec.version", version, m)),
-        );
+        out.extend(NameRule::Label1035.check(version, false).into_iter().map(|m| FieldError::invalid("spec.version", version, m)));
         priority(obj, "groupPriorityMinimum", 20000, &mut out);
         priority(obj, "versionPriority", 1000, &mut out);
         let bundle = obj.str_at(&["spec", "caBundle"]);
         let open = obj.at(&["spec", "insecureSkipTLSVerify"]) == Some(&Value::Bool(true));
         let Some(service) = obj.at(&["spec", "service"]) else {
             if !bundle.is_empty() {
-                out.push(FieldError::invalid(
-                    "spec.caBundle",
-                    format!("{} bytes", decoded_len(bundle)),
-                    "local APIServices may not have a caBundle",
-                ));
+                out.push(FieldError::invalid("spec.caBundle", format!("{} bytes", decoded_len(bundle)), "local APIServices may not have a caBundle"));
             }
             if open {
-                out.push(FieldError::invalid(
-                    "spec.insecureSkipTLSVerify",
-                    true,
-                    "local APIServices may not have insecureSkipTLSVerify",
-                ));
+                out.push(FieldError::invalid("spec.insecureSkipTLSVerify", true, "local APIServices may not have insecureSkipTLSVerify"));
             }
             return out;
         };
@@ -121,18 +84,10 @@ impl Strategy for ApiServices {
         }
         let port = service.at(&["port"]).and_then(Value::as_i64).unwrap_or(0);
         if !(1..=65535).contains(&port) {
-            out.push(FieldError::invalid(
-                "spec.service.port",
-                port,
-                "port is not valid: must be between 1 and 65535, inclusive",
-            ));
+            out.push(FieldError::invalid("spec.service.port", port, "port is not valid: must be between 1 and 65535, inclusive"));
         }
         if open && !bundle.is_empty() {
-            out.push(FieldError::invalid(
-                "spec.insecureSkipTLSVerify",
-                true,
-                "may not be true if caBundle is present",
-            ));
+            out.push(FieldError::invalid("spec.insecureSkipTLSVerify", true, "may not be true if caBundle is present"));
         }
         out
     }
@@ -141,11 +96,7 @@ impl Strategy for ApiServices {
         for (i, c) in obj.list_at(&["status", "conditions"]).iter().enumerate() {
             let status = c.str_at(&["status"]);
             if !matches!(status, "True" | "False" | "Unknown") {
-                out.push(FieldError::not_supported(
-                    format!("status.conditions[{i}].status"),
-                    status,
-                    &["True", "False", "Unknown"],
-                ));
+                out.push(FieldError::not_supported(format!("status.conditions[{i}].status"), status, &["True", "False", "Unknown"]));
             }
         }
         out

@@ -18,10 +18,7 @@ impl Strategy for Namespaces {
     }
     fn prepare_create(&self, obj: &mut Value) {
         obj.set_at(&["status"], json!({"phase": "Active"}));
-        let has = obj
-            .list_at(&["spec", "finalizers"])
-            .iter()
-            .any(|f| f == "kubernetes");
+        let has = obj.list_at(&["spec", "finalizers"]).iter().any(|f| f == "kubernetes");
         if !has {
             let mut all = obj.list_at(&["spec", "finalizers"]).to_vec();
             all.push(json!("kubernetes"));
@@ -45,18 +42,10 @@ impl Strategy for Namespaces {
             let phase = obj.str_at(&["status", "phase"]);
             if obj.deleting() {
                 if phase != "Terminating" {
-                    out.push(FieldError::invalid(
-                        "status.Phase",
-                        phase,
-                        "may only be 'Terminating' if `deletionTimestamp` is not empty",
-                    ));
+                    out.push(FieldError::invalid("status.Phase", phase, "may only be 'Terminating' if `deletionTimestamp` is not empty"));
                 }
             } else if phase != "Active" {
-                out.push(FieldError::invalid(
-                    "status.Phase",
-                    phase,
-                    "may only be 'Active' if `deletionTimestamp` is empty",
-                ));
+                out.push(FieldError::invalid("status.Phase", phase, "may only be 'Active' if `deletionTimestamp` is empty"));
             }
         }
         out
@@ -92,11 +81,7 @@ impl Strategy for Nodes {
             if effect.is_empty() {
                 out.push(FieldError::required(format!("{p}.effect"), ""));
             } else if !matches!(effect, "NoSchedule" | "PreferNoSchedule" | "NoExecute") {
-                out.push(FieldError::not_supported(
-                    format!("{p}.effect"),
-                    effect,
-                    &["NoSchedule", "PreferNoSchedule", "NoExecute"],
-                ));
+                out.push(FieldError::not_supported(format!("{p}.effect"), effect, &["NoSchedule", "PreferNoSchedule", "NoExecute"]));
             }
             if !seen.insert((t.str_at(&["key"]).to_owned(), effect.to_owned())) {
                 out.push(FieldError::duplicate(p, t.clone()));
@@ -109,11 +94,7 @@ impl Strategy for Nodes {
         for f in ["providerID", "podCIDR"] {
             let (n, o) = (obj.str_at(&["spec", f]), old.str_at(&["spec", f]));
             if !o.is_empty() && n != o {
-                out.push(FieldError::forbidden(
-                    format!("spec.{f}"),
-                    "node updates may not change podCIDR except from \"\" to valid"
-                        .replace("podCIDR", f),
-                ));
+                out.push(FieldError::forbidden(format!("spec.{f}"), "node updates may not change podCIDR except from \"\" to valid".replace("podCIDR", f)));
             }
         }
         out
@@ -121,34 +102,18 @@ impl Strategy for Nodes {
 }
 
 fn keys(obj: &Value, member: &str, out: &mut Vec<FieldError>) {
-    for k in obj
-        .get(member)
-        .and_then(Value::as_object)
-        .into_iter()
-        .flatten()
-        .map(|(k, _)| k)
-    {
+    for k in obj.get(member).and_then(Value::as_object).into_iter().flatten().map(|(k, _)| k) {
         let path = format!("{member}[{k}]");
         if k.len() > 253 {
-            out.push(FieldError::invalid(
-                &path,
-                k.as_str(),
-                "must be no more than 253 bytes",
-            ));
+            out.push(FieldError::invalid(&path, k.as_str(), "must be no more than 253 bytes"));
         }
-        let chars = k
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
+        let chars = k.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
         if k.is_empty() || !chars {
             out.push(FieldError::invalid(&path, k.as_str(), "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')"));
         } else if k == "." {
             out.push(FieldError::invalid(&path, k.as_str(), "must not be '.'"));
         } else if k.starts_with("..") {
-            out.push(FieldError::invalid(
-                &path,
-                k.as_str(),
-                "must not start with '..'",
-            ));
+            out.push(FieldError::invalid(&path, k.as_str(), "must not start with '..'"));
         }
     }
 }
@@ -167,17 +132,11 @@ fn immutable(obj: &Value, old: &Value, members: &[&str], out: &mut Vec<FieldErro
         return;
     }
     if obj.get("immutable") != Some(&Value::Bool(true)) {
-        out.push(FieldError::forbidden(
-            "immutable",
-            "field is immutable when `immutable` is set",
-        ));
+        out.push(FieldError::forbidden("immutable", "field is immutable when `immutable` is set"));
     }
     for m in members {
         if obj.get(*m) != old.get(*m) {
-            out.push(FieldError::forbidden(
-                *m,
-                "field is immutable when `immutable` is set",
-            ));
+            out.push(FieldError::forbidden(*m, "field is immutable when `immutable` is set"));
         }
     }
 }
@@ -189,28 +148,14 @@ impl Strategy for ConfigMaps {
     fn validate(&self, obj: &Value) -> Vec<FieldError> {
         let mut out = Vec::new();
         keys(obj, "data", &mut out);
-        for (k, _) in obj
-            .get("data")
-            .and_then(Value::as_object)
-            .into_iter()
-            .flatten()
-        {
+        for (k, _) in obj.get("data").and_then(Value::as_object).into_iter().flatten() {
             if obj.at(&["binaryData", k]).is_some() {
-                out.push(FieldError::invalid(
-                    format!("data[{k}]"),
-                    k.as_str(),
-                    "duplicate of key present in binaryData",
-                ));
+                out.push(FieldError::invalid(format!("data[{k}]"), k.as_str(), "duplicate of key present in binaryData"));
             }
         }
         keys(obj, "binaryData", &mut out);
         if size(obj, &["data"]) + size(obj, &["binaryData"]) / 4 * 3 > 1024 * 1024 {
-            out.push(FieldError {
-                kind: crate::error::FieldErrorKind::TooLong,
-                field: String::new(),
-                value: None,
-                detail: "may not be more than 1048576 bytes".into(),
-            });
+            out.push(FieldError { kind: crate::error::FieldErrorKind::TooLong, field: String::new(), value: None, detail: "may not be more than 1048576 bytes".into() });
         }
         out
     }
@@ -228,15 +173,10 @@ pub struct Secrets;
 impl Secrets {
     fn fold(obj: &mut Value) {
         // What is written as `stringData` is stored encoded in `data`.
-        let Some(Value::Object(plain)) = obj.take_at(&["stringData"]) else {
-            return;
-        };
+        let Some(Value::Object(plain)) = obj.take_at(&["stringData"]) else { return };
         for (k, v) in plain {
             let text = v.as_str().unwrap_or("");
-            obj.set_at(
-                &["data", &k],
-                json!(base64::engine::general_purpose::STANDARD.encode(text)),
-            );
+            obj.set_at(&["data", &k], json!(base64::engine::general_purpose::STANDARD.encode(text)));
         }
     }
 }
@@ -267,18 +207,9 @@ impl Strategy for Secrets {
         };
         match obj.str_at(&["type"]) {
             "kubernetes.io/service-account-token"
-                if obj
-                    .str_at(&[
-                        "metadata",
-                        "annotations",
-                        "kubernetes.io/service-account.name",
-                    ])
-                    .is_empty() =>
+                if obj.str_at(&["metadata", "annotations", "kubernetes.io/service-account.name"]).is_empty() =>
             {
-                out.push(FieldError::required(
-                    "metadata.annotations[kubernetes.io/service-account.name]",
-                    "",
-                ));
+                out.push(FieldError::required("metadata.annotations[kubernetes.io/service-account.name]", ""));
             }
             "kubernetes.io/tls" => {
                 need("tls.crt", &mut out);
@@ -288,8 +219,7 @@ impl Strategy for Secrets {
             "kubernetes.io/dockercfg" => need(".dockercfg", &mut out),
             "kubernetes.io/ssh-auth" => need("ssh-privatekey", &mut out),
             "kubernetes.io/basic-auth"
-                if obj.at(&["data", "username"]).is_none()
-                    && obj.at(&["data", "password"]).is_none() =>
+                if obj.at(&["data", "username"]).is_none() && obj.at(&["data", "password"]).is_none() =>
             {
                 out.push(FieldError::required("data[username]", ""));
                 out.push(FieldError::required("data[password]", ""));
@@ -301,11 +231,7 @@ impl Strategy for Secrets {
     fn validate_update(&self, obj: &Value, old: &Value) -> Vec<FieldError> {
         let mut out = Vec::new();
         if obj.str_at(&["type"]) != old.str_at(&["type"]) {
-            out.push(FieldError::invalid(
-                "type",
-                obj.str_at(&["type"]),
-                "field is immutable",
-            ));
+            out.push(FieldError::invalid("type", obj.str_at(&["type"]), "field is immutable"));
         }
         immutable(obj, old, &["data"], &mut out);
         out.extend(self.validate(obj));
@@ -318,10 +244,7 @@ fn sources(obj: &mut Value) {
     if obj.str_at(&["kind"]) != "PersistentVolumeClaim" {
         return;
     }
-    let (old, new) = (
-        obj.at(&["spec", "dataSource"]).cloned(),
-        obj.at(&["spec", "dataSourceRef"]).cloned(),
-    );
+    let (old, new) = (obj.at(&["spec", "dataSource"]).cloned(), obj.at(&["spec", "dataSourceRef"]).cloned());
     match (old, new) {
         (Some(old), None) => {
             obj.set_at(&["spec", "dataSourceRef"], old);
@@ -368,10 +291,7 @@ impl Strategy for Phased {
     fn prepare_create(&self, obj: &mut Value) {
         obj.set_at(&["status"], json!({"phase": self.phase}));
         if obj.str_at(&["kind"]) == "PersistentVolume" {
-            obj.set_at(
-                &["status", "lastPhaseTransitionTime"],
-                json!(crate::object::now()),
-            );
+            obj.set_at(&["status", "lastPhaseTransitionTime"], json!(crate::object::now()));
         }
         sources(obj);
     }
@@ -393,39 +313,20 @@ impl Strategy for Phased {
         let mut out = Vec::new();
         super::fields::check(obj, super::fields::pod::VOLUME, &mut out);
         if obj.str_at(&["kind"]) == "PersistentVolumeClaim" {
-            if obj
-                .at(&["spec", "resources", "requests", "storage"])
-                .is_none()
-            {
+            if obj.at(&["spec", "resources", "requests", "storage"]).is_none() {
                 out.push(FieldError::required("spec.resources[storage]", ""));
             }
-        } else if obj
-            .at(&["spec", "capacity"])
-            .and_then(Value::as_object)
-            .is_none_or(serde_json::Map::is_empty)
-        {
+        } else if obj.at(&["spec", "capacity"]).and_then(Value::as_object).is_none_or(serde_json::Map::is_empty) {
             out.push(FieldError::required("spec.capacity", ""));
         }
         if obj.list_at(&["spec", "accessModes"]).is_empty() {
-            out.push(FieldError::required(
-                "spec.accessModes",
-                "at least 1 access mode is required",
-            ));
+            out.push(FieldError::required("spec.accessModes", "at least 1 access mode is required"));
         }
         for (i, m) in obj.list_at(&["spec", "accessModes"]).iter().enumerate() {
             let m = m.as_str().unwrap_or("");
-            let all = [
-                "ReadOnlyMany",
-                "ReadWriteMany",
-                "ReadWriteOnce",
-                "ReadWriteOncePod",
-            ];
+            let all = ["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
             if !all.contains(&m) {
-                out.push(FieldError::not_supported(
-                    format!("spec.accessModes[{i}]").replace(&format!("[{i}]"), ""),
-                    m,
-                    &all,
-                ));
+                out.push(FieldError::not_supported(format!("spec.accessModes[{i}]").replace(&format!("[{i}]"), ""), m, &all));
             }
         }
         out

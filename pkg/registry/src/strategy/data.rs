@@ -6,25 +6,16 @@ pub(super) fn generation(group: &str, resource: &str) -> bool {
         (group, resource),
         ("", "pods" | "replicationcontrollers" | "podtemplates")
             | ("autoscaling", _)
-            | (
-                "apps",
-                "deployments" | "replicasets" | "statefulsets" | "daemonsets"
-            )
+            | ("apps", "deployments" | "replicasets" | "statefulsets" | "daemonsets")
             | ("batch", _)
             | ("policy", _)
-            | (
-                "networking.k8s.io",
-                "ingresses" | "networkpolicies" | "ingressclasses"
-            )
+            | ("networking.k8s.io", "ingresses" | "networkpolicies" | "ingressclasses")
             | ("discovery.k8s.io", _)
             | ("flowcontrol.apiserver.k8s.io", _)
             | ("admissionregistration.k8s.io", _)
             | ("apiextensions.k8s.io", _)
             | ("scheduling.k8s.io", "priorityclasses")
-            | (
-                "resource.k8s.io",
-                "deviceclasses" | "resourceslices" | "devicetaintrules"
-            )
+            | ("resource.k8s.io", "deviceclasses" | "resourceslices" | "devicetaintrules")
     )
 }
 
@@ -37,34 +28,21 @@ pub(super) fn resets_status(group: &str, resource: &str) -> bool {
 pub(super) fn has_status(group: &str, resource: &str) -> bool {
     matches!(
         (group, resource),
-        (
-            "",
-            "namespaces"
-                | "nodes"
-                | "persistentvolumeclaims"
-                | "persistentvolumes"
-                | "pods"
-                | "replicationcontrollers"
-                | "resourcequotas"
-                | "services"
-        ) | (
-            "apps",
-            "deployments" | "replicasets" | "statefulsets" | "daemonsets"
-        ) | ("batch" | "autoscaling" | "policy", _)
+        ("", "namespaces"
+            | "nodes"
+            | "persistentvolumeclaims"
+            | "persistentvolumes"
+            | "pods"
+            | "replicationcontrollers"
+            | "resourcequotas"
+            | "services")
+            | ("apps", "deployments" | "replicasets" | "statefulsets" | "daemonsets")
+            | ("batch" | "autoscaling" | "policy", _)
             | ("networking.k8s.io", "ingresses" | "servicecidrs")
             | ("storage.k8s.io", "volumeattachments" | "csinodes")
-            | (
-                "certificates.k8s.io",
-                "certificatesigningrequests" | "podcertificaterequests"
-            )
-            | (
-                "admissionregistration.k8s.io",
-                "validatingadmissionpolicies"
-            )
-            | (
-                "apiextensions.k8s.io" | "apiregistration.k8s.io" | "flowcontrol.apiserver.k8s.io",
-                _
-            )
+            | ("certificates.k8s.io", "certificatesigningrequests" | "podcertificaterequests")
+            | ("admissionregistration.k8s.io", "validatingadmissionpolicies")
+            | ("apiextensions.k8s.io" | "apiregistration.k8s.io" | "flowcontrol.apiserver.k8s.io", _)
             | ("resource.k8s.io", "resourceclaims" | "devicetaintrules")
             | ("storagemigration.k8s.io", _)
     )
@@ -78,9 +56,7 @@ pub fn status_keeps(group: &str, resource: &str) -> &'static [&'static str] {
         ("networking.k8s.io", "servicecidrs")
         | ("storage.k8s.io", "volumeattachments" | "csinodes")
         | ("admissionregistration.k8s.io", "validatingadmissionpolicies")
-        | ("apiextensions.k8s.io" | "apiregistration.k8s.io" | "flowcontrol.apiserver.k8s.io", _) => {
-            &["labels", "annotations"]
-        }
+        | ("apiextensions.k8s.io" | "apiregistration.k8s.io" | "flowcontrol.apiserver.k8s.io", _) => &["labels", "annotations"],
         _ => &[],
     }
 }
@@ -90,15 +66,10 @@ pub fn status_keeps(group: &str, resource: &str) -> &'static [&'static str] {
 pub fn unconditional(group: &str, resource: &str) -> bool {
     !matches!(
         (group, resource),
-        (
-            "coordination.k8s.io" | "apiextensions.k8s.io" | "apiregistration.k8s.io",
-            _
-        ) | ("admissionregistration.k8s.io", _)
+        ("coordination.k8s.io" | "apiextensions.k8s.io" | "apiregistration.k8s.io", _)
+            | ("admissionregistration.k8s.io", _)
             | ("storagemigration.k8s.io", _)
-            | (
-                "certificates.k8s.io",
-                "clustertrustbundles" | "podcertificaterequests"
-            )
+            | ("certificates.k8s.io", "clustertrustbundles" | "podcertificaterequests")
     )
 }
 
@@ -107,10 +78,7 @@ pub(super) fn create_on_update(group: &str, resource: &str) -> bool {
     matches!(
         (group, resource),
         ("", "endpoints" | "events" | "limitranges" | "services")
-            | (
-                "events.k8s.io" | "coordination.k8s.io" | "rbac.authorization.k8s.io",
-                _
-            )
+            | ("events.k8s.io" | "coordination.k8s.io" | "rbac.authorization.k8s.io", _)
     )
 }
 
@@ -119,25 +87,16 @@ pub(super) fn create_on_update(group: &str, resource: &str) -> bool {
 pub fn returns_deleted(group: &str, resource: &str) -> bool {
     matches!(
         (group, resource),
-        (
-            "",
-            "resourcequotas"
-                | "persistentvolumes"
-                | "serviceaccounts"
-                | "persistentvolumeclaims"
-                | "namespaces"
-                | "pods"
-                | "services"
-                | "podtemplates"
-        ) | ("resource.k8s.io", _)
-            | (
-                "storage.k8s.io",
-                "csidrivers"
-                    | "storageclasses"
-                    | "volumeattachments"
-                    | "csinodes"
-                    | "volumeattributesclasses"
-            )
+        ("", "resourcequotas"
+            | "persistentvolumes"
+            | "serviceaccounts"
+            | "persistentvolumeclaims"
+            | "namespaces"
+            | "pods"
+            | "services"
+            | "podtemplates")
+            | ("resource.k8s.io", _)
+            | ("storage.k8s.io", "csidrivers" | "storageclasses" | "volumeattachments" | "csinodes" | "volumeattributesclasses")
     )
 }
 
@@ -148,10 +107,7 @@ pub(super) fn names(group: &str, resource: &str) -> crate::names::NameRule {
         ("", "namespaces") => Label,
         ("", "services") => Label1035,
         ("rbac.authorization.k8s.io" | "apiregistration.k8s.io", _) => PathSegment,
-        ("certificates.k8s.io", "clustertrustbundles")
-        | ("" | "events.k8s.io", "events")
-        | ("policy", "poddisruptionbudgets")
-        | ("networking.k8s.io", "ipaddresses") => PathSegment,
+        ("certificates.k8s.io", "clustertrustbundles") | ("" | "events.k8s.io", "events") | ("policy", "poddisruptionbudgets") | ("networking.k8s.io", "ipaddresses") => PathSegment,
         _ => Subdomain,
     }
 }

@@ -56,10 +56,7 @@ pub(super) fn empty_status(obj: &Value) -> Value {
     let version = obj.str_at(&["apiVersion"]);
     let (group, version) = version.split_once('/').unwrap_or(("", version));
     let ty = knarr_schema::types::types().kind(group, version, obj.str_at(&["kind"]));
-    match ty
-        .and_then(|t| t.field("status"))
-        .map(|f| knarr_schema::json::zero(f.shape))
-    {
+    match ty.and_then(|t| t.field("status")).map(|f| knarr_schema::json::zero(f.shape)) {
         Some(Value::Object(m)) => Value::Object(m),
         _ => json!({}),
     }
@@ -96,9 +93,7 @@ pub(super) fn count(obj: &mut Value, old: &Value) {
             v.as_object()
                 .map(|m| {
                     m.iter()
-                        .filter(|(k, _)| {
-                            !matches!(k.as_str(), "metadata" | "status" | "kind" | "apiVersion")
-                        })
+                        .filter(|(k, _)| !matches!(k.as_str(), "metadata" | "status" | "kind" | "apiVersion"))
                         .map(|(k, v)| (k.clone(), v.clone()))
                         .collect()
                 })
@@ -136,10 +131,7 @@ impl Strategy for Generic {
         if self.generation || self.counts {
             count(obj, old);
             let labels = |v: &Value| v.at(&["metadata", "labels"]).cloned();
-            if self.labels_count
-                && obj.generation() == old.generation()
-                && labels(obj) != labels(old)
-            {
+            if self.labels_count && obj.generation() == old.generation() && labels(obj) != labels(old) {
                 obj.set_at(&["metadata", "generation"], json!(old.generation() + 1));
             }
         }

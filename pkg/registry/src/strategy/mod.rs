@@ -97,55 +97,28 @@ pub fn of(group: &str, resource: &str) -> Arc<dyn Strategy> {
         ("", "nodes") => Arc::new(core::Nodes),
         ("", "secrets") => Arc::new(core::Secrets),
         ("", "configmaps") => Arc::new(core::ConfigMaps),
-        ("", "persistentvolumes") => Arc::new(core::Phased {
-            phase: "Pending",
-            inner: g,
-        }),
-        ("", "persistentvolumeclaims") => Arc::new(core::Phased {
-            phase: "Pending",
-            inner: g,
-        }),
+        ("", "persistentvolumes") => Arc::new(core::Phased { phase: "Pending", inner: g }),
+        ("", "persistentvolumeclaims") => Arc::new(core::Phased { phase: "Pending", inner: g }),
         ("apps", "deployments" | "replicasets" | "statefulsets" | "daemonsets")
         | ("", "replicationcontrollers")
-        | ("batch", "jobs" | "cronjobs") => Arc::new(workloads::Workloads {
-            resource: resource.to_owned(),
-            inner: g,
-        }),
-        ("rbac.authorization.k8s.io", _) => Arc::new(workloads::Rbac {
-            binding: resource.ends_with("bindings"),
-            inner: g,
-        }),
-        (
-            "admissionregistration.k8s.io",
-            "mutatingwebhookconfigurations" | "validatingwebhookconfigurations",
-        ) => Arc::new(admission::Expressions {
-            inner: g,
-            part: "webhooks",
-            check: admission::webhooks,
-        }),
+        | ("batch", "jobs" | "cronjobs") => {
+            Arc::new(workloads::Workloads { resource: resource.to_owned(), inner: g })
+        }
+        ("rbac.authorization.k8s.io", _) => {
+            Arc::new(workloads::Rbac { binding: resource.ends_with("bindings"), inner: g })
+        }
+        ("admissionregistration.k8s.io", "mutatingwebhookconfigurations" | "validatingwebhookconfigurations") => {
+            Arc::new(admission::Expressions { inner: g, part: "webhooks", check: admission::webhooks })
+        }
         ("admissionregistration.k8s.io", "validatingadmissionpolicies") => {
-            Arc::new(admission::Expressions {
-                inner: g,
-                part: "spec",
-                check: admission::policy,
-            })
+            Arc::new(admission::Expressions { inner: g, part: "spec", check: admission::policy })
         }
         ("admissionregistration.k8s.io", "mutatingadmissionpolicies") => {
-            Arc::new(admission::Expressions {
-                inner: g,
-                part: "spec",
-                check: admission::mutating_policy,
-            })
+            Arc::new(admission::Expressions { inner: g, part: "spec", check: admission::mutating_policy })
         }
-        ("certificates.k8s.io", "certificatesigningrequests") => {
-            Arc::new(certificates::Requests { inner: g })
-        }
-        ("apiregistration.k8s.io", "apiservices") => {
-            Arc::new(aggregation::ApiServices { inner: g })
-        }
-        ("apiextensions.k8s.io", "customresourcedefinitions") => {
-            Arc::new(custom::Definitions { inner: g })
-        }
+        ("certificates.k8s.io", "certificatesigningrequests") => Arc::new(certificates::Requests { inner: g }),
+        ("apiregistration.k8s.io", "apiservices") => Arc::new(aggregation::ApiServices { inner: g }),
+        ("apiextensions.k8s.io", "customresourcedefinitions") => Arc::new(custom::Definitions { inner: g }),
         _ => match fields::Checked::of(group, resource) {
             Some(checked) => Arc::new(checked),
             None => Arc::new(g),
@@ -169,9 +142,5 @@ pub fn custom(has_status: bool, schema: Option<Arc<Value>>) -> Arc<dyn Strategy>
         status_keeps: &["labels", "annotations", "finalizers"],
         labels_count: false,
     };
-    Arc::new(custom::Custom {
-        inner,
-        schema,
-        rules: std::sync::OnceLock::new(),
-    })
+    Arc::new(custom::Custom { inner, schema, rules: std::sync::OnceLock::new() })
 }

@@ -3,10 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{Strategy, generic, pod_validation};
-use crate::{
-    error::FieldError,
-    object::{self, Object},
-};
+use crate::{error::FieldError, object::{self, Object}};
 
 /// Pods.
 pub struct Pods;
@@ -16,9 +13,7 @@ pub struct Pods;
 pub fn qos_class(spec: &Value) -> &'static str {
     let mut any = false;
     let mut guaranteed = true;
-    let pod_level = spec
-        .at(&["resources"])
-        .filter(|r| r.get("requests").or(r.get("limits")).is_some());
+    let pod_level = spec.at(&["resources"]).filter(|r| r.get("requests").or(r.get("limits")).is_some());
     let all: Vec<&Value> = match pod_level {
         Some(r) => vec![r],
         None => ["containers", "initContainers"]
@@ -53,9 +48,7 @@ fn quantity(v: Option<&Value>) -> f64 {
         Some(Value::Number(n)) => n.to_string(),
         _ => return 0.0,
     };
-    let split = text
-        .find(|c: char| c.is_ascii_alphabetic() && c != 'e' && c != 'E')
-        .unwrap_or(text.len());
+    let split = text.find(|c: char| c.is_ascii_alphabetic() && c != 'e' && c != 'E').unwrap_or(text.len());
     let (num, unit) = text.split_at(split);
     let base: f64 = match num.trim_end_matches(['e', 'E']).parse() {
         Ok(n) => n,
@@ -114,13 +107,7 @@ impl Strategy for Pods {
         let qos = qos_class(obj.get("spec").unwrap_or(&Value::Null));
         obj.set_at(&["status"], json!({"phase": "Pending", "qosClass": qos}));
         if !obj.list_at(&["spec", "schedulingGates"]).is_empty() {
-            set_pod_condition(
-                obj,
-                "PodScheduled",
-                "False",
-                "SchedulingGated",
-                "Scheduling is blocked due to non-empty scheduling gates",
-            );
+            set_pod_condition(obj, "PodScheduled", "False", "SchedulingGated", "Scheduling is blocked due to non-empty scheduling gates");
         }
     }
     fn prepare_update(&self, obj: &mut Value, old: &Value) {
@@ -157,9 +144,7 @@ impl Strategy for Pods {
                 for list in ["containers", "initContainers"] {
                     for w in wanted.list_at(&[list]) {
                         let name = w.str_at(&["name"]);
-                        if let Some(all) = obj
-                            .pointer_mut(&format!("/spec/{list}"))
-                            .and_then(Value::as_array_mut)
+                        if let Some(all) = obj.pointer_mut(&format!("/spec/{list}")).and_then(Value::as_array_mut)
                             && let Some(c) = all.iter_mut().find(|c| c.str_at(&["name"]) == name)
                         {
                             for f in ["resources", "resizePolicy"] {
@@ -178,29 +163,17 @@ impl Strategy for Pods {
     fn validate(&self, obj: &Value) -> Vec<FieldError> {
         let mut out = pod_validation::spec(obj.get("spec").unwrap_or(&Value::Null), "spec", false);
         if !obj.list_at(&["spec", "ephemeralContainers"]).is_empty() {
-            out.push(FieldError::forbidden(
-                "spec.ephemeralContainers",
-                "cannot be set on create",
-            ));
+            out.push(FieldError::forbidden("spec.ephemeralContainers", "cannot be set on create"));
         }
-        if !obj.str_at(&["spec", "nodeName"]).is_empty()
-            && !obj.list_at(&["spec", "schedulingGates"]).is_empty()
-        {
-            out.push(FieldError::forbidden(
-                "spec.nodeName",
-                "cannot be set until all schedulingGates have been cleared",
-            ));
+        if !obj.str_at(&["spec", "nodeName"]).is_empty() && !obj.list_at(&["spec", "schedulingGates"]).is_empty() {
+            out.push(FieldError::forbidden("spec.nodeName", "cannot be set until all schedulingGates have been cleared"));
         }
         out
     }
     fn validate_update(&self, obj: &Value, old: &Value) -> Vec<FieldError> {
         let mut out = pod_validation::update(obj, old);
         if obj.get("spec") != old.get("spec") {
-            out.extend(pod_validation::spec(
-                obj.get("spec").unwrap_or(&Value::Null),
-                "spec",
-                false,
-            ));
+            out.extend(pod_validation::spec(obj.get("spec").unwrap_or(&Value::Null), "spec", false));
         }
         out
     }
@@ -208,15 +181,10 @@ impl Strategy for Pods {
         match sub {
             "ephemeralcontainers" => pod_validation::ephemeral(obj, old),
             "resize" => {
-                let mut out =
-                    pod_validation::spec(obj.get("spec").unwrap_or(&Value::Null), "spec", false);
+                let mut out = pod_validation::spec(obj.get("spec").unwrap_or(&Value::Null), "spec", false);
                 let (n, o) = (qos_class(&obj["spec"]), old.str_at(&["status", "qosClass"]));
                 if !o.is_empty() && n != o {
-                    out.push(FieldError::invalid(
-                        "spec",
-                        n,
-                        "Pod QOS Class may not change as a result of resizing",
-                    ));
+                    out.push(FieldError::invalid("spec", n, "Pod QOS Class may not change as a result of resizing"));
                 }
                 out
             }
@@ -238,10 +206,7 @@ impl Strategy for Pods {
     }
     fn grace(&self, obj: &Value, requested: Option<i64>) -> Option<i64> {
         let phase = obj.str_at(&["status", "phase"]);
-        let own = obj
-            .at(&["spec", "terminationGracePeriodSeconds"])
-            .and_then(Value::as_i64)
-            .unwrap_or(30);
+        let own = obj.at(&["spec", "terminationGracePeriodSeconds"]).and_then(Value::as_i64).unwrap_or(30);
         let mut grace = requested.unwrap_or(own);
         if grace < 0 {
             grace = 1;

@@ -7,14 +7,7 @@ use crate::{error::FieldError, object::Object};
 
 /// The longest life of a certificate, by a signer of Kubernetes' own and by others, seconds.
 const LONGEST: (i64, i64) = (24 * 3600, 91 * 24 * 3600);
-const KEY_TYPES: [&str; 6] = [
-    "RSA3072",
-    "RSA4096",
-    "ECDSAP256",
-    "ECDSAP384",
-    "ECDSAP521",
-    "ED25519",
-];
+const KEY_TYPES: [&str; 6] = ["RSA3072", "RSA4096", "ECDSAP256", "ECDSAP384", "ECDSAP521", "ED25519"];
 
 /// A path inside the volume that no other file of it has, and that the kubelet does not use itself.
 fn file(text: &str, field: &str, volume: &str, seen: &mut Vec<String>, out: &mut Vec<FieldError>) {
@@ -36,11 +29,7 @@ fn once(path: &str, volume: &str, shown: &str, seen: &mut Vec<String>, out: &mut
         return;
     }
     if seen.iter().any(|s| s == path) {
-        out.push(FieldError::invalid(
-            volume,
-            shown,
-            "conflicting duplicate paths",
-        ));
+        out.push(FieldError::invalid(volume, shown, "conflicting duplicate paths"));
     } else {
         seen.push(path.to_owned());
     }
@@ -50,16 +39,8 @@ fn token(t: &Value, at: &str, volume: &str, out: &mut Vec<FieldError>) {
     let field = format!("{at}.expirationSeconds");
     match t.at(&["expirationSeconds"]).and_then(Value::as_i64) {
         None => {}
-        Some(n) if n < 600 => out.push(FieldError::invalid(
-            field,
-            n,
-            "may not specify a duration less than 10 minutes",
-        )),
-        Some(n) if n > 1 << 32 => out.push(FieldError::invalid(
-            field,
-            n,
-            "may not specify a duration larger than 2^32 seconds",
-        )),
+        Some(n) if n < 600 => out.push(FieldError::invalid(field, n, "may not specify a duration less than 10 minutes")),
+        Some(n) if n > 1 << 32 => out.push(FieldError::invalid(field, n, "may not specify a duration larger than 2^32 seconds")),
         Some(_) => {}
     }
     if t.str_at(&["path"]).is_empty() {
@@ -68,41 +49,21 @@ fn token(t: &Value, at: &str, volume: &str, out: &mut Vec<FieldError>) {
 }
 
 fn bundle(b: &Value, at: &str, volume: &str, seen: &mut Vec<String>, out: &mut Vec<FieldError>) {
-    let (name, signer) = (
-        b.at(&["name"]).and_then(Value::as_str),
-        b.at(&["signerName"]).and_then(Value::as_str),
-    );
+    let (name, signer) = (b.at(&["name"]).and_then(Value::as_str), b.at(&["signerName"]).and_then(Value::as_str));
     match (name, signer) {
-        (Some(_), Some(_)) => out.push(FieldError::invalid(
-            at,
-            b.clone(),
-            "only one of name and signerName may be used",
-        )),
-        (None, None) => out.push(FieldError::required(
-            at,
-            "either name or signerName must be specified",
-        )),
+        (Some(_), Some(_)) => out.push(FieldError::invalid(at, b.clone(), "only one of name and signerName may be used")),
+        (None, None) => out.push(FieldError::required(at, "either name or signerName must be specified")),
         (Some(n), None) => {
             if n.is_empty() {
-                out.push(FieldError::required(
-                    format!("{at}.name"),
-                    "must be a valid object name",
-                ));
+                out.push(FieldError::required(format!("{at}.name"), "must be a valid object name"));
             }
             if let Some(s) = b.at(&["labelSelector"]) {
-                out.push(FieldError::invalid(
-                    format!("{at}.labelSelector"),
-                    s.clone(),
-                    "labelSelector must be unset if name is specified",
-                ));
+                out.push(FieldError::invalid(format!("{at}.labelSelector"), s.clone(), "labelSelector must be unset if name is specified"));
             }
         }
         (None, Some(s)) => {
             if s.is_empty() {
-                out.push(FieldError::required(
-                    format!("{at}.signerName"),
-                    "must be a valid signer name",
-                ));
+                out.push(FieldError::required(format!("{at}.signerName"), "must be a valid signer name"));
             }
             certificates::signer(s, &format!("{at}.signerName"), out);
         }
@@ -114,22 +75,12 @@ fn bundle(b: &Value, at: &str, volume: &str, seen: &mut Vec<String>, out: &mut V
     file(path, &format!("{at}.path"), volume, seen, out);
 }
 
-fn certificate(
-    c: &Value,
-    at: &str,
-    volume: &str,
-    seen: &mut Vec<String>,
-    out: &mut Vec<FieldError>,
-) {
+fn certificate(c: &Value, at: &str, volume: &str, seen: &mut Vec<String>, out: &mut Vec<FieldError>) {
     let signer = c.str_at(&["signerName"]);
     certificates::signer(signer, &format!("{at}.signerName"), out);
     let key = c.str_at(&["keyType"]);
     if !KEY_TYPES.contains(&key) {
-        out.push(FieldError::not_supported(
-            format!("{at}.keyType"),
-            key,
-            &KEY_TYPES,
-        ));
+        out.push(FieldError::not_supported(format!("{at}.keyType"), key, &KEY_TYPES));
     }
     if let Some(n) = c.at(&["maxExpirationSeconds"]).and_then(Value::as_i64) {
         let field = format!("{at}.maxExpirationSeconds");
@@ -137,17 +88,9 @@ fn certificate(
         let own = domain == "kubernetes.io" || domain.ends_with(".kubernetes.io");
         let most = if own { LONGEST.0 } else { LONGEST.1 };
         if n < 3600 {
-            out.push(FieldError::invalid(
-                field,
-                n,
-                "if provided, maxExpirationSeconds must be >= 3600",
-            ));
+            out.push(FieldError::invalid(field, n, "if provided, maxExpirationSeconds must be >= 3600"));
         } else if n > most {
-            out.push(FieldError::invalid(
-                field,
-                n,
-                format!("if provided, maxExpirationSeconds must be <= {most}"),
-            ));
+            out.push(FieldError::invalid(field, n, format!("if provided, maxExpirationSeconds must be <= {most}")));
         }
     }
     let mut any = false;
@@ -159,25 +102,14 @@ fn certificate(
         }
     }
     if !any {
-        out.push(FieldError::required(
-            at,
-            "specify at least one of credentialBundlePath, keyPath, and certificateChainPath",
-        ));
+        out.push(FieldError::required(at, "specify at least one of credentialBundlePath, keyPath, and certificateChainPath"));
     }
 }
 
 /// Everything wrong with a projected volume at `volume`, its path in the pod.
 pub(super) fn validate(projected: &Value, volume: &str, out: &mut Vec<FieldError>) {
-    if let Some(n) = projected
-        .at(&["defaultMode"])
-        .and_then(Value::as_i64)
-        .filter(|n| !(0..=0o777).contains(n))
-    {
-        out.push(FieldError::invalid(
-            format!("{volume}.defaultMode"),
-            n,
-            "must be a number between 0 and 0777 (octal), both inclusive",
-        ));
+    if let Some(n) = projected.at(&["defaultMode"]).and_then(Value::as_i64).filter(|n| !(0..=0o777).contains(n)) {
+        out.push(FieldError::invalid(format!("{volume}.defaultMode"), n, "must be a number between 0 and 0777 (octal), both inclusive"));
     }
     let mut seen = Vec::new();
     for (i, s) in projected.list_at(&["sources"]).iter().enumerate() {

@@ -40,14 +40,8 @@ pub(super) struct Rules {
 }
 
 fn env(decl: &Decl, optional: bool) -> Env {
-    let old = if optional {
-        Decl::of(Type::Optional(Arc::new(decl.ty.clone())))
-    } else {
-        decl.clone()
-    };
-    Env::default()
-        .with("self", decl.clone())
-        .with("oldSelf", old)
+    let old = if optional { Decl::of(Type::Optional(Arc::new(decl.ty.clone()))) } else { decl.clone() };
+    Env::default().with("self", decl.clone()).with("oldSelf", old)
 }
 
 fn rule(r: &Value, decl: &Decl) -> Option<Rule> {
@@ -70,9 +64,7 @@ fn rule(r: &Value, decl: &Decl) -> Option<Rule> {
         transition: program.as_ref().is_ok_and(|p| p.uses("oldSelf")),
         program,
         message,
-        message_expression: Program::compile(r.str_at(&["messageExpression"]), &env)
-            .ok()
-            .filter(|p| p.result == Type::String),
+        message_expression: Program::compile(r.str_at(&["messageExpression"]), &env).ok().filter(|p| p.result == Type::String),
         kind: match r.str_at(&["reason"]) {
             "FieldValueForbidden" => FieldErrorKind::Forbidden,
             "FieldValueRequired" => FieldErrorKind::Required,
@@ -94,47 +86,20 @@ impl Rules {
         if depth > DEEPEST {
             return None;
         }
-        let embedded =
-            |s: &Value| s.at(&["x-kubernetes-embedded-resource"]) == Some(&Value::Bool(true));
-        let below = |key: &str| {
-            s.get(key)
-                .filter(|i| i.is_object())
-                .and_then(|i| Self::build(i, embedded(i), depth + 1))
-                .map(Box::new)
-        };
-        let fields: Vec<(String, Rules)> = s
-            .get("properties")
-            .and_then(Value::as_object)
-            .into_iter()
-            .flatten()
-            .filter_map(|(k, p)| Some((k.clone(), Self::build(p, embedded(p), depth + 1)?)))
-            .collect();
+        let embedded = |s: &Value| s.at(&["x-kubernetes-embedded-resource"]) == Some(&Value::Bool(true));
+        let below = |key: &str| s.get(key).filter(|i| i.is_object()).and_then(|i| Self::build(i, embedded(i), depth + 1)).map(Box::new);
+        let fields: Vec<(String, Rules)> =
+            s.get("properties").and_then(Value::as_object).into_iter().flatten().filter_map(|(k, p)| Some((k.clone(), Self::build(p, embedded(p), depth + 1)?))).collect();
         let (items, values) = (below("items"), below("additionalProperties"));
         let own = s.list_at(&["x-kubernetes-validations"]);
         if own.is_empty() && fields.is_empty() && items.is_none() && values.is_none() {
             return None;
         }
-        let decl = if own.is_empty() {
-            Decl::ANY
-        } else {
-            schema::structural(s, "object", root)?
-        };
+        let decl = if own.is_empty() { Decl::ANY } else { schema::structural(s, "object", root)? };
         let rules = own.iter().filter_map(|r| rule(r, &decl)).collect();
-        let keys = (s.str_at(&["x-kubernetes-list-type"]) == "map").then(|| {
-            s.list_at(&["x-kubernetes-list-map-keys"])
-                .iter()
-                .filter_map(|k| k.as_str().map(str::to_owned))
-                .collect()
-        });
-        Some(Self {
-            decl,
-            ty: s.str_at(&["type"]).to_owned(),
-            rules,
-            fields,
-            items,
-            values,
-            keys,
-        })
+        let keys = (s.str_at(&["x-kubernetes-list-type"]) == "map")
+            .then(|| s.list_at(&["x-kubernetes-list-map-keys"]).iter().filter_map(|k| k.as_str().map(str::to_owned)).collect());
+        Some(Self { decl, ty: s.str_at(&["type"]).to_owned(), rules, fields, items, values, keys })
     }
 
     /// Rules that cannot be compiled: place below the schema's path, rule number, sentence.
@@ -163,14 +128,7 @@ impl Rules {
         out
     }
 
-    fn walk(
-        &self,
-        v: &Value,
-        old: Option<&Value>,
-        path: &str,
-        left: &mut u64,
-        out: &mut Vec<FieldError>,
-    ) {
+    fn walk(&self, v: &Value, old: Option<&Value>, path: &str, left: &mut u64, out: &mut Vec<FieldError>) {
         if old == Some(v) || v.is_null() {
             return;
         }
@@ -180,13 +138,7 @@ impl Rules {
             }
             self.apply(r, v, old, path, left, out);
         }
-        let join = |k: &str| {
-            if path.is_empty() {
-                k.to_owned()
-            } else {
-                format!("{path}.{k}")
-            }
-        };
+        let join = |k: &str| if path.is_empty() { k.to_owned() } else { format!("{path}.{k}") };
         for (k, f) in &self.fields {
             if let Some(inner) = v.get(k) {
                 f.walk(inner, old.and_then(|o| o.get(k)), &join(k), left, out);
@@ -195,77 +147,37 @@ impl Rules {
         if let (Some(items), Some(all)) = (&self.items, v.as_array()) {
             for (i, inner) in all.iter().enumerate() {
                 // Only items of lists with keys have an earlier self.
-                let before = self.keys.as_ref().and_then(|keys| {
-                    old?.as_array()?
-                        .iter()
-                        .find(|o| keys.iter().all(|k| o.get(k) == inner.get(k)))
-                });
+                let before = self.keys.as_ref().and_then(|keys| old?.as_array()?.iter().find(|o| keys.iter().all(|k| o.get(k) == inner.get(k))));
                 items.walk(inner, before, &format!("{path}[{i}]"), left, out);
             }
         }
         if let (Some(values), Some(map)) = (&self.values, v.as_object()) {
             for (k, inner) in map {
-                values.walk(
-                    inner,
-                    old.and_then(|o| o.get(k)),
-                    &format!("{path}[{k}]"),
-                    left,
-                    out,
-                );
+                values.walk(inner, old.and_then(|o| o.get(k)), &format!("{path}[{k}]"), left, out);
             }
         }
     }
 
-    fn apply(
-        &self,
-        r: &Rule,
-        v: &Value,
-        old: Option<&Value>,
-        path: &str,
-        left: &mut u64,
-        out: &mut Vec<FieldError>,
-    ) {
+    fn apply(&self, r: &Rule, v: &Value, old: Option<&Value>, path: &str, left: &mut u64, out: &mut Vec<FieldError>) {
         if r.transition && old.is_none() && !r.optional {
             return;
         }
-        let shown = format!(
-            "{}{}",
-            if path.is_empty() && r.path.is_empty() {
-                "<nil>"
-            } else {
-                path
-            },
-            r.path
-        );
+        let shown = format!("{}{}", if path.is_empty() && r.path.is_empty() { "<nil>" } else { path }, r.path);
         let field = shown.trim_start_matches('.').to_owned();
         let fail = |kind, detail: String| {
-            let value = matches!(kind, FieldErrorKind::Invalid | FieldErrorKind::Duplicate)
-                .then(|| Value::String(self.ty.clone()));
-            FieldError {
-                kind,
-                field: field.clone(),
-                value,
-                detail,
-            }
+            let value = matches!(kind, FieldErrorKind::Invalid | FieldErrorKind::Duplicate).then(|| Value::String(self.ty.clone()));
+            FieldError { kind, field: field.clone(), value, detail }
         };
         let program = match &r.program {
             Ok(p) => p,
-            Err(why) => {
-                return out.push(fail(
-                    FieldErrorKind::Invalid,
-                    format!("rule compile error: {why}"),
-                ));
-            }
+            Err(why) => return out.push(fail(FieldErrorKind::Invalid, format!("rule compile error: {why}"))),
         };
         let before = match (old.map(|o| Cel::json(o, &self.decl)), r.optional) {
             (o, true) => Cel::Optional(o.map(Into::into)),
             (Some(o), false) => o,
             (None, false) => Cel::Null,
         };
-        let names = Bindings(vec![
-            ("self", Cel::json(v, &self.decl)),
-            ("oldSelf", before),
-        ]);
+        let names = Bindings(vec![("self", Cel::json(v, &self.decl)), ("oldSelf", before)]);
         let (result, spent) = program.eval(&names, None, cost::PER_CALL_LIMIT.min(*left));
         *left = left.saturating_sub(spent);
         match result {
@@ -274,10 +186,7 @@ impl Rules {
                 let made = r.message_expression.as_ref().and_then(|p| {
                     let (m, spent) = p.eval(&names, None, cost::PER_CALL_LIMIT.min(*left));
                     *left = left.saturating_sub(spent);
-                    m.ok()?
-                        .as_str()
-                        .map(|m| m.trim().to_owned())
-                        .filter(|m| !m.is_empty() && !m.contains('\n') && m.len() <= LONGEST)
+                    m.ok()?.as_str().map(|m| m.trim().to_owned()).filter(|m| !m.is_empty() && !m.contains('\n') && m.len() <= LONGEST)
                 });
                 out.push(fail(r.kind, made.unwrap_or_else(|| r.message.clone())));
             }
@@ -290,10 +199,7 @@ impl Rules {
             Err(e) if e.to_string().starts_with("no such overload") => {
                 out.push(fail(FieldErrorKind::Invalid, format!("'{e}': call arguments did not match a supported operator, function or macro signature for rule: {}", r.message)));
             }
-            Err(e) => out.push(fail(
-                FieldErrorKind::Invalid,
-                format!("{e} evaluating rule: {}", r.message),
-            )),
+            Err(e) => out.push(fail(FieldErrorKind::Invalid, format!("{e} evaluating rule: {}", r.message))),
         }
     }
 }

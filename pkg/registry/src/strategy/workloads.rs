@@ -6,11 +6,7 @@ use super::{Strategy, generic::Generic, pod_validation};
 use crate::{error::FieldError, names::NameRule, object::Object};
 
 /// How often the template of a DaemonSet has changed, as clients of before read it.
-const TEMPLATE_GENERATION: &[&str] = &[
-    "metadata",
-    "annotations",
-    "deprecated.daemonset.template.generation",
-];
+const TEMPLATE_GENERATION: &[&str] = &["metadata", "annotations", "deprecated.daemonset.template.generation"];
 
 /// Kinds with a pod template.
 pub struct Workloads {
@@ -30,23 +26,12 @@ impl Workloads {
     fn selector(&self, obj: &Value, out: &mut Vec<FieldError>) {
         let labels = obj.at(&["spec", "template", "metadata", "labels"]);
         if self.resource == "replicationcontrollers" {
-            let Some(s) = obj
-                .at(&["spec", "selector"])
-                .and_then(Value::as_object)
-                .filter(|m| !m.is_empty())
-            else {
+            let Some(s) = obj.at(&["spec", "selector"]).and_then(Value::as_object).filter(|m| !m.is_empty()) else {
                 out.push(FieldError::required("spec.selector", ""));
                 return;
             };
-            if !s
-                .iter()
-                .all(|(k, v)| labels.and_then(|l| l.get(k)) == Some(v))
-            {
-                out.push(FieldError::invalid(
-                    "spec.template.metadata.labels",
-                    labels.cloned().unwrap_or_default(),
-                    "`selector` does not match template `labels`",
-                ));
+            if !s.iter().all(|(k, v)| labels.and_then(|l| l.get(k)) == Some(v)) {
+                out.push(FieldError::invalid("spec.template.metadata.labels", labels.cloned().unwrap_or_default(), "`selector` does not match template `labels`"));
             }
             return;
         }
@@ -55,32 +40,18 @@ impl Workloads {
             return;
         };
         super::fields::selector(s, "spec.selector", out);
-        let empty = s
-            .at(&["matchLabels"])
-            .and_then(Value::as_object)
-            .is_none_or(serde_json::Map::is_empty)
+        let empty = s.at(&["matchLabels"]).and_then(Value::as_object).is_none_or(serde_json::Map::is_empty)
             && s.list_at(&["matchExpressions"]).is_empty();
         if empty {
-            out.push(FieldError::invalid(
-                "spec.selector",
-                s.clone(),
-                format!(
-                    "empty selector is invalid for {}",
-                    match self.resource.as_str() {
-                        "daemonsets" => "daemonset",
-                        "statefulsets" => "statefulset",
-                        _ => "deployment",
-                    }
-                ),
-            ));
+            out.push(FieldError::invalid("spec.selector", s.clone(), format!("empty selector is invalid for {}", match self.resource.as_str() {
+                "daemonsets" => "daemonset",
+                "statefulsets" => "statefulset",
+                _ => "deployment",
+            })));
             return;
         }
         if !matches_labels(s, labels) {
-            out.push(FieldError::invalid(
-                "spec.template.metadata.labels",
-                labels.cloned().unwrap_or_default(),
-                "`selector` does not match template `labels`",
-            ));
+            out.push(FieldError::invalid("spec.template.metadata.labels", labels.cloned().unwrap_or_default(), "`selector` does not match template `labels`"));
         }
     }
 }
@@ -88,11 +59,7 @@ impl Workloads {
 /// Whether a label selector (as an object) matches labels.
 fn matches_labels(s: &Value, labels: Option<&Value>) -> bool {
     let get = |k: &str| labels.and_then(|l| l.get(k)).and_then(Value::as_str);
-    s.at(&["matchLabels"])
-        .and_then(Value::as_object)
-        .into_iter()
-        .flatten()
-        .all(|(k, v)| get(k) == v.as_str())
+    s.at(&["matchLabels"]).and_then(Value::as_object).into_iter().flatten().all(|(k, v)| get(k) == v.as_str())
         && s.list_at(&["matchExpressions"]).iter().all(|e| {
             let v = get(e.str_at(&["key"]));
             let within = v.is_some_and(|v| e.list_at(&["values"]).iter().any(|x| x == v));
@@ -110,11 +77,7 @@ fn not_negative(obj: &Value, path: &[&str], out: &mut Vec<FieldError>) {
     if let Some(n) = obj.at(path).and_then(Value::as_i64)
         && n < 0
     {
-        out.push(FieldError::invalid(
-            path.join("."),
-            n,
-            "must be greater than or equal to 0",
-        ));
+        out.push(FieldError::invalid(path.join("."), n, "must be greater than or equal to 0"));
     }
 }
 
@@ -140,18 +103,14 @@ impl Strategy for Workloads {
             ] {
                 obj.set_at(&["spec", "template", "metadata", "labels", k], json!(v));
             }
-            obj.set_at(
-                &["spec", "selector"],
-                json!({"matchLabels": {"batch.kubernetes.io/controller-uid": uid}}),
-            );
+            obj.set_at(&["spec", "selector"], json!({"matchLabels": {"batch.kubernetes.io/controller-uid": uid}}));
         }
     }
     fn prepare_update(&self, obj: &mut Value, old: &Value) {
         self.inner.prepare_update(obj, old);
         if self.resource == "daemonsets" {
             let before: i64 = old.str_at(TEMPLATE_GENERATION).parse().unwrap_or(1);
-            let next =
-                before + i64::from(obj.at(&["spec", "template"]) != old.at(&["spec", "template"]));
+            let next = before + i64::from(obj.at(&["spec", "template"]) != old.at(&["spec", "template"]));
             obj.set_at(TEMPLATE_GENERATION, json!(next.to_string()));
         }
     }
@@ -168,15 +127,7 @@ impl Strategy for Workloads {
             "cronjobs" => super::fields::check(obj, super::fields::pod::CRON_JOB, &mut out),
             _ => {}
         }
-        for f in [
-            "replicas",
-            "minReadySeconds",
-            "revisionHistoryLimit",
-            "parallelism",
-            "completions",
-            "backoffLimit",
-            "ttlSecondsAfterFinished",
-        ] {
+        for f in ["replicas", "minReadySeconds", "revisionHistoryLimit", "parallelism", "completions", "backoffLimit", "ttlSecondsAfterFinished"] {
             not_negative(obj, &["spec", f], &mut out);
         }
         if !matches!(self.resource.as_str(), "jobs" | "cronjobs") {
@@ -187,44 +138,26 @@ impl Strategy for Workloads {
             None => out.push(FieldError::required(t.join("."), "")),
             Some(tpl) => {
                 let path = t.join(".");
-                out.extend(crate::names::labels(
-                    tpl.at(&["metadata", "labels"]),
-                    &format!("{path}.labels"),
-                ));
+                out.extend(crate::names::labels(tpl.at(&["metadata", "labels"]), &format!("{path}.labels")));
                 // A StatefulSet's template mounts volumes that its claim templates make: as
                 // upstream, its pods are checked when they are created.
                 if self.resource != "statefulsets" {
-                    out.extend(pod_validation::spec(
-                        tpl.get("spec").unwrap_or(&Value::Null),
-                        &format!("{path}.spec"),
-                        true,
-                    ));
+                    out.extend(pod_validation::spec(tpl.get("spec").unwrap_or(&Value::Null), &format!("{path}.spec"), true));
                 }
                 let policy = tpl.str_at(&["spec", "restartPolicy"]);
                 match self.resource.as_str() {
                     "jobs" | "cronjobs" => {
                         if !matches!(policy, "OnFailure" | "Never") {
                             if policy == "Always" || policy.is_empty() {
-                                out.push(FieldError::required(
-                                    format!("{path}.spec.restartPolicy"),
-                                    "valid values: \"OnFailure\", \"Never\"",
-                                ));
+                                out.push(FieldError::required(format!("{path}.spec.restartPolicy"), "valid values: \"OnFailure\", \"Never\""));
                             } else {
-                                out.push(FieldError::not_supported(
-                                    format!("{path}.spec.restartPolicy"),
-                                    policy,
-                                    &["OnFailure", "Never"],
-                                ));
+                                out.push(FieldError::not_supported(format!("{path}.spec.restartPolicy"), policy, &["OnFailure", "Never"]));
                             }
                         }
                     }
                     _ => {
                         if !policy.is_empty() && policy != "Always" {
-                            out.push(FieldError::not_supported(
-                                format!("{path}.spec.restartPolicy"),
-                                policy,
-                                &["Always"],
-                            ));
+                            out.push(FieldError::not_supported(format!("{path}.spec.restartPolicy"), policy, &["Always"]));
                         }
                     }
                 }
@@ -235,14 +168,7 @@ impl Strategy for Workloads {
             if s.is_empty() {
                 out.push(FieldError::required("spec.schedule", ""));
             } else if !s.starts_with('@') && s.split_whitespace().count() != 5 {
-                out.push(FieldError::invalid(
-                    "spec.schedule",
-                    s,
-                    format!(
-                        "expected exactly 5 fields, found {}: [{s}]",
-                        s.split_whitespace().count()
-                    ),
-                ));
+                out.push(FieldError::invalid("spec.schedule", s, format!("expected exactly 5 fields, found {}: [{s}]", s.split_whitespace().count())));
             }
         }
         out
@@ -258,36 +184,16 @@ impl Strategy for Workloads {
             let (n, o) = (obj.at(&["spec", f]), old.at(&["spec", f]));
             if n != o {
                 // A suspended job's template may still be scheduled otherwise.
-                if *f == "template"
-                    && old.at(&["spec", "suspend"]) == Some(&Value::Bool(true))
-                    && old.at(&["status", "startTime"]).is_none()
-                {
+                if *f == "template" && old.at(&["spec", "suspend"]) == Some(&Value::Bool(true)) && old.at(&["status", "startTime"]).is_none() {
                     continue;
                 }
-                out.push(FieldError::invalid(
-                    format!("spec.{f}"),
-                    n.cloned().unwrap_or_default(),
-                    "field is immutable",
-                ));
+                out.push(FieldError::invalid(format!("spec.{f}"), n.cloned().unwrap_or_default(), "field is immutable"));
             }
         }
         if self.resource == "statefulsets" {
-            const MAY: [&str; 8] = [
-                "replicas",
-                "ordinals",
-                "template",
-                "updateStrategy",
-                "persistentVolumeClaimRetentionPolicy",
-                "minReadySeconds",
-                "revisionHistoryLimit",
-                "volumeClaimTemplates",
-            ];
+            const MAY: [&str; 8] = ["replicas", "ordinals", "template", "updateStrategy", "persistentVolumeClaimRetentionPolicy", "minReadySeconds", "revisionHistoryLimit", "volumeClaimTemplates"];
             let strip = |v: &Value| {
-                let mut m = v
-                    .get("spec")
-                    .and_then(Value::as_object)
-                    .cloned()
-                    .unwrap_or_default();
+                let mut m = v.get("spec").and_then(Value::as_object).cloned().unwrap_or_default();
                 for f in &MAY[..7] {
                     m.remove(*f);
                 }
@@ -319,68 +225,35 @@ impl Strategy for Rbac {
         if self.binding {
             let group = obj.str_at(&["roleRef", "apiGroup"]);
             if group != "rbac.authorization.k8s.io" {
-                out.push(FieldError::not_supported(
-                    "roleRef.apiGroup",
-                    group,
-                    &["rbac.authorization.k8s.io"],
-                ));
+                out.push(FieldError::not_supported("roleRef.apiGroup", group, &["rbac.authorization.k8s.io"]));
             }
             let kind = obj.str_at(&["roleRef", "kind"]);
             if !matches!(kind, "Role" | "ClusterRole") {
-                out.push(super::fields::not_supported(
-                    "roleRef.kind",
-                    kind,
-                    &["Role", "ClusterRole"],
-                ));
+                out.push(super::fields::not_supported("roleRef.kind", kind, &["Role", "ClusterRole"]));
             }
             let name = obj.str_at(&["roleRef", "name"]);
             if name.is_empty() {
                 out.push(FieldError::required("roleRef.name", ""));
             }
-            out.extend(
-                NameRule::PathSegment
-                    .check(name, false)
-                    .into_iter()
-                    .map(|m| FieldError::invalid("roleRef.name", name, m)),
-            );
+            out.extend(NameRule::PathSegment.check(name, false).into_iter().map(|m| FieldError::invalid("roleRef.name", name, m)));
             for (i, s) in obj.list_at(&["subjects"]).iter().enumerate() {
                 if s.str_at(&["name"]).is_empty() {
                     out.push(FieldError::required(format!("subjects[{i}].name"), ""));
                 }
                 let kind = s.str_at(&["kind"]);
                 if !matches!(kind, "ServiceAccount" | "User" | "Group") {
-                    out.push(super::fields::not_supported(
-                        &format!("subjects[{i}].kind"),
-                        kind,
-                        &["ServiceAccount", "User", "Group"],
-                    ));
+                    out.push(super::fields::not_supported(&format!("subjects[{i}].kind"), kind, &["ServiceAccount", "User", "Group"]));
                 }
                 let group = s.str_at(&["apiGroup"]);
-                let wanted = if kind == "ServiceAccount" {
-                    ""
-                } else {
-                    "rbac.authorization.k8s.io"
-                };
+                let wanted = if kind == "ServiceAccount" { "" } else { "rbac.authorization.k8s.io" };
                 if matches!(kind, "ServiceAccount" | "User" | "Group") && group != wanted {
-                    out.push(FieldError::not_supported(
-                        format!("subjects[{i}].apiGroup"),
-                        group,
-                        &[wanted],
-                    ));
+                    out.push(FieldError::not_supported(format!("subjects[{i}].apiGroup"), group, &[wanted]));
                 }
                 if kind == "ServiceAccount" {
                     let name = s.str_at(&["name"]);
-                    out.extend(
-                        crate::names::subdomain(name)
-                            .into_iter()
-                            .filter(|_| !name.is_empty())
-                            .map(|m| FieldError::invalid(format!("subjects[{i}].name"), name, m)),
-                    );
+                    out.extend(crate::names::subdomain(name).into_iter().filter(|_| !name.is_empty()).map(|m| FieldError::invalid(format!("subjects[{i}].name"), name, m)));
                 }
-                if kind == "ServiceAccount"
-                    && s.str_at(&["namespace"]).is_empty()
-                    && obj.namespace().is_empty()
-                {
+                if kind == "ServiceAccount" && s.str_at(&["namespace"]).is_empty() && obj.namespace().is_empty() {
                     out.push(FieldError::required(format!("subjects[{i}].namespace"), ""));
                 }
             }
@@ -392,16 +265,10 @@ impl Strategy for Rbac {
                 }
                 if r.list_at(&["nonResourceURLs"]).is_empty() {
                     if r.list_at(&["apiGroups"]).is_empty() {
-                        out.push(FieldError::required(
-                            format!("{p}.apiGroups"),
-                            "resource rules must supply at least one api group",
-                        ));
+                        out.push(FieldError::required(format!("{p}.apiGroups"), "resource rules must supply at least one api group"));
                     }
                     if r.list_at(&["resources"]).is_empty() {
-                        out.push(FieldError::required(
-                            format!("{p}.resources"),
-                            "resource rules must supply at least one resource",
-                        ));
+                        out.push(FieldError::required(format!("{p}.resources"), "resource rules must supply at least one resource"));
                     }
                 }
             }
@@ -411,11 +278,7 @@ impl Strategy for Rbac {
     fn validate_update(&self, obj: &Value, old: &Value) -> Vec<FieldError> {
         let mut out = self.validate(obj);
         if self.binding && obj.get("roleRef") != old.get("roleRef") {
-            out.push(FieldError::invalid(
-                "roleRef",
-                obj.get("roleRef").cloned().unwrap_or_default(),
-                "field is immutable",
-            ));
+            out.push(FieldError::invalid("roleRef", obj.get("roleRef").cloned().unwrap_or_default(), "field is immutable"));
         }
         out
     }

@@ -49,20 +49,12 @@ fn an_acknowledged_deletion_holds_until_the_watch_tells_it() {
     assert!(c.is_empty(), "the watch is behind");
     c.observe(pod("a", "2", 13, None));
     c.delta(Delta::Deleted(pod("a", "1", 12, None)));
-    assert_eq!(
-        c.get("d", "a")
-            .and_then(|p| p.metadata.uid.clone())
-            .as_deref(),
-        Some("2")
-    );
+    assert_eq!(c.get("d", "a").and_then(|p| p.metadata.uid.clone()).as_deref(), Some("2"));
 }
 
 #[test]
 fn a_new_listing_drops_what_it_does_not_name_and_keeps_newer_writes() {
-    let c = synced(
-        vec![pod("a", "1", 5, Some("n")), pod("b", "2", 6, None)],
-        10,
-    );
+    let c = synced(vec![pod("a", "1", 5, Some("n")), pod("b", "2", 6, None)], 10);
     c.observe(pod("c", "3", 30, None));
     c.delta(Delta::Restart);
     c.delta(Delta::Init(pod("b", "2", 6, None)));

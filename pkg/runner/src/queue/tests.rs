@@ -22,10 +22,7 @@ async fn failures_wait_longer_and_longer() {
         let k = q.get().await;
         q.done(&k);
         let took = t.elapsed().as_millis();
-        assert!(
-            (u128::from(want)..=u128::from(want) + 2).contains(&took),
-            "{took}"
-        );
+        assert!((u128::from(want)..=u128::from(want) + 2).contains(&took), "{took}");
     }
     q.forget(&"a");
     assert_eq!(q.failures(&"a"), 0);

@@ -36,10 +36,7 @@ impl Id {
     pub fn shown(&self) -> String {
         let mut out = crate::json::quote(&self.manager);
         if !self.subresource.is_empty() {
-            out += &format!(
-                " with subresource {}",
-                crate::json::quote(&self.subresource)
-            );
+            out += &format!(" with subresource {}", crate::json::quote(&self.subresource));
         }
         if self.operation == Operation::Update {
             out += &format!(" using {}", self.api_version);
@@ -66,37 +63,16 @@ impl Managers {
     pub fn parse(list: &Value) -> Option<Self> {
         let mut managers = Self::default();
         for item in list.as_array()? {
-            let text = |key: &str| {
-                item.get(key)
-                    .and_then(Value::as_str)
-                    .unwrap_or_default()
-                    .to_owned()
-            };
+            let text = |key: &str| item.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
             let operation = match &*text("operation") {
                 "Apply" => Operation::Apply,
                 "Update" => Operation::Update,
                 _ => return None,
             };
             let api_version = text("apiVersion");
-            let id = Id {
-                operation,
-                manager: text("manager"),
-                api_version: if operation == Operation::Apply {
-                    String::new()
-                } else {
-                    api_version.clone()
-                },
-                subresource: text("subresource"),
-            };
+            let id = Id { operation, manager: text("manager"), api_version: if operation == Operation::Apply { String::new() } else { api_version.clone() }, subresource: text("subresource") };
             let set = Set::parse(item.get("fieldsV1").unwrap_or(&Value::Null));
-            managers.entries.insert(
-                id,
-                Entry {
-                    set,
-                    api_version,
-                    time: time::parse(&text("time")),
-                },
-            );
+            managers.entries.insert(id, Entry { set, api_version, time: time::parse(&text("time")) });
         }
         Some(managers)
     }
@@ -110,17 +86,10 @@ impl Managers {
         let id = Id {
             operation,
             manager: writer.manager.to_owned(),
-            api_version: if operation == Operation::Apply {
-                String::new()
-            } else {
-                writer.api_version.to_owned()
-            },
+            api_version: if operation == Operation::Apply { String::new() } else { writer.api_version.to_owned() },
             subresource: writer.subresource.to_owned(),
         };
-        self.entries.entry(id.clone()).or_insert_with(|| Entry {
-            api_version: writer.api_version.to_owned(),
-            ..Entry::default()
-        });
+        self.entries.entry(id.clone()).or_insert_with(|| Entry { api_version: writer.api_version.to_owned(), ..Entry::default() });
         id
     }
 
@@ -139,12 +108,7 @@ impl Managers {
 
     /// Merges the oldest updaters of one version into one, so that at most `max` remain.
     pub fn cap(&mut self, max: usize) {
-        let mut updaters: Vec<(Option<Instant>, Id)> = self
-            .entries
-            .iter()
-            .filter(|(id, _)| id.operation == Operation::Update && id.subresource.is_empty())
-            .map(|(id, e)| (e.time, id.clone()))
-            .collect();
+        let mut updaters: Vec<(Option<Instant>, Id)> = self.entries.iter().filter(|(id, _)| id.operation == Operation::Update && id.subresource.is_empty()).map(|(id, e)| (e.time, id.clone())).collect();
         if updaters.len() <= max {
             return;
         }
@@ -154,21 +118,12 @@ impl Managers {
             if count <= max || id.manager == "ancient-changes" {
                 continue;
             }
-            let Some(old) = self.entries.remove(&id) else {
-                continue;
-            };
-            let bucket = Id {
-                manager: "ancient-changes".into(),
-                ..id
-            };
+            let Some(old) = self.entries.remove(&id) else { continue };
+            let bucket = Id { manager: "ancient-changes".into(), ..id };
             let merged = match self.entries.remove(&bucket) {
                 Some(found) => {
                     count -= 1;
-                    Entry {
-                        set: found.set.union(&old.set),
-                        time: found.time.max(old.time),
-                        ..found
-                    }
+                    Entry { set: found.set.union(&old.set), time: found.time.max(old.time), ..found }
                 }
                 None => old,
             };
@@ -178,22 +133,9 @@ impl Managers {
 
     /// Writes `managedFields` in upstream's order: appliers first, then by time and name.
     pub fn write(&self, object: &mut Value) {
-        let Some(meta) = object
-            .as_object_mut()
-            .map(|o| o.entry("metadata").or_insert_with(|| json!({})))
-        else {
-            return;
-        };
+        let Some(meta) = object.as_object_mut().map(|o| o.entry("metadata").or_insert_with(|| json!({}))) else { return };
         let mut entries: Vec<(&Id, &Entry)> = self.entries.iter().collect();
-        entries.sort_by_key(|(id, e)| {
-            (
-                id.operation,
-                e.time.map(|t| t.seconds),
-                id.manager.clone(),
-                e.api_version.clone(),
-                id.subresource.clone(),
-            )
-        });
+        entries.sort_by_key(|(id, e)| (id.operation, e.time.map(|t| t.seconds), id.manager.clone(), e.api_version.clone(), id.subresource.clone()));
         let list: Vec<Value> = entries
             .into_iter()
             .map(|(id, entry)| {

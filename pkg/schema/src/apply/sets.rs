@@ -57,12 +57,7 @@ impl Set {
         match path {
             [] => {}
             [last] => self.nodes.entry(last.clone()).or_default().member = true,
-            [first, rest @ ..] => self
-                .nodes
-                .entry(first.clone())
-                .or_default()
-                .children
-                .insert(rest),
+            [first, rest @ ..] => self.nodes.entry(first.clone()).or_default().children.insert(rest),
         }
     }
 
@@ -93,12 +88,8 @@ impl Set {
     }
 
     fn take(&mut self, path: &[&str], tree: bool) {
-        let Some((first, rest)) = path.split_first() else {
-            return;
-        };
-        let Some(node) = self.nodes.get_mut(*first) else {
-            return;
-        };
+        let Some((first, rest)) = path.split_first() else { return };
+        let Some(node) = self.nodes.get_mut(*first) else { return };
         if rest.is_empty() {
             node.member = false;
             if tree {
@@ -137,10 +128,7 @@ impl Set {
         let mut out = Self::default();
         for (key, node) in &self.nodes {
             let node = match other.nodes.get(key) {
-                Some(theirs) => Node {
-                    member: keep(node.member, theirs.member),
-                    children: node.children.combine(&theirs.children, keep, alone),
-                },
+                Some(theirs) => Node { member: keep(node.member, theirs.member), children: node.children.combine(&theirs.children, keep, alone) },
                 None if alone => node.clone(),
                 None => continue,
             };
@@ -159,15 +147,9 @@ impl Set {
     }
 
     fn collect(&self, prefix: &str, out: &mut Vec<String>) {
-        out.extend(
-            self.nodes
-                .iter()
-                .filter(|(_, n)| n.member)
-                .map(|(key, _)| format!("{prefix}{}", element(key))),
-        );
+        out.extend(self.nodes.iter().filter(|(_, n)| n.member).map(|(key, _)| format!("{prefix}{}", element(key))));
         for (key, node) in &self.nodes {
-            node.children
-                .collect(&format!("{prefix}{}", element(key)), out);
+            node.children.collect(&format!("{prefix}{}", element(key)), out);
         }
     }
 }
@@ -176,13 +158,7 @@ fn element(key: &str) -> String {
     let (kind, rest) = key.split_once(':').unwrap_or(("f", key));
     match kind {
         "k" => match serde_json::from_str::<Map<String, Value>>(rest) {
-            Ok(keys) => format!(
-                "[{}]",
-                keys.iter()
-                    .map(|(k, v)| format!("{k}={v}"))
-                    .collect::<Vec<_>>()
-                    .join(",")
-            ),
+            Ok(keys) => format!("[{}]", keys.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(",")),
             Err(_) => format!("[{rest}]"),
         },
         "v" => format!("[={rest}]"),

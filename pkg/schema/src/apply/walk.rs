@@ -46,36 +46,20 @@ impl<'s> Kind<'s> {
             "object" => Self::Object(schema),
             "array" => match text("x-kubernetes-list-type") {
                 "set" => Self::SetOf,
-                "map"
-                    if schema
-                        .get("x-kubernetes-list-map-keys")
-                        .is_some_and(|k| k.as_array().is_some_and(|k| !k.is_empty())) =>
-                {
-                    Self::Items(schema)
-                }
+                "map" if schema.get("x-kubernetes-list-map-keys").is_some_and(|k| k.as_array().is_some_and(|k| !k.is_empty())) => Self::Items(schema),
                 _ => Self::Leaf,
             },
-            "" if schema.get("x-kubernetes-preserve-unknown-fields")
-                == Some(&Value::Bool(true)) =>
-            {
-                Self::Open
-            }
+            "" if schema.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true)) => Self::Open,
             _ => Self::Leaf,
         }
     }
 
     fn of_field(field: &'static Field) -> Self {
         match field.shape {
-            Shape::Struct(id) if field.map_type != Merge::Atomic && !id.get().atomic => {
-                Self::Struct(id.get())
-            }
+            Shape::Struct(id) if field.map_type != Merge::Atomic && !id.get().atomic => Self::Struct(id.get()),
             Shape::Map(element) if field.map_type != Merge::Atomic => Self::Map(element),
             Shape::List(_) if field.list_type == Merge::Set => Self::SetOf,
-            Shape::List(Shape::Struct(id))
-                if field.list_type == Merge::Map && !field.list_keys.is_empty() =>
-            {
-                Self::Keyed(id.get(), &field.list_keys)
-            }
+            Shape::List(Shape::Struct(id)) if field.list_type == Merge::Map && !field.list_keys.is_empty() => Self::Keyed(id.get(), &field.list_keys),
             Shape::RawExtension => Self::Open,
             _ => Self::Leaf,
         }
@@ -106,11 +90,7 @@ impl<'s> Kind<'s> {
                 match schema.get("additionalProperties") {
                     Some(inner @ Value::Object(_)) => Some(Self::of_schema(inner)),
                     Some(Value::Bool(true)) => Some(Self::Open),
-                    _ if schema.get("x-kubernetes-preserve-unknown-fields")
-                        == Some(&Value::Bool(true)) =>
-                    {
-                        Some(Self::Open)
-                    }
+                    _ if schema.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(true)) => Some(Self::Open),
                     _ => None,
                 }
             }
@@ -130,12 +110,7 @@ impl<'s> Kind<'s> {
 
 /// Whether a schema says nothing about an object's members.
 fn open(schema: &Value) -> bool {
-    schema
-        .get("properties")
-        .is_none_or(|p| p.as_object().is_none_or(Map::is_empty))
-        && !schema
-            .get("additionalProperties")
-            .is_some_and(Value::is_object)
+    schema.get("properties").is_none_or(|p| p.as_object().is_none_or(Map::is_empty)) && !schema.get("additionalProperties").is_some_and(Value::is_object)
 }
 
 /// The path element of a list's item.
@@ -147,16 +122,10 @@ fn item_key(kind: Kind<'_>, item: &Value) -> Option<String> {
             for key in keys {
                 match item.get(*key).filter(|v| !v.is_null()) {
                     Some(value) => found.insert((*key).to_owned(), value.clone()),
-                    None => match ty
-                        .field(key)
-                        .and_then(|f| f.default)
-                        .and_then(|d| serde_json::from_str(d).ok())
-                    {
+                    None => match ty.field(key).and_then(|f| f.default).and_then(|d| serde_json::from_str(d).ok()) {
                         Some(value) => found.insert((*key).to_owned(), value),
                         // A key that may be left out is the empty string.
-                        None if ty.field(key).is_some_and(|f| f.blank_default) => {
-                            found.insert((*key).to_owned(), "".into())
-                        }
+                        None if ty.field(key).is_some_and(|f| f.blank_default) => found.insert((*key).to_owned(), "".into()),
                         None => None,
                     },
                 };
@@ -167,18 +136,10 @@ fn item_key(kind: Kind<'_>, item: &Value) -> Option<String> {
             Some(format!("k:{}", escaped(&Value::Object(found))))
         }
         Kind::Items(schema) => {
-            let keys = schema
-                .get("x-kubernetes-list-map-keys")
-                .and_then(Value::as_array)?;
+            let keys = schema.get("x-kubernetes-list-map-keys").and_then(Value::as_array)?;
             let mut found = Map::new();
             for key in keys.iter().filter_map(Value::as_str) {
-                let given = || {
-                    schema
-                        .get("items")?
-                        .get("properties")?
-                        .get(key)?
-                        .get("default")
-                };
+                let given = || schema.get("items")?.get("properties")?.get(key)?.get("default");
                 if let Some(value) = item.get(key).filter(|v| !v.is_null()).or_else(given) {
                     found.insert(key.to_owned(), value.clone());
                 }
@@ -191,11 +152,7 @@ fn item_key(kind: Kind<'_>, item: &Value) -> Option<String> {
 
 /// JSON as Go writes it: safe inside HTML.
 fn escaped(value: &Value) -> String {
-    value
-        .to_string()
-        .replace('<', "\\u003c")
-        .replace('>', "\\u003e")
-        .replace('&', "\\u0026")
+    value.to_string().replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
 }
 
 fn element_kind(kind: Kind<'_>) -> Kind<'_> {
@@ -210,10 +167,7 @@ fn element_kind(kind: Kind<'_>) -> Kind<'_> {
 pub(super) fn atomics(value: &Value, kind: Kind<'_>, path: &str, out: &mut Vec<String>) {
     match (kind.of(value), value) {
         (Kind::Leaf, Value::Object(_) | Value::Array(_)) => out.push(path.to_owned()),
-        (
-            Kind::Struct(_) | Kind::Map(_) | Kind::Open | Kind::Object(_) | Kind::Root(_),
-            Value::Object(map),
-        ) => {
+        (Kind::Struct(_) | Kind::Map(_) | Kind::Open | Kind::Object(_) | Kind::Root(_), Value::Object(map)) => {
             for (key, member) in map {
                 if let Some(inner) = kind.member(key) {
                     atomics(member, inner, &format!("{path}.{key}"), out);
@@ -247,17 +201,9 @@ fn shown(path: &[String]) -> String {
     set.paths().pop().unwrap_or_default()
 }
 
-fn collect(
-    value: &Value,
-    kind: Kind<'_>,
-    path: &mut Vec<String>,
-    set: &mut Set,
-) -> Result<(), String> {
+fn collect(value: &Value, kind: Kind<'_>, path: &mut Vec<String>, set: &mut Set) -> Result<(), String> {
     match (kind.of(value), value) {
-        (
-            Kind::Struct(_) | Kind::Map(_) | Kind::Open | Kind::Object(_) | Kind::Root(_),
-            Value::Object(map),
-        ) => {
+        (Kind::Struct(_) | Kind::Map(_) | Kind::Open | Kind::Object(_) | Kind::Root(_), Value::Object(map)) => {
             for (key, member) in map {
                 path.push(format!("f:{key}"));
                 let Some(inner) = kind.member(key) else {
@@ -265,8 +211,7 @@ fn collect(
                 };
                 collect(member, inner, path, set)?;
                 let empty = member.is_null() || member.as_object().is_some_and(Map::is_empty);
-                if empty || !matches!(kind, Kind::Struct(_) | Kind::Root(_)) && !declared(kind, key)
-                {
+                if empty || !matches!(kind, Kind::Struct(_) | Kind::Root(_)) && !declared(kind, key) {
                     set.insert(path);
                 }
                 path.pop();
@@ -276,11 +221,7 @@ fn collect(
         (Kind::SetOf | Kind::Keyed(..) | Kind::Items(_), Value::Array(items)) => {
             for (i, item) in items.iter().enumerate() {
                 let Some(key) = item_key(kind, item) else {
-                    return Err(format!(
-                        "{}: element {i}: associative list with keys has an element that omits all key fields {} (and doesn't have default values for any key fields)",
-                        shown(path),
-                        missing(kind)
-                    ));
+                    return Err(format!("{}: element {i}: associative list with keys has an element that omits all key fields {} (and doesn't have default values for any key fields)", shown(path), missing(kind)));
                 };
                 path.push(key);
                 collect(item, element_kind(kind), path, set)?;
@@ -294,9 +235,7 @@ fn collect(
             Ok(())
         }
         (_, Value::Null) => Ok(()),
-        (Kind::Struct(_) | Kind::Map(_) | Kind::Open | Kind::Object(_) | Kind::Root(_), other) => {
-            Err(format!("{}: expected map, got &{{{other}}}", shown(path)))
-        }
+        (Kind::Struct(_) | Kind::Map(_) | Kind::Open | Kind::Object(_) | Kind::Root(_), other) => Err(format!("{}: expected map, got &{{{other}}}", shown(path))),
         (_, other) => Err(format!("{}: expected list, got &{{{other}}}", shown(path))),
     }
 }
@@ -304,10 +243,7 @@ fn collect(
 fn missing(kind: Kind<'_>) -> String {
     match kind {
         Kind::Keyed(_, keys) => format!("{keys:?}"),
-        Kind::Items(schema) => schema
-            .get("x-kubernetes-list-map-keys")
-            .map(ToString::to_string)
-            .unwrap_or_default(),
+        Kind::Items(schema) => schema.get("x-kubernetes-list-map-keys").map(ToString::to_string).unwrap_or_default(),
         _ => String::new(),
     }
 }
@@ -336,20 +272,10 @@ fn leaf(old: Option<&Value>, new: Option<&Value>, path: &[String], changes: &mut
 }
 
 fn blank(value: Option<&Value>) -> bool {
-    value.is_none_or(|v| {
-        v.is_null()
-            || v.as_object().is_some_and(Map::is_empty)
-            || v.as_array().is_some_and(Vec::is_empty)
-    })
+    value.is_none_or(|v| v.is_null() || v.as_object().is_some_and(Map::is_empty) || v.as_array().is_some_and(Vec::is_empty))
 }
 
-fn differ(
-    old: Option<&Value>,
-    new: Option<&Value>,
-    kind: Kind<'_>,
-    path: &mut Vec<String>,
-    changes: &mut Changes,
-) {
+fn differ(old: Option<&Value>, new: Option<&Value>, kind: Kind<'_>, path: &mut Vec<String>, changes: &mut Changes) {
     if old.is_none() && new.is_none() {
         return;
     }
@@ -363,19 +289,10 @@ fn differ(
                 return leaf(old, new, path, changes);
             }
             let none = Map::new();
-            let (a, b) = (
-                old.and_then(Value::as_object).unwrap_or(&none),
-                new.and_then(Value::as_object).unwrap_or(&none),
-            );
+            let (a, b) = (old.and_then(Value::as_object).unwrap_or(&none), new.and_then(Value::as_object).unwrap_or(&none));
             for key in a.keys().chain(b.keys().filter(|k| !a.contains_key(*k))) {
                 path.push(format!("f:{key}"));
-                differ(
-                    a.get(key),
-                    b.get(key),
-                    form.member(key).unwrap_or(Kind::Leaf),
-                    path,
-                    changes,
-                );
+                differ(a.get(key), b.get(key), form.member(key).unwrap_or(Kind::Leaf), path, changes);
                 path.pop();
             }
         }
@@ -393,21 +310,10 @@ fn differ(
                 out
             };
             let (a, b) = (list(old), list(new));
-            let find = |l: &[(String, Value)], key: &str| {
-                l.iter().find(|(k, _)| k == key).map(|(_, v)| v.clone())
-            };
-            for (key, _) in a
-                .iter()
-                .chain(b.iter().filter(|(k, _)| !a.iter().any(|(o, _)| o == k)))
-            {
+            let find = |l: &[(String, Value)], key: &str| l.iter().find(|(k, _)| k == key).map(|(_, v)| v.clone());
+            for (key, _) in a.iter().chain(b.iter().filter(|(k, _)| !a.iter().any(|(o, _)| o == k))) {
                 path.push(key.clone());
-                differ(
-                    find(&a, key).as_ref(),
-                    find(&b, key).as_ref(),
-                    element_kind(form),
-                    path,
-                    changes,
-                );
+                differ(find(&a, key).as_ref(), find(&b, key).as_ref(), element_kind(form), path, changes);
                 path.pop();
             }
         }
@@ -428,11 +334,7 @@ fn kind_differs(old: Option<&Value>, new: Option<&Value>, is: fn(&Value) -> bool
 /// Lays a configuration over an object.
 pub(super) fn merge(live: &Value, config: &Value, kind: Kind<'_>) -> Value {
     match (kind.of(config), live, config) {
-        (
-            form @ (Kind::Struct(_) | Kind::Map(_) | Kind::Open | Kind::Object(_) | Kind::Root(_)),
-            Value::Object(a),
-            Value::Object(b),
-        ) => {
+        (form @ (Kind::Struct(_) | Kind::Map(_) | Kind::Open | Kind::Object(_) | Kind::Root(_)), Value::Object(a), Value::Object(b)) => {
             let mut out = a.clone();
             for (key, value) in b {
                 let inner = form.member(key).unwrap_or(Kind::Leaf);
@@ -444,23 +346,14 @@ pub(super) fn merge(live: &Value, config: &Value, kind: Kind<'_>) -> Value {
             }
             Value::Object(out)
         }
-        (
-            form @ (Kind::SetOf | Kind::Keyed(..) | Kind::Items(_)),
-            Value::Array(a),
-            Value::Array(b),
-        ) => {
+        (form @ (Kind::SetOf | Kind::Keyed(..) | Kind::Items(_)), Value::Array(a), Value::Array(b)) => {
             let keys = |l: &[Value]| l.iter().map(|i| item_key(form, i)).collect::<Vec<_>>();
             let (left, right) = (keys(a), keys(b));
             let mut out = Vec::with_capacity(a.len() + b.len());
             let mut next = 0;
             let take = |out: &mut Vec<Value>, r: usize| {
-                let current = left
-                    .iter()
-                    .position(|k| *k == right[r] && k.is_some())
-                    .map(|l| &a[l]);
-                out.push(
-                    current.map_or_else(|| b[r].clone(), |c| merge(c, &b[r], element_kind(form))),
-                );
+                let current = left.iter().position(|k| *k == right[r] && k.is_some()).map(|l| &a[l]);
+                out.push(current.map_or_else(|| b[r].clone(), |c| merge(c, &b[r], element_kind(form))));
             };
             for (l, key) in left.iter().enumerate() {
                 match right.iter().position(|r| r == key && key.is_some()) {
@@ -496,40 +389,23 @@ pub(super) fn prune(value: &mut Value, last: &Set, owned: &Set, kind: Kind<'_>) 
 fn prune_members(value: &mut Value, last: &Set, owned: &Set, kind: Kind<'_>) {
     let none = Set::default();
     match (kind.of(value), value) {
-        (
-            form @ (Kind::Struct(_) | Kind::Map(_) | Kind::Open | Kind::Object(_) | Kind::Root(_)),
-            Value::Object(map),
-        ) => {
+        (form @ (Kind::Struct(_) | Kind::Map(_) | Kind::Open | Kind::Object(_) | Kind::Root(_)), Value::Object(map)) => {
             for key in last.keys() {
-                let Some(name) = key.strip_prefix("f:") else {
-                    continue;
-                };
+                let Some(name) = key.strip_prefix("f:") else { continue };
                 if !owned.has(key) {
                     map.remove(name);
                 } else if let Some(inner) = map.get_mut(name) {
-                    prune(
-                        inner,
-                        last.child(key).unwrap_or(&none),
-                        owned.child(key).unwrap_or(&none),
-                        form.member(name).unwrap_or(Kind::Leaf),
-                    );
+                    prune(inner, last.child(key).unwrap_or(&none), owned.child(key).unwrap_or(&none), form.member(name).unwrap_or(Kind::Leaf));
                 }
             }
         }
         (form @ (Kind::SetOf | Kind::Keyed(..) | Kind::Items(_)), Value::Array(items)) => {
             items.retain_mut(|item| {
-                let Some(key) = item_key(form, item).filter(|k| last.has(k)) else {
-                    return true;
-                };
+                let Some(key) = item_key(form, item).filter(|k| last.has(k)) else { return true };
                 if !owned.has(&key) && last.is_member(&key) {
                     return false;
                 }
-                prune(
-                    item,
-                    last.child(&key).unwrap_or(&none),
-                    owned.child(&key).unwrap_or(&none),
-                    element_kind(form),
-                );
+                prune(item, last.child(&key).unwrap_or(&none), owned.child(&key).unwrap_or(&none), element_kind(form));
                 true
             });
         }

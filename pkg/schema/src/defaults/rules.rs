@@ -21,12 +21,7 @@ fn child<'o>(object: &'o mut Object, key: &str) -> Option<&'o mut Object> {
 }
 
 fn items<'o>(object: &'o mut Object, key: &str) -> impl Iterator<Item = &'o mut Object> {
-    object
-        .get_mut(key)
-        .and_then(Value::as_array_mut)
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_object_mut)
+    object.get_mut(key).and_then(Value::as_array_mut).into_iter().flatten().filter_map(Value::as_object_mut)
 }
 
 /// The structs that [`of_struct`] knows.
@@ -63,9 +58,7 @@ pub(super) fn of_root(ty: &'static Type, object: &mut Object) {
             }
         }
         "io.k8s.api.batch.v1.Job" => job(object),
-        "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinition" => {
-            crd(object)
-        }
+        "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinition" => crd(object),
         _ => {}
     }
 }
@@ -73,14 +66,8 @@ pub(super) fn of_root(ty: &'static Type, object: &mut Object) {
 /// Rules of a kind that need the structs' own defaults.
 pub(super) fn of_root_late(ty: &'static Type, object: &mut Object) {
     if ty.name == "io.k8s.api.core.v1.Service" {
-        let balanced = object
-            .get("spec")
-            .and_then(|s| s.get("type"))
-            .is_some_and(|t| t == "LoadBalancer");
-        if let Some(balancer) = child(object, "status")
-            .and_then(|s| child(s, "loadBalancer"))
-            .filter(|_| balanced)
-        {
+        let balanced = object.get("spec").and_then(|s| s.get("type")).is_some_and(|t| t == "LoadBalancer");
+        if let Some(balancer) = child(object, "status").and_then(|s| child(s, "loadBalancer")).filter(|_| balanced) {
             for ingress in items(balancer, "ingress") {
                 if !text(ingress, "ip").is_empty() {
                     set(ingress, "ipMode", || "VIP".into());
@@ -92,9 +79,7 @@ pub(super) fn of_root_late(ty: &'static Type, object: &mut Object) {
 
 /// Rules of a struct wherever it stands.
 pub(super) fn of_struct(ty: &'static Type, object: &mut Object) {
-    let Some(name) = ty.name.strip_prefix("io.k8s.api.") else {
-        return;
-    };
+    let Some(name) = ty.name.strip_prefix("io.k8s.api.") else { return };
     match name {
         "core.v1.Container" | "core.v1.EphemeralContainer" => {
             let policy = pull_policy(text(object, "image"));
@@ -115,10 +100,7 @@ pub(super) fn of_struct(ty: &'static Type, object: &mut Object) {
             }
         }
         "core.v1.LimitRangeItem" if text(object, "type") == "Container" => limits(object),
-        "rbac.v1.Subject"
-            if text(object, "apiGroup").is_empty()
-                && matches!(text(object, "kind"), "User" | "Group") =>
-        {
+        "rbac.v1.Subject" if text(object, "apiGroup").is_empty() && matches!(text(object, "kind"), "User" | "Group") => {
             object.insert("apiGroup".into(), "rbac.authorization.k8s.io".into());
         }
         "core.v1.PodStatus" => pod_status(object),
@@ -127,42 +109,15 @@ pub(super) fn of_struct(ty: &'static Type, object: &mut Object) {
                 set(object, "allocatable", || capacity);
             }
         }
-        "apps.v1.DeploymentStrategy" => rolling(
-            object,
-            &[("maxUnavailable", json!("25%")), ("maxSurge", json!("25%"))],
-        ),
-        "apps.v1.DaemonSetUpdateStrategy" => rolling(
-            object,
-            &[("maxUnavailable", json!(1)), ("maxSurge", json!(0))],
-        ),
+        "apps.v1.DeploymentStrategy" => rolling(object, &[("maxUnavailable", json!("25%")), ("maxSurge", json!("25%"))]),
+        "apps.v1.DaemonSetUpdateStrategy" => rolling(object, &[("maxUnavailable", json!(1)), ("maxSurge", json!(0))]),
         // An explicit type without parameters stays without.
-        "apps.v1.StatefulSetUpdateStrategy"
-            if text(object, "type").is_empty() || object.contains_key("rollingUpdate") =>
-        {
-            rolling(
-                object,
-                &[("partition", json!(0)), ("maxUnavailable", json!(1))],
-            )
-        }
+        "apps.v1.StatefulSetUpdateStrategy" if text(object, "type").is_empty() || object.contains_key("rollingUpdate") => rolling(object, &[("partition", json!(0)), ("maxUnavailable", json!(1))]),
         "autoscaling.v2.HorizontalPodAutoscalerBehavior" => behavior(object),
         "networking.v1.NetworkPolicySpec" => {
-            let egress = object
-                .get("egress")
-                .and_then(Value::as_array)
-                .is_some_and(|e| !e.is_empty());
-            if object
-                .get("policyTypes")
-                .and_then(Value::as_array)
-                .is_none_or(Vec::is_empty)
-            {
-                object.insert(
-                    "policyTypes".into(),
-                    if egress {
-                        json!(["Ingress", "Egress"])
-                    } else {
-                        json!(["Ingress"])
-                    },
-                );
+            let egress = object.get("egress").and_then(Value::as_array).is_some_and(|e| !e.is_empty());
+            if object.get("policyTypes").and_then(Value::as_array).is_none_or(Vec::is_empty) {
+                object.insert("policyTypes".into(), if egress { json!(["Ingress", "Egress"]) } else { json!(["Ingress"]) });
             }
         }
         "resource.v1.ExactDeviceRequest" | "resource.v1.DeviceSubRequest" => {
@@ -177,12 +132,7 @@ pub(super) fn of_struct(ty: &'static Type, object: &mut Object) {
 
 /// A container's limits: what is not given follows from what is.
 fn limits(item: &mut Object) {
-    let get = |item: &Object, key: &str| {
-        item.get(key)
-            .and_then(Value::as_object)
-            .cloned()
-            .unwrap_or_default()
-    };
+    let get = |item: &Object, key: &str| item.get(key).and_then(Value::as_object).cloned().unwrap_or_default();
     let (most, least) = (get(item, "max"), get(item, "min"));
     let (mut limit, mut request) = (get(item, "default"), get(item, "defaultRequest"));
     for (k, v) in most {
@@ -216,29 +166,17 @@ fn behavior(behavior: &mut Object) {
     if let Some(up) = child(behavior, "scaleUp") {
         set(up, "stabilizationWindowSeconds", || 0.into());
         set(up, "selectPolicy", || "Max".into());
-        set(
-            up,
-            "policies",
-            || json!([{"type": "Pods", "value": 4, "periodSeconds": 15}, {"type": "Percent", "value": 100, "periodSeconds": 15}]),
-        );
+        set(up, "policies", || json!([{"type": "Pods", "value": 4, "periodSeconds": 15}, {"type": "Percent", "value": 100, "periodSeconds": 15}]));
     }
     if let Some(down) = child(behavior, "scaleDown") {
         set(down, "selectPolicy", || "Max".into());
-        set(
-            down,
-            "policies",
-            || json!([{"type": "Percent", "value": 100, "periodSeconds": 15}]),
-        );
+        set(down, "policies", || json!([{"type": "Percent", "value": 100, "periodSeconds": 15}]));
     }
 }
 
 /// `Always` for an image without a tag or with the tag `latest`.
 pub(crate) fn pull_policy(image: &str) -> &'static str {
-    if image_tag(image) == Some("latest") {
-        "Always"
-    } else {
-        "IfNotPresent"
-    }
+    if image_tag(image) == Some("latest") { "Always" } else { "IfNotPresent" }
 }
 
 /// The tag of an image reference, `latest` when it names neither tag nor digest; `None` for a
@@ -258,23 +196,13 @@ fn image_tag(image: &str) -> Option<&str> {
     let mut first = true;
     while let Some(segment) = segments.next() {
         let host = first && segments.peek().is_some();
-        let ok = if host {
-            segment.bytes().all(host_ok)
-        } else {
-            path_part(segment)
-        };
+        let ok = if host { segment.bytes().all(host_ok) } else { path_part(segment) };
         if segment.is_empty() || !ok {
             return None;
         }
         first = false;
     }
-    let tag_ok = |t: &str| {
-        !t.is_empty()
-            && t.len() <= 128
-            && t.bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b))
-            && !t.starts_with(['.', '-'])
-    };
+    let tag_ok = |t: &str| !t.is_empty() && t.len() <= 128 && t.bytes().all(|b| b.is_ascii_alphanumeric() || b"_.-".contains(&b)) && !t.starts_with(['.', '-']);
     match (tag, digest) {
         (Some(tag), _) if !tag_ok(tag) => None,
         (_, Some(digest)) if !digest.contains(':') => None,
@@ -287,27 +215,17 @@ fn image_tag(image: &str) -> Option<&str> {
 fn path_part(segment: &str) -> bool {
     let b = segment.as_bytes();
     !b.is_empty()
-        && b.iter()
-            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || b"._-".contains(c))
+        && b.iter().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || b"._-".contains(c))
         && b[0].is_ascii_alphanumeric()
         && b[b.len() - 1].is_ascii_alphanumeric()
 }
 
 fn pod(pod: &mut Object) {
-    let Some(spec) = child(pod, "spec") else {
-        return;
-    };
-    if spec
-        .get("terminationGracePeriodSeconds")
-        .and_then(Value::as_i64)
-        .is_some_and(|s| s < 0)
-    {
+    let Some(spec) = child(pod, "spec") else { return };
+    if spec.get("terminationGracePeriodSeconds").and_then(Value::as_i64).is_some_and(|s| s < 0) {
         spec.insert("terminationGracePeriodSeconds".into(), 1.into());
     }
-    let host_network = spec
-        .get("hostNetwork")
-        .and_then(Value::as_bool)
-        .unwrap_or(false);
+    let host_network = spec.get("hostNetwork").and_then(Value::as_bool).unwrap_or(false);
     for list in ["containers", "initContainers"] {
         for container in items(spec, list) {
             if let Some(resources) = child(container, "resources")
@@ -322,11 +240,7 @@ fn pod(pod: &mut Object) {
             }
             if host_network {
                 for port in items(container, "ports") {
-                    if let Some(number) = port
-                        .get("containerPort")
-                        .filter(|n| n.as_i64() != Some(0))
-                        .cloned()
-                    {
+                    if let Some(number) = port.get("containerPort").filter(|n| n.as_i64() != Some(0)).cloned() {
                         set(port, "hostPort", || number);
                     }
                 }
@@ -338,12 +252,7 @@ fn pod(pod: &mut Object) {
 
 fn pod_status(status: &mut Object) {
     let ip = text(status, "podIP").to_owned();
-    let first = status.get("podIPs").and_then(|l| l.get(0)).map(|i| {
-        i.get("ip")
-            .and_then(Value::as_str)
-            .unwrap_or_default()
-            .to_owned()
-    });
+    let first = status.get("podIPs").and_then(|l| l.get(0)).map(|i| i.get("ip").and_then(Value::as_str).unwrap_or_default().to_owned());
     match first {
         Some(first) if ip.is_empty() => {
             if !first.is_empty() {
@@ -361,24 +270,17 @@ fn pod_status(status: &mut Object) {
 /// `stringData` is write-only: it becomes `data`.
 fn secret(secret: &mut Object) {
     use base64::{Engine, engine::general_purpose::STANDARD};
-    let Some(Value::Object(given)) = secret.remove("stringData") else {
-        return;
-    };
+    let Some(Value::Object(given)) = secret.remove("stringData") else { return };
     set(secret, "data", || json!({}));
     if let Some(data) = child(secret, "data") {
         for (key, value) in given {
-            data.insert(
-                key,
-                STANDARD.encode(value.as_str().unwrap_or_default()).into(),
-            );
+            data.insert(key, STANDARD.encode(value.as_str().unwrap_or_default()).into());
         }
     }
 }
 
 fn namespace(namespace: &mut Object) {
-    let Some(meta) = child(namespace, "metadata") else {
-        return;
-    };
+    let Some(meta) = child(namespace, "metadata") else { return };
     let name = text(meta, "name").to_owned();
     if name.is_empty() {
         return;
@@ -390,22 +292,15 @@ fn namespace(namespace: &mut Object) {
 }
 
 fn service(service: &mut Object) {
-    let Some(spec) = child(service, "spec") else {
-        return;
-    };
+    let Some(spec) = child(service, "spec") else { return };
     match text(spec, "sessionAffinity") {
         "" | "None" => {
             spec.remove("sessionAffinityConfig");
         }
         "ClientIP" => {
-            let timeout = spec
-                .get("sessionAffinityConfig")
-                .and_then(|c| c.pointer("/clientIP/timeoutSeconds"));
+            let timeout = spec.get("sessionAffinityConfig").and_then(|c| c.pointer("/clientIP/timeoutSeconds"));
             if timeout.is_none() {
-                spec.insert(
-                    "sessionAffinityConfig".into(),
-                    json!({"clientIP": {"timeoutSeconds": 10800}}),
-                );
+                spec.insert("sessionAffinityConfig".into(), json!({"clientIP": {"timeoutSeconds": 10800}}));
             }
         }
         _ => {}
@@ -415,18 +310,12 @@ fn service(service: &mut Object) {
         kind => kind.to_owned(),
     };
     for port in items(spec, "ports") {
-        if port
-            .get("targetPort")
-            .is_none_or(|t| *t == json!(0) || *t == json!(""))
-        {
+        if port.get("targetPort").is_none_or(|t| *t == json!(0) || *t == json!("")) {
             let number = port.get("port").cloned().unwrap_or(json!(0));
             port.insert("targetPort".into(), number);
         }
     }
-    let external_ips = spec
-        .get("externalIPs")
-        .and_then(Value::as_array)
-        .is_some_and(|l| !l.is_empty());
+    let external_ips = spec.get("externalIPs").and_then(Value::as_array).is_some_and(|l| !l.is_empty());
     if kind == "NodePort" || kind == "LoadBalancer" || (kind == "ClusterIP" && external_ips) {
         set(spec, "externalTrafficPolicy", || "Cluster".into());
     }
@@ -439,10 +328,7 @@ fn service(service: &mut Object) {
 }
 
 fn template_labels(object: &Object) -> Option<Value> {
-    object
-        .get("spec")?
-        .pointer("/template/metadata/labels")
-        .cloned()
+    object.get("spec")?.pointer("/template/metadata/labels").cloned()
 }
 
 fn copy_labels(object: &mut Object, labels: &Value) {
@@ -464,34 +350,22 @@ fn job(job: &mut Object) {
     if let Some(labels) = template_labels(job) {
         copy_labels(job, &labels);
     }
-    let Some(spec) = child(job, "spec") else {
-        return;
-    };
+    let Some(spec) = child(job, "spec") else { return };
     if !spec.contains_key("parallelism") {
         set(spec, "completions", || 1.into());
     }
     set(spec, "parallelism", || 1.into());
     let per_index = spec.contains_key("backoffLimitPerIndex");
-    set(spec, "backoffLimit", || {
-        if per_index { i32::MAX.into() } else { 6.into() }
-    });
+    set(spec, "backoffLimit", || if per_index { i32::MAX.into() } else { 6.into() });
     set(spec, "completionMode", || "NonIndexed".into());
     set(spec, "suspend", || false.into());
     set(spec, "manualSelector", || false.into());
     let failure_policy = spec.contains_key("podFailurePolicy");
-    set(spec, "podReplacementPolicy", || {
-        if failure_policy {
-            "Failed".into()
-        } else {
-            "TerminatingOrFailed".into()
-        }
-    });
+    set(spec, "podReplacementPolicy", || if failure_policy { "Failed".into() } else { "TerminatingOrFailed".into() });
 }
 
 fn crd(crd: &mut Object) {
-    let Some(spec) = child(crd, "spec") else {
-        return;
-    };
+    let Some(spec) = child(crd, "spec") else { return };
     if let Some(names) = child(spec, "names") {
         let kind = text(names, "kind").to_owned();
         if !kind.is_empty() {
@@ -503,14 +377,9 @@ fn crd(crd: &mut Object) {
             }
         }
     }
-    let stored = items(spec, "versions")
-        .find(|v| v.get("storage") == Some(&Value::Bool(true)))
-        .map(|v| text(v, "name").to_owned());
+    let stored = items(spec, "versions").find(|v| v.get("storage") == Some(&Value::Bool(true))).map(|v| text(v, "name").to_owned());
     if let (Some(stored), Some(status)) = (stored, child(crd, "status"))
-        && status
-            .get("storedVersions")
-            .and_then(Value::as_array)
-            .is_none_or(Vec::is_empty)
+        && status.get("storedVersions").and_then(Value::as_array).is_none_or(Vec::is_empty)
     {
         status.insert("storedVersions".into(), json!([stored]));
     }

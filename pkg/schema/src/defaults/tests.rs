@@ -9,9 +9,7 @@ use crate::{
 fn defaults_are_upstreams() {
     let (mut failures, mut checked) = (BTreeMap::new(), 0);
     for row in golden() {
-        let Some(mut want) = row.defaulted else {
-            continue;
-        };
+        let Some(mut want) = row.defaulted else { continue };
         let ty = types().kind(&row.group, &row.version, &row.kind).unwrap();
         let mut got = row.object.clone();
         super::apply(&mut got, ty);
@@ -45,16 +43,7 @@ fn forget(value: &mut serde_json::Value, key: &str) {
 
 #[test]
 fn image_tags() {
-    for (image, want) in [
-        ("a", "Always"),
-        ("a:latest", "Always"),
-        ("a:1", "IfNotPresent"),
-        ("r:5000/a", "Always"),
-        ("r:5000/a:1", "IfNotPresent"),
-        ("a@sha256:0", "IfNotPresent"),
-        ("", "IfNotPresent"),
-        ("A B", "IfNotPresent"),
-    ] {
+    for (image, want) in [("a", "Always"), ("a:latest", "Always"), ("a:1", "IfNotPresent"), ("r:5000/a", "Always"), ("r:5000/a:1", "IfNotPresent"), ("a@sha256:0", "IfNotPresent"), ("", "IfNotPresent"), ("A B", "IfNotPresent")] {
         assert_eq!(super::rules::pull_policy(image), want, "{image}");
     }
 }

@@ -26,10 +26,7 @@ impl Descriptions {
         collect(&mut generator);
         let definitions = generator.take_definitions(false);
         let entries = definitions.into_iter().map(|(name, mut schema)| {
-            let own = schema["description"]
-                .as_str()
-                .unwrap_or_default()
-                .to_owned();
+            let own = schema["description"].as_str().unwrap_or_default().to_owned();
             let fields = match schema.get_mut("properties").map(Value::take) {
                 Some(Value::Object(fields)) => fields,
                 _ => Map::new(),

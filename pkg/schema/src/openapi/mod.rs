@@ -39,11 +39,7 @@ impl Dialect {
 pub fn etag(kubernetes_version: &str, generation: u64) -> String {
     // FNV-1a over what the documents are made of.
     let mut hash = 0xcbf2_9ce4_8422_2325_u64;
-    let parts = [
-        kubernetes_version.as_bytes(),
-        env!("CARGO_PKG_VERSION").as_bytes(),
-        &generation.to_le_bytes(),
-    ];
+    let parts = [kubernetes_version.as_bytes(), env!("CARGO_PKG_VERSION").as_bytes(), &generation.to_le_bytes()];
     for byte in parts.concat() {
         hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
     }
@@ -64,9 +60,7 @@ pub fn v3_index(catalog: &Catalog, tag: impl Fn(&GroupVersion) -> String) -> Val
 
 /// `/openapi/v3/<path>`: the document of a group and version, `None` if it is not served.
 pub fn v3(catalog: &Catalog, path: &str, kubernetes_version: &str) -> Option<Value> {
-    let gv = group_versions(catalog)
-        .into_iter()
-        .find(|gv| api_path(gv) == path)?;
+    let gv = group_versions(catalog).into_iter().find(|gv| api_path(gv) == path)?;
     let rows = rows(catalog, |r| r.group == gv.group && r.version == gv.version);
     let mut writer = Writer::new(Dialect::V3);
     let paths = paths::of(&rows, &mut writer);
@@ -106,29 +100,17 @@ fn bearer() -> Value {
 }
 
 fn rows(catalog: &Catalog, wanted: impl Fn(&Resource) -> bool) -> Vec<&Resource> {
-    let mut rows: Vec<&Resource> = catalog
-        .resources()
-        .iter()
-        .map(|r| &**r)
-        .filter(|r| wanted(r))
-        .collect();
+    let mut rows: Vec<&Resource> =
+        catalog.resources().iter().map(|r| &**r).filter(|r| wanted(r)).collect();
     rows.sort_by(|a, b| (&a.group, &a.version, &a.plural).cmp(&(&b.group, &b.version, &b.plural)));
     rows
 }
 
 fn group_versions(catalog: &Catalog) -> BTreeSet<GroupVersion> {
-    catalog
-        .resources()
-        .iter()
-        .map(|r| r.group_version())
-        .collect()
+    catalog.resources().iter().map(|r| r.group_version()).collect()
 }
 
 /// `api/v1` or `apis/<group>/<version>`.
 fn api_path(gv: &GroupVersion) -> String {
-    if gv.group.is_empty() {
-        format!("api/{}", gv.version)
-    } else {
-        format!("apis/{gv}")
-    }
+    if gv.group.is_empty() { format!("api/{}", gv.version) } else { format!("apis/{gv}") }
 }

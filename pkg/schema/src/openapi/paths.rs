@@ -19,55 +19,29 @@ pub(super) fn of(rows: &[&Resource], writer: &mut Writer) -> Value {
             "" => format!("/api/{}", row.version),
             group => format!("/apis/{group}/{}", row.version),
         };
-        let scope = if row.namespaced {
-            "/namespaces/{namespace}"
-        } else {
-            ""
-        };
+        let scope = if row.namespaced { "/namespaces/{namespace}" } else { "" };
         let collection = format!("{base}{scope}/{}", row.plural);
-        let mut page = Page {
-            row,
-            writer,
-            items: Map::new(),
-        };
+        let mut page = Page { row, writer, items: Map::new() };
         page.collection();
         paths.insert(collection.clone(), page.finish(row.namespaced, false));
         if row.namespaced && row.allows("list") {
-            let mut page = Page {
-                row,
-                writer,
-                items: Map::new(),
-            };
+            let mut page = Page { row, writer, items: Map::new() };
             page.everywhere();
             paths.insert(format!("{base}/{}", row.plural), page.finish(false, false));
         }
-        let mut page = Page {
-            row,
-            writer,
-            items: Map::new(),
-        };
+        let mut page = Page { row, writer, items: Map::new() };
         page.item();
         if !page.items.is_empty() {
-            paths.insert(
-                format!("{collection}/{{name}}"),
-                page.finish(row.namespaced, true),
-            );
+            paths.insert(format!("{collection}/{{name}}"), page.finish(row.namespaced, true));
         }
         for sub in &row.subresources {
-            let mut page = Page {
-                row,
-                writer,
-                items: Map::new(),
-            };
+            let mut page = Page { row, writer, items: Map::new() };
             page.subresource(sub);
             let path = format!("{collection}/{{name}}/{}", sub.name);
             paths.insert(path, page.finish(row.namespaced, true));
         }
     }
-    paths.retain(|_, page| {
-        page.as_object()
-            .is_some_and(|p| p.keys().any(|k| k != "parameters"))
-    });
+    paths.retain(|_, page| page.as_object().is_some_and(|p| p.keys().any(|k| k != "parameters")));
     Value::Object(paths)
 }
 
@@ -105,16 +79,8 @@ impl Page<'_> {
                 .map(title)
                 .collect(),
         };
-        let scope = if self.row.namespaced {
-            "Namespaced"
-        } else {
-            ""
-        };
-        format!(
-            "{verb}{group}{}{scope}{}{tail}",
-            title(&self.row.version),
-            self.row.kind
-        )
+        let scope = if self.row.namespaced { "Namespaced" } else { "" };
+        format!("{verb}{group}{}{scope}{}{tail}", title(&self.row.version), self.row.kind)
     }
 
     fn collection(&mut self) {
@@ -123,31 +89,13 @@ impl Page<'_> {
             let answer = self.writer.list(row);
             let (id, kind) = (self.id("list", ""), self.own());
             let query = self.parameters(LIST);
-            self.add(Operation {
-                method: "get",
-                action: "list",
-                id,
-                kind,
-                query,
-                body: None,
-                answer,
-                created: false,
-            });
+            self.add(Operation { method: "get", action: "list", id, kind, query, body: None, answer, created: false });
         }
         if row.allows("create") {
             let object = self.writer.object(row);
             let (id, kind) = (self.id("create", ""), self.own());
             let query = self.parameters(WRITE);
-            self.add(Operation {
-                method: "post",
-                action: "post",
-                id,
-                kind,
-                query,
-                body: Some(object.clone()),
-                answer: object,
-                created: true,
-            });
+            self.add(Operation { method: "post", action: "post", id, kind, query, body: Some(object.clone()), answer: object, created: true });
         }
         if row.allows("deletecollection") {
             let body = self.writer.meta("DeleteOptions");
@@ -155,36 +103,16 @@ impl Page<'_> {
             let (id, kind) = (self.id("deleteCollection", ""), self.own());
             let mut query = self.parameters(LIST);
             query.extend(self.parameters(DELETE));
-            self.add(Operation {
-                method: "delete",
-                action: "deletecollection",
-                id,
-                kind,
-                query,
-                body: Some(body),
-                answer,
-                created: false,
-            });
+            self.add(Operation { method: "delete", action: "deletecollection", id, kind, query, body: Some(body), answer, created: false });
         }
     }
 
     fn everywhere(&mut self) {
         let answer = self.writer.list(self.row);
         let kind = self.own();
-        let id = self
-            .id("list", "ForAllNamespaces")
-            .replacen("Namespaced", "", 1);
+        let id = self.id("list", "ForAllNamespaces").replacen("Namespaced", "", 1);
         let query = self.parameters(LIST);
-        self.add(Operation {
-            method: "get",
-            action: "list",
-            id,
-            kind,
-            query,
-            body: None,
-            answer,
-            created: false,
-        });
+        self.add(Operation { method: "get", action: "list", id, kind, query, body: None, answer, created: false });
     }
 
     fn item(&mut self) {
@@ -209,36 +137,17 @@ impl Page<'_> {
                 }
                 _ => {
                     let body = self.writer.meta("DeleteOptions");
-                    (
-                        Some(body),
-                        self.writer.meta("Status"),
-                        self.parameters(DELETE),
-                    )
+                    (Some(body), self.writer.meta("Status"), self.parameters(DELETE))
                 }
             };
             let (id, kind) = (self.id(word, ""), self.own());
-            self.add(Operation {
-                method,
-                action,
-                id,
-                kind,
-                query,
-                body,
-                answer,
-                created: verb == "update" || verb == "patch",
-            });
+            self.add(Operation { method, action, id, kind, query, body, answer, created: verb == "update" || verb == "patch" });
         }
     }
 
     fn subresource(&mut self, sub: &Subresource) {
-        let gv = sub
-            .group_version
-            .clone()
-            .unwrap_or_else(|| self.row.group_version());
-        let connect = matches!(
-            sub.name.as_ref(),
-            "attach" | "exec" | "portforward" | "proxy"
-        );
+        let gv = sub.group_version.clone().unwrap_or_else(|| self.row.group_version());
+        let connect = matches!(sub.name.as_ref(), "attach" | "exec" | "portforward" | "proxy");
         let object = match types().kind(&gv.group, &gv.version, &sub.kind) {
             Some(ty) if !connect && sub.name != "log" => self.writer.reference(ty.name),
             _ if connect || sub.name == "log" => json!({ "type": "string" }),
@@ -256,7 +165,9 @@ impl Page<'_> {
             };
             let action = if connect { "connect" } else { method };
             let (body, query) = match method {
-                "patch" if !connect => (Some(self.writer.meta("Patch")), self.parameters(PATCH)),
+                "patch" if !connect => {
+                    (Some(self.writer.meta("Patch")), self.parameters(PATCH))
+                }
                 "post" | "put" if !connect => (Some(object.clone()), self.parameters(WRITE)),
                 _ => (None, Vec::new()),
             };
@@ -267,16 +178,7 @@ impl Page<'_> {
             };
             let kind = (gv.clone(), sub.kind.to_string());
             let answer = object.clone();
-            self.add(Operation {
-                method,
-                action,
-                id,
-                kind,
-                query,
-                body,
-                answer,
-                created: method == "post" && !connect,
-            });
+            self.add(Operation { method, action, id, kind, query, body, answer, created: method == "post" && !connect });
         }
     }
 
@@ -297,18 +199,13 @@ impl Page<'_> {
                     let required = op.method != "delete";
                     query.insert(0, json!({ "name": "body", "in": "body", "required": required, "schema": body }));
                 }
-                out["consumes"] = if patch {
-                    json!(PATCHES)
-                } else {
-                    json!(["*/*"])
-                };
+                out["consumes"] = if patch { json!(PATCHES) } else { json!(["*/*"]) };
                 out["produces"] = json!(BODIES);
                 out["schemes"] = json!(["https"]);
                 let good = json!({ "description": "OK", "schema": op.answer });
                 out["responses"] = json!({ "200": good, "401": { "description": "Unauthorized" } });
                 if op.created {
-                    out["responses"]["201"] =
-                        json!({ "description": "Created", "schema": op.answer });
+                    out["responses"]["201"] = json!({ "description": "Created", "schema": op.answer });
                 }
             }
             Dialect::V3 => {
@@ -340,9 +237,7 @@ impl Page<'_> {
     }
 
     fn parameters(&self, list: &[(&str, &str)]) -> Vec<Value> {
-        list.iter()
-            .map(|(name, kind)| parameter(self.writer.dialect, "query", name, kind))
-            .collect()
+        list.iter().map(|(name, kind)| parameter(self.writer.dialect, "query", name, kind)).collect()
     }
 
     fn finish(mut self, namespaced: bool, named: bool) -> Value {
@@ -372,11 +267,8 @@ const LIST: &[(&str, &str)] = &[
     ("timeoutSeconds", "integer"),
     ("watch", "boolean"),
 ];
-const WRITE: &[(&str, &str)] = &[
-    ("dryRun", "string"),
-    ("fieldManager", "string"),
-    ("fieldValidation", "string"),
-];
+const WRITE: &[(&str, &str)] =
+    &[("dryRun", "string"), ("fieldManager", "string"), ("fieldValidation", "string")];
 const PATCH: &[(&str, &str)] = &[
     ("dryRun", "string"),
     ("fieldManager", "string"),
@@ -389,11 +281,8 @@ const DELETE: &[(&str, &str)] = &[
     ("orphanDependents", "boolean"),
     ("propagationPolicy", "string"),
 ];
-const BODIES: &[&str] = &[
-    "application/json",
-    "application/yaml",
-    "application/vnd.kubernetes.protobuf",
-];
+const BODIES: &[&str] =
+    &["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
 const PATCHES: &[&str] = &[
     "application/json-patch+json",
     "application/merge-patch+json",
@@ -427,10 +316,5 @@ fn tag(row: &Resource) -> String {
 
 fn title(word: &str) -> String {
     let mut chars = word.chars();
-    chars
-        .next()
-        .map(|c| c.to_ascii_uppercase())
-        .into_iter()
-        .chain(chars)
-        .collect()
+    chars.next().map(|c| c.to_ascii_uppercase()).into_iter().chain(chars).collect()
 }

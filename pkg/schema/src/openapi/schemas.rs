@@ -129,20 +129,14 @@ impl Writer {
         if ty.atomic {
             schema.insert("x-kubernetes-map-type".into(), "atomic".into());
         }
-        if let Some(unions) = ty
-            .unions
-            .and_then(|u| serde_json::from_str::<Value>(u).ok())
-        {
+        if let Some(unions) = ty.unions.and_then(|u| serde_json::from_str::<Value>(u).ok()) {
             schema.insert("x-kubernetes-unions".into(), unions);
         }
         if let Some(kinds) = self.kinds.get(ty.name) {
-            let list = kinds
-                .iter()
-                .map(|(g, v, k)| json!({ "group": g, "version": v, "kind": k }));
+            let list = kinds.iter().map(|(g, v, k)| json!({ "group": g, "version": v, "kind": k }));
             schema.insert("x-kubernetes-group-version-kind".into(), list.collect());
         }
-        self.schemas
-            .insert(ty.name.to_owned(), Value::Object(schema));
+        self.schemas.insert(ty.name.to_owned(), Value::Object(schema));
     }
 
     /// `apiVersion` or `kind` of an object that has no type of its own, with the words that every
@@ -153,10 +147,7 @@ impl Writer {
         Value::Object(schema)
     }
 
-    #[cfg_attr(
-        not(feature = "descriptions"),
-        allow(unused_variables, clippy::unused_self)
-    )]
+    #[cfg_attr(not(feature = "descriptions"), allow(unused_variables, clippy::unused_self))]
     fn describe(&self, schema: &mut Map<String, Value>, ty: &str, field: Option<&str>) {
         #[cfg(feature = "descriptions")]
         if let Some(text) = self.descriptions.find(ty, field) {
@@ -166,12 +157,8 @@ impl Writer {
 
     fn property(&mut self, ty: &Type, field: &Field) -> Value {
         let mut schema = self.shape(&field.shape);
-        let default = field
-            .default
-            .and_then(|d| serde_json::from_str::<Value>(d).ok());
-        let Some(map) = schema.as_object_mut() else {
-            return schema;
-        };
+        let default = field.default.and_then(|d| serde_json::from_str::<Value>(d).ok());
+        let Some(map) = schema.as_object_mut() else { return schema };
         // Beside a `$ref` version 3 allows nothing, so the reference moves one down.
         if self.dialect == Dialect::V3
             && let Some(reference) = map.remove("$ref")
@@ -209,16 +196,10 @@ impl Writer {
         .filter_map(|(on, word)| on.then_some(word))
         .collect();
         if !strategies.is_empty() {
-            map.insert(
-                "x-kubernetes-patch-strategy".into(),
-                strategies.join(",").into(),
-            );
+            map.insert("x-kubernetes-patch-strategy".into(), strategies.join(",").into());
         }
         if !field.patch_merge_key.is_empty() {
-            map.insert(
-                "x-kubernetes-patch-merge-key".into(),
-                field.patch_merge_key.into(),
-            );
+            map.insert("x-kubernetes-patch-merge-key".into(), field.patch_merge_key.into());
         }
         schema
     }
@@ -292,9 +273,7 @@ impl Writer {
             }),
             "IntOrString" => json!({ "type": "string", "format": "int-or-string" }),
             "RawExtension" | "FieldsV1" | "Patch" => json!({ "type": "object" }),
-            "JSON"
-            | "JSONSchemaPropsOrBool"
-            | "JSONSchemaPropsOrArray"
+            "JSON" | "JSONSchemaPropsOrBool" | "JSONSchemaPropsOrArray"
             | "JSONSchemaPropsOrStringArray" => json!({}),
             _ => return None,
         };
@@ -334,11 +313,7 @@ fn custom(row: &Resource, writer: &mut Writer) -> Value {
         if let Some(properties) = properties.as_object_mut() {
             properties.insert("apiVersion".into(), writer.envelope("apiVersion"));
             properties.insert("kind".into(), writer.envelope("kind"));
-            let mut meta = if writer.dialect == Dialect::V3 {
-                json!({ "allOf": [meta] })
-            } else {
-                meta
-            };
+            let mut meta = if writer.dialect == Dialect::V3 { json!({ "allOf": [meta] }) } else { meta };
             if let Some(meta) = meta.as_object_mut() {
                 writer.describe(meta, "io.k8s.api.core.v1.Pod", Some("metadata"));
             }
@@ -359,9 +334,7 @@ const PRESERVE: &str = "x-kubernetes-preserve-unknown-fields";
 /// Leaves what version 2 can say of a custom resource's schema, and no more than its readers bear:
 /// no alternatives, and nothing about what may be null or anything.
 fn simplify(schema: &mut Value) {
-    let Some(map) = schema.as_object_mut() else {
-        return;
-    };
+    let Some(map) = schema.as_object_mut() else { return };
     for word in ["allOf", "oneOf", "anyOf", "not"] {
         map.remove(word);
     }
@@ -396,13 +369,10 @@ mod tests {
             "list": {"type": "array", "items": {"type": "object", "not": {}, "additionalProperties": {"nullable": false, "type": "string"}}},
         }});
         simplify(&mut schema);
-        assert_eq!(
-            schema,
-            json!({"type": "object", "properties": {
-                "free": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
-                "none": {"description": "d"},
-                "list": {"type": "array", "items": {"type": "object", "additionalProperties": {"type": "string"}}},
-            }})
-        );
+        assert_eq!(schema, json!({"type": "object", "properties": {
+            "free": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
+            "none": {"description": "d"},
+            "list": {"type": "array", "items": {"type": "object", "additionalProperties": {"type": "string"}}},
+        }}));
     }
 }

@@ -9,10 +9,7 @@ fn apps() -> Value {
 #[test]
 fn the_index_names_every_group_and_version() {
     let index = v3_index(Catalog::builtin(), |_| "TAG".into());
-    assert_eq!(
-        index["paths"]["api/v1"]["serverRelativeURL"],
-        "/openapi/v3/api/v1?hash=TAG"
-    );
+    assert_eq!(index["paths"]["api/v1"]["serverRelativeURL"], "/openapi/v3/api/v1?hash=TAG");
     assert!(index["paths"].get("apis/apps/v1").is_some());
     assert!(v3(Catalog::builtin(), "apis/apps/v0", "").is_none());
 }
@@ -41,21 +38,12 @@ fn kinds_and_merge_keys_are_marked() {
 #[test]
 fn patch_takes_field_validation() {
     let document = apps();
-    let patch =
-        &document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"];
+    let patch = &document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"];
     assert_eq!(patch["operationId"], "patchAppsV1NamespacedDeployment");
-    let names: Vec<_> = patch["parameters"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|p| p["name"].clone())
-        .collect();
+    let names: Vec<_> =
+        patch["parameters"].as_array().unwrap().iter().map(|p| p["name"].clone()).collect();
     assert!(names.contains(&json!("fieldValidation")));
-    assert!(
-        patch["requestBody"]["content"]
-            .get("application/apply-patch+yaml")
-            .is_some()
-    );
+    assert!(patch["requestBody"]["content"].get("application/apply-patch+yaml").is_some());
 }
 
 #[test]
@@ -66,20 +54,14 @@ fn no_reference_dangles() {
         .filter_map(|gv| super::v3(Catalog::builtin(), &api_path(gv), "v1.37.2"))
         .collect();
     for document in v3.iter().chain([&v2]) {
-        let schemas = document
-            .pointer("/components/schemas")
-            .or(document.get("definitions"))
-            .unwrap();
+        let schemas = document.pointer("/components/schemas").or(document.get("definitions")).unwrap();
         let mut stack = vec![document];
         while let Some(value) = stack.pop() {
             match value {
                 Value::Object(map) => {
                     if let Some(reference) = map.get("$ref").and_then(Value::as_str) {
                         let name = reference.rsplit('/').next().unwrap();
-                        assert!(
-                            schemas.get(name).is_some_and(|s| !s.is_null()),
-                            "{reference}"
-                        );
+                        assert!(schemas.get(name).is_some_and(|s| !s.is_null()), "{reference}");
                     }
                     stack.extend(map.values());
                 }
@@ -94,23 +76,14 @@ fn no_reference_dangles() {
 #[test]
 fn fields_are_described() {
     let document = apps();
-    let replicas = &document["components"]["schemas"]["io.k8s.api.apps.v1.DeploymentSpec"]["properties"]
-        ["replicas"];
-    assert!(
-        replicas["description"]
-            .as_str()
-            .is_some_and(|d| d.contains("pods"))
-    );
+    let replicas = &document["components"]["schemas"]["io.k8s.api.apps.v1.DeploymentSpec"]["properties"]["replicas"];
+    assert!(replicas["description"].as_str().is_some_and(|d| d.contains("pods")));
 }
 
 #[test]
 fn documents_have_a_protobuf_form() {
     let document = json!({"swagger": "2.0", "definitions": {"A": {"type": "object", "additionalProperties": false}}});
     let schema = b"\xaa\x01\x02\x10\x00\xb2\x01\x08\x0a\x06object";
-    let wanted = [
-        b"\x0a\x032.0\x4a\x17\x0a\x15\x0a\x01A\x12\x10".as_slice(),
-        schema,
-    ]
-    .concat();
+    let wanted = [b"\x0a\x032.0\x4a\x17\x0a\x15\x0a\x01A\x12\x10".as_slice(), schema].concat();
     assert_eq!(protobuf::encode(&document), wanted);
 }

@@ -38,31 +38,11 @@ struct Meta {
 fn lookup(shape: Option<Shape>, key: &str) -> Meta {
     match shape {
         Some(Shape::Struct(id)) => match id.get().field(key) {
-            Some(field) => Meta {
-                shape: Some(field.shape),
-                merge: field.patch_merge,
-                replace: field.patch_replace,
-                key: field.patch_merge_key,
-            },
-            None => Meta {
-                shape: None,
-                merge: false,
-                replace: false,
-                key: "",
-            },
+            Some(field) => Meta { shape: Some(field.shape), merge: field.patch_merge, replace: field.patch_replace, key: field.patch_merge_key },
+            None => Meta { shape: None, merge: false, replace: false, key: "" },
         },
-        Some(Shape::Map(element)) => Meta {
-            shape: Some(*element),
-            merge: false,
-            replace: false,
-            key: "",
-        },
-        _ => Meta {
-            shape: None,
-            merge: false,
-            replace: false,
-            key: "",
-        },
+        Some(Shape::Map(element)) => Meta { shape: Some(*element), merge: false, replace: false, key: "" },
+        _ => Meta { shape: None, merge: false, replace: false, key: "" },
     }
 }
 
@@ -73,11 +53,7 @@ fn element(shape: Option<Shape>) -> Option<Shape> {
     }
 }
 
-fn merge_map(
-    mut original: Object,
-    mut patch: Object,
-    shape: Option<Shape>,
-) -> Result<Object, Error> {
+fn merge_map(mut original: Object, mut patch: Object, shape: Option<Shape>) -> Result<Object, Error> {
     if let Some(directive) = patch.remove(PATCH) {
         return match directive.as_str() {
             Some("replace") => Ok(patch),
@@ -114,11 +90,7 @@ fn merge_map(
                 original.insert(key, Value::Object(merge_map(current, value, meta.shape)?));
             }
             (Value::Array(current), Value::Array(value)) => {
-                let merged = if meta.merge || deletes {
-                    merge_list(current, value, &meta, deletes)?
-                } else {
-                    value
-                };
+                let merged = if meta.merge || deletes { merge_list(current, value, &meta, deletes)? } else { value };
                 original.insert(key, Value::Array(merged));
             }
             (current, _) if deletes => {
@@ -152,35 +124,18 @@ fn drop_nulls(value: &mut Value) {
 fn drop_directives(value: Value) -> Option<Value> {
     match value {
         Value::Object(map) if map.contains_key(PATCH) => None,
-        Value::Object(map) => Some(Value::Object(
-            map.into_iter()
-                .filter_map(|(k, v)| Some((k, drop_directives(v)?)))
-                .collect(),
-        )),
-        Value::Array(items) => Some(Value::Array(
-            items.into_iter().filter_map(drop_directives).collect(),
-        )),
+        Value::Object(map) => Some(Value::Object(map.into_iter().filter_map(|(k, v)| Some((k, drop_directives(v)?))).collect())),
+        Value::Array(items) => Some(Value::Array(items.into_iter().filter_map(drop_directives).collect())),
         other => Some(other),
     }
 }
 
 fn retain_keys(original: &mut Object, patch: &mut Object) -> Result<(), Error> {
-    let Some(directive) = patch.remove(RETAIN) else {
-        return Ok(());
-    };
+    let Some(directive) = patch.remove(RETAIN) else { return Ok(()) };
     let bad = || Error::Malformed("invalid patch format of retainKeys".into());
-    let keep: Vec<&str> = directive
-        .as_array()
-        .ok_or_else(bad)?
-        .iter()
-        .filter_map(Value::as_str)
-        .collect();
+    let keep: Vec<&str> = directive.as_array().ok_or_else(bad)?.iter().filter_map(Value::as_str).collect();
     for (key, value) in patch.iter() {
-        if !value.is_null()
-            && !key.starts_with(DELETE)
-            && !key.starts_with(ORDER)
-            && !keep.contains(&key.as_str())
-        {
+        if !value.is_null() && !key.starts_with(DELETE) && !key.starts_with(ORDER) && !keep.contains(&key.as_str()) {
             return Err(bad());
         }
     }
@@ -189,24 +144,12 @@ fn retain_keys(original: &mut Object, patch: &mut Object) -> Result<(), Error> {
 }
 
 /// Lists whose order the patch gives; they leave the patch.
-fn ordered_lists(
-    original: &mut Object,
-    patch: &mut Object,
-    shape: Option<Shape>,
-) -> Result<(), Error> {
-    let directives: Vec<String> = patch
-        .keys()
-        .filter(|k| k.starts_with(ORDER))
-        .cloned()
-        .collect();
+fn ordered_lists(original: &mut Object, patch: &mut Object, shape: Option<Shape>) -> Result<(), Error> {
+    let directives: Vec<String> = patch.keys().filter(|k| k.starts_with(ORDER)).cloned().collect();
     for directive in directives {
-        let Some(order) = patch.remove(&directive) else {
-            continue;
-        };
+        let Some(order) = patch.remove(&directive) else { continue };
         let Value::Array(order) = order else {
-            return Err(Error::Unprocessable(
-                "setElementOrder must be a list".into(),
-            ));
+            return Err(Error::Unprocessable("setElementOrder must be a list".into()));
         };
         let key = &directive[ORDER.len()..];
         let meta = lookup(shape, key);
@@ -243,14 +186,10 @@ fn ordered_lists(
         };
         let (mut listed, unlisted): (Vec<Value>, Vec<Value>) = {
             let all = std::mem::take(&mut merged);
-            all.into_iter()
-                .partition(|item| position(&order, item, meta.key).is_some())
+            all.into_iter().partition(|item| position(&order, item, meta.key).is_some())
         };
         listed.sort_by_key(|item| position(&order, item, meta.key));
-        original.insert(
-            key.to_owned(),
-            Value::Array(interleave(unlisted, listed, &current, meta.key)),
-        );
+        original.insert(key.to_owned(), Value::Array(interleave(unlisted, listed, &current, meta.key)));
         patch.remove(key);
     }
     Ok(())
@@ -281,42 +220,24 @@ fn check_order(patched: &[Value], order: &[Value], key: &str) -> Result<(), Erro
 }
 
 fn same(a: &Value, b: &Value, key: &str) -> bool {
-    if key.is_empty() {
-        a == b
-    } else {
-        a.get(key).is_some() && a.get(key) == b.get(key)
-    }
+    if key.is_empty() { a == b } else { a.get(key).is_some() && a.get(key) == b.get(key) }
 }
 
 fn position(list: &[Value], item: &Value, key: &str) -> Option<usize> {
     list.iter().position(|other| same(other, item, key))
 }
 
-fn merge_list(
-    original: Vec<Value>,
-    patch: Vec<Value>,
-    meta: &Meta,
-    deletes: bool,
-) -> Result<Vec<Value>, Error> {
+fn merge_list(original: Vec<Value>, patch: Vec<Value>, meta: &Meta, deletes: bool) -> Result<Vec<Value>, Error> {
     if original.is_empty() && patch.is_empty() {
         return Ok(original);
     }
     let maps = original.iter().chain(&patch).all(Value::is_object);
     if !maps {
-        if original
-            .iter()
-            .chain(&patch)
-            .any(|v| v.is_object() || v.is_array())
-        {
-            return Err(Error::Unprocessable(
-                "lists of lists are not supported".into(),
-            ));
+        if original.iter().chain(&patch).any(|v| v.is_object() || v.is_array()) {
+            return Err(Error::Unprocessable("lists of lists are not supported".into()));
         }
         if deletes {
-            return Ok(original
-                .into_iter()
-                .filter(|item| !patch.contains(item))
-                .collect());
+            return Ok(original.into_iter().filter(|item| !patch.contains(item)).collect());
         }
         let mut merged: Vec<Value> = Vec::new();
         for item in original.iter().chain(&patch) {
@@ -327,37 +248,19 @@ fn merge_list(
         return Ok(arrange(merged, &patch, &original, ""));
     }
     if meta.key.is_empty() {
-        return Err(Error::Unprocessable(format!(
-            "cannot merge lists without merge key for {}",
-            name(meta.shape)
-        )));
+        return Err(Error::Unprocessable(format!("cannot merge lists without merge key for {}", name(meta.shape))));
     }
     let (mut original, mut plain, mut replace) = (original, Vec::new(), false);
     for item in patch {
-        match item
-            .get(PATCH)
-            .map(|d| d.as_str().unwrap_or_default().to_owned())
-            .as_deref()
-        {
+        match item.get(PATCH).map(|d| d.as_str().unwrap_or_default().to_owned()).as_deref() {
             None => plain.push(item),
             Some("delete") => {
-                let Some(value) = item.get(meta.key) else {
-                    return Err(no_merge_key(&item, meta.key));
-                };
+                let Some(value) = item.get(meta.key) else { return Err(no_merge_key(&item, meta.key)) };
                 original.retain(|o| o.get(meta.key) != Some(value));
             }
             Some("replace") => replace = true,
-            Some("merge") => {
-                return Err(Error::Unprocessable(
-                    "merging lists cannot yet be specified in the patch".into(),
-                ));
-            }
-            Some(other) => {
-                return Err(bad_type(
-                    &other.into(),
-                    item.as_object().unwrap_or(&Object::new()),
-                ));
-            }
+            Some("merge") => return Err(Error::Unprocessable("merging lists cannot yet be specified in the patch".into())),
+            Some(other) => return Err(bad_type(&other.into(), item.as_object().unwrap_or(&Object::new()))),
         }
     }
     if replace {
@@ -366,14 +269,10 @@ fn merge_list(
     }
     let server = original.clone();
     for item in &plain {
-        let Some(value) = item.get(meta.key) else {
-            return Err(no_merge_key(item, meta.key));
-        };
+        let Some(value) = item.get(meta.key) else { return Err(no_merge_key(item, meta.key)) };
         match original.iter_mut().find(|o| o.get(meta.key) == Some(value)) {
             Some(found) => {
-                if let (Value::Object(current), Value::Object(item)) =
-                    (std::mem::take(found), item.clone())
-                {
+                if let (Value::Object(current), Value::Object(item)) = (std::mem::take(found), item.clone()) {
                     *found = Value::Object(merge_map(current, item, element(meta.shape))?);
                 }
             }
@@ -388,9 +287,7 @@ fn merge_list(
 
 /// Items of the patch in the patch's order, among the server's own in the server's.
 fn arrange(merged: Vec<Value>, patch: &[Value], server: &[Value], key: &str) -> Vec<Value> {
-    let (mut listed, unlisted): (Vec<Value>, Vec<Value>) = merged
-        .into_iter()
-        .partition(|item| position(patch, item, key).is_some());
+    let (mut listed, unlisted): (Vec<Value>, Vec<Value>) = merged.into_iter().partition(|item| position(patch, item, key).is_some());
     listed.sort_by_key(|item| position(patch, item, key));
     interleave(unlisted, listed, server, key)
 }
@@ -421,18 +318,11 @@ fn name(shape: Option<Shape>) -> &'static str {
 }
 
 fn bad_type(directive: &Value, patch: &Object) -> Error {
-    Error::Unprocessable(format!(
-        "unknown patch type {} in map: {}",
-        directive.as_str().unwrap_or_default(),
-        shown(&Value::Object(patch.clone()))
-    ))
+    Error::Unprocessable(format!("unknown patch type {} in map: {}", directive.as_str().unwrap_or_default(), shown(&Value::Object(patch.clone()))))
 }
 
 fn no_merge_key(item: &Value, key: &str) -> Error {
-    Error::Unprocessable(format!(
-        "map: {} does not contain declared merge key: {key}",
-        shown(item)
-    ))
+    Error::Unprocessable(format!("map: {} does not contain declared merge key: {key}", shown(item)))
 }
 
 /// A value as Go's `%v` shows it.
@@ -445,10 +335,7 @@ fn shown(value: &Value) -> String {
             }
             out + "]"
         }
-        Value::Array(items) => format!(
-            "[{}]",
-            items.iter().map(shown).collect::<Vec<_>>().join(" ")
-        ),
+        Value::Array(items) => format!("[{}]", items.iter().map(shown).collect::<Vec<_>>().join(" ")),
         Value::String(text) => text.clone(),
         Value::Null => "<nil>".into(),
         other => other.to_string(),

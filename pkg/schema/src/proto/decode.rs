@@ -10,8 +10,7 @@ use crate::{
     types::{Field, Shape, Type, types},
 };
 
-pub(super) const SCHEMA: &str =
-    "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps";
+pub(super) const SCHEMA: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps";
 
 #[derive(Clone, Copy)]
 pub(super) enum Wire<'b> {
@@ -29,28 +28,18 @@ fn varint(bytes: &mut &[u8]) -> Result<u64, Error> {
             return Ok(value);
         }
     }
-    Err(fault(if bytes.len() >= 10 {
-        "integer overflow"
-    } else {
-        "unexpected EOF"
-    }))
+    Err(fault(if bytes.len() >= 10 { "integer overflow" } else { "unexpected EOF" }))
 }
 
 fn take<'b>(bytes: &mut &'b [u8], length: u64) -> Result<&'b [u8], Error> {
-    let length = usize::try_from(length)
-        .ok()
-        .filter(|l| *l <= bytes.len())
-        .ok_or_else(|| fault("unexpected EOF"))?;
+    let length = usize::try_from(length).ok().filter(|l| *l <= bytes.len()).ok_or_else(|| fault("unexpected EOF"))?;
     let (head, tail) = bytes.split_at(length);
     *bytes = tail;
     Ok(head)
 }
 
 /// Calls `visit` for each field of a message.
-pub(super) fn each<'b>(
-    mut bytes: &'b [u8],
-    mut visit: impl FnMut(u32, Wire<'b>) -> Result<(), Error>,
-) -> Result<(), Error> {
+pub(super) fn each<'b>(mut bytes: &'b [u8], mut visit: impl FnMut(u32, Wire<'b>) -> Result<(), Error>) -> Result<(), Error> {
     while !bytes.is_empty() {
         let key = varint(&mut bytes)?;
         let number = u32::try_from(key >> 3).map_err(|_| fault("illegal tag"))?;
@@ -84,34 +73,21 @@ pub(super) fn utf8(bytes: &[u8]) -> Result<String, Error> {
     Ok(String::from_utf8_lossy(bytes).into_owned())
 }
 
-pub(super) fn message(
-    bytes: &[u8],
-    ty: &'static Type,
-    depth: u32,
-) -> Result<Map<String, Value>, Error> {
+pub(super) fn message(bytes: &[u8], ty: &'static Type, depth: u32) -> Result<Map<String, Value>, Error> {
     let mut object = Map::new();
     fields(bytes, ty, &mut object, depth)?;
     json::settle(ty, &mut object);
     Ok(object)
 }
 
-fn fields(
-    bytes: &[u8],
-    ty: &'static Type,
-    object: &mut Map<String, Value>,
-    depth: u32,
-) -> Result<(), Error> {
+fn fields(bytes: &[u8], ty: &'static Type, object: &mut Map<String, Value>, depth: u32) -> Result<(), Error> {
     if depth > MAX_DEPTH {
         return Err(fault("nested too deeply"));
     }
     each(bytes, |number, wire| {
-        let Some(field) = ty.fields.iter().find(|f| f.number == number) else {
-            return Ok(());
-        };
+        let Some(field) = ty.fields.iter().find(|f| f.number == number) else { return Ok(()) };
         match (field.inline, field.shape, wire) {
-            (true, Shape::Struct(id), Wire::Bytes(inner)) => {
-                fields(inner, id.get(), object, depth + 1)
-            }
+            (true, Shape::Struct(id), Wire::Bytes(inner)) => fields(inner, id.get(), object, depth + 1),
             _ => member(field, wire, object, depth),
         }
     })
@@ -121,42 +97,23 @@ fn wrong(field: &Field) -> Error {
     fault(format!("wrong wireType for field {}", field.name))
 }
 
-fn member(
-    field: &Field,
-    wire: Wire<'_>,
-    object: &mut Map<String, Value>,
-    depth: u32,
-) -> Result<(), Error> {
+fn member(field: &Field, wire: Wire<'_>, object: &mut Map<String, Value>, depth: u32) -> Result<(), Error> {
     match field.shape {
         Shape::List(element) => {
-            let list = object
-                .entry(field.name)
-                .or_insert_with(|| Value::Array(Vec::new()));
-            let Value::Array(items) = list else {
-                return Ok(());
-            };
+            let list = object.entry(field.name).or_insert_with(|| Value::Array(Vec::new()));
+            let Value::Array(items) = list else { return Ok(()) };
             match (wire, element) {
                 // Packed scalars.
-                (
-                    Wire::Bytes(mut packed),
-                    Shape::Bool | Shape::Int32 | Shape::Int64 | Shape::Uint(_),
-                ) => {
+                (Wire::Bytes(mut packed), Shape::Bool | Shape::Int32 | Shape::Int64 | Shape::Uint(_)) => {
                     while !packed.is_empty() {
-                        items.push(one(
-                            field,
-                            *element,
-                            Wire::Varint(varint(&mut packed)?),
-                            depth,
-                        )?);
+                        items.push(one(field, *element, Wire::Varint(varint(&mut packed)?), depth)?);
                     }
                 }
                 _ => items.push(one(field, *element, wire, depth)?),
             }
         }
         Shape::Map(element) => {
-            let Wire::Bytes(entry) = wire else {
-                return Err(wrong(field));
-            };
+            let Wire::Bytes(entry) = wire else { return Err(wrong(field)) };
             let (mut key, mut value) = (String::new(), None);
             each(entry, |number, wire| {
                 match (number, wire) {
@@ -166,17 +123,8 @@ fn member(
                 }
                 Ok(())
             })?;
-            let value = value.unwrap_or_else(|| {
-                if *element == Shape::Bytes {
-                    "".into()
-                } else {
-                    json::zero(*element)
-                }
-            });
-            if let Value::Object(map) = object
-                .entry(field.name)
-                .or_insert_with(|| Value::Object(Map::new()))
-            {
+            let value = value.unwrap_or_else(|| if *element == Shape::Bytes { "".into() } else { json::zero(*element) });
+            if let Value::Object(map) = object.entry(field.name).or_insert_with(|| Value::Object(Map::new())) {
                 map.insert(key, value);
             }
         }
@@ -213,8 +161,7 @@ fn one(field: &Field, shape: Shape, wire: Wire<'_>, depth: u32) -> Result<Value,
             each(data()?, |number, wire| {
                 if let (1, Wire::Bytes(given)) = (number, wire) {
                     let given = utf8(given)?;
-                    let parsed = crate::quantity::Quantity::parse(&given)
-                        .map_err(|e| Error::Type(e.to_string()))?;
+                    let parsed = crate::quantity::Quantity::parse(&given).map_err(|e| Error::Type(e.to_string()))?;
                     text = parsed.to_string();
                 }
                 Ok(())
@@ -226,10 +173,7 @@ fn one(field: &Field, shape: Shape, wire: Wire<'_>, depth: u32) -> Result<Value,
             if data.is_empty() {
                 return Ok(Value::Null);
             }
-            let mut at = Instant {
-                seconds: 0,
-                nanos: 0,
-            };
+            let mut at = Instant { seconds: 0, nanos: 0 };
             each(data, |number, wire| {
                 match (number, wire) {
                     (1, Wire::Varint(seconds)) => at.seconds = seconds as i64,
@@ -241,11 +185,7 @@ fn one(field: &Field, shape: Shape, wire: Wire<'_>, depth: u32) -> Result<Value,
             if !(-62_135_596_800..=253_402_300_799).contains(&at.seconds) {
                 return Err(fault("time out of range"));
             }
-            if shape == Shape::Time {
-                time::format(at).into()
-            } else {
-                time::format_micro(at).into()
-            }
+            if shape == Shape::Time { time::format(at).into() } else { time::format_micro(at).into() }
         }
         Shape::Duration => {
             let mut nanos = 0;
@@ -308,11 +248,7 @@ fn one(field: &Field, shape: Shape, wire: Wire<'_>, depth: u32) -> Result<Value,
                         if !value.is_array() {
                             value = Value::Array(Vec::new());
                         }
-                        let item = if shape == Shape::SchemaOrArray {
-                            schema(raw, depth)?
-                        } else {
-                            utf8(raw)?.into()
-                        };
+                        let item = if shape == Shape::SchemaOrArray { schema(raw, depth)? } else { utf8(raw)?.into() };
                         if let Value::Array(items) = &mut value {
                             items.push(item);
                         }
@@ -331,11 +267,7 @@ fn one(field: &Field, shape: Shape, wire: Wire<'_>, depth: u32) -> Result<Value,
                 }
                 Ok(())
             })?;
-            if items.is_empty() {
-                Value::Null
-            } else {
-                Value::Array(items)
-            }
+            if items.is_empty() { Value::Null } else { Value::Array(items) }
         }
         Shape::Struct(id) => Value::Object(message(data()?, id.get(), depth + 1)?),
         Shape::List(_) | Shape::Map(_) => Value::Null,

@@ -57,9 +57,7 @@ pub(super) fn message(out: &mut Vec<u8>, object: &Map<String, Value>, ty: &'stat
     for at in ty.wire_order() {
         let field = &ty.fields[*at as usize];
         match (field.inline, field.shape) {
-            (true, Shape::Struct(id)) => {
-                nested(out, field.number, |out| message(out, object, id.get()))
-            }
+            (true, Shape::Struct(id)) => nested(out, field.number, |out| message(out, object, id.get())),
             _ => member(out, field, object.get(field.name).unwrap_or(&Value::Null)),
         }
     }
@@ -98,13 +96,7 @@ fn one(out: &mut Vec<u8>, number: u32, shape: Shape, value: &Value) {
             tag(out, number, 1);
             out.extend_from_slice(&value.as_f64().unwrap_or_default().to_le_bytes());
         }
-        Shape::Bytes => bytes(
-            out,
-            number,
-            &STANDARD
-                .decode(value.as_str().unwrap_or_default())
-                .unwrap_or_default(),
-        ),
+        Shape::Bytes => bytes(out, number, &STANDARD.decode(value.as_str().unwrap_or_default()).unwrap_or_default()),
         Shape::Quantity => nested(out, number, |out| {
             let given = value.as_str().unwrap_or("0");
             match Quantity::parse(given) {
@@ -115,24 +107,11 @@ fn one(out: &mut Vec<u8>, number: u32, shape: Shape, value: &Value) {
         Shape::Time | Shape::MicroTime => nested(out, number, |out| {
             if let Some(at) = value.as_str().and_then(time::parse) {
                 integer(out, 1, at.seconds);
-                let nanos = if shape == Shape::Time {
-                    0
-                } else {
-                    at.nanos / 1000 * 1000
-                };
+                let nanos = if shape == Shape::Time { 0 } else { at.nanos / 1000 * 1000 };
                 integer(out, 2, nanos.into());
             }
         }),
-        Shape::Duration => nested(out, number, |out| {
-            integer(
-                out,
-                1,
-                value
-                    .as_str()
-                    .and_then(time::parse_duration)
-                    .unwrap_or_default(),
-            )
-        }),
+        Shape::Duration => nested(out, number, |out| integer(out, 1, value.as_str().and_then(time::parse_duration).unwrap_or_default())),
         Shape::IntOrString => nested(out, number, |out| {
             let given = value.as_str();
             integer(out, 1, given.is_some().into());
@@ -150,26 +129,14 @@ fn one(out: &mut Vec<u8>, number: u32, shape: Shape, value: &Value) {
         }),
         Shape::SchemaOrArray => nested(out, number, |out| {
             schema(out, 1, value);
-            value
-                .as_array()
-                .into_iter()
-                .flatten()
-                .for_each(|item| schema(out, 2, item));
+            value.as_array().into_iter().flatten().for_each(|item| schema(out, 2, item));
         }),
         Shape::SchemaOrStrings => nested(out, number, |out| {
             schema(out, 1, value);
-            value
-                .as_array()
-                .into_iter()
-                .flatten()
-                .for_each(|item| text(out, 2, item.as_str().unwrap_or_default()));
+            value.as_array().into_iter().flatten().for_each(|item| text(out, 2, item.as_str().unwrap_or_default()));
         }),
         Shape::Strings => nested(out, number, |out| {
-            value
-                .as_array()
-                .into_iter()
-                .flatten()
-                .for_each(|item| text(out, 1, item.as_str().unwrap_or_default()));
+            value.as_array().into_iter().flatten().for_each(|item| text(out, 1, item.as_str().unwrap_or_default()));
         }),
         Shape::Struct(id) => nested(out, number, |out| match value.as_object() {
             Some(object) => message(out, object, id.get()),

@@ -22,16 +22,10 @@ pub(crate) struct Golden {
 
 /// The rows committed beside the tests, or those of `KNARR_SCHEMA_GOLDEN`.
 pub(crate) fn golden() -> Vec<Golden> {
-    let path = std::env::var("KNARR_SCHEMA_GOLDEN").unwrap_or_else(|_| {
-        concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/golden.jsonl.gz").into()
-    });
+    let path = std::env::var("KNARR_SCHEMA_GOLDEN").unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/testdata/golden.jsonl.gz").into());
     let mut text = String::new();
-    flate2::read::GzDecoder::new(std::fs::File::open(path).unwrap())
-        .read_to_string(&mut text)
-        .unwrap();
-    text.lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
+    flate2::read::GzDecoder::new(std::fs::File::open(path).unwrap()).read_to_string(&mut text).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 /// Where two values differ first.
@@ -44,32 +38,15 @@ pub(crate) fn difference(path: &str, got: &Value, want: &Value) -> Option<String
                 (x, y) => Some(format!("{path}.{k}: got {x:?}, want {y:?}")),
             })
         }
-        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => a
-            .iter()
-            .zip(b)
-            .enumerate()
-            .find_map(|(i, (x, y))| difference(&format!("{path}[{i}]"), x, y)),
+        (Value::Array(a), Value::Array(b)) if a.len() == b.len() => a.iter().zip(b).enumerate().find_map(|(i, (x, y))| difference(&format!("{path}[{i}]"), x, y)),
         (a, b) if a == b => None,
         (a, b) => Some(format!("{path}: got {a}, want {b}")),
     }
 }
 
-pub(crate) fn report(
-    what: &str,
-    checked: usize,
-    failures: &std::collections::BTreeMap<String, String>,
-) {
+pub(crate) fn report(what: &str, checked: usize, failures: &std::collections::BTreeMap<String, String>) {
     println!("{what}: {checked} checked");
-    assert!(
-        failures.is_empty(),
-        "{what}: {} of {checked} kinds or more differ:\n{}",
-        failures.len(),
-        failures
-            .iter()
-            .map(|(k, v)| format!("{k}: {v}"))
-            .collect::<Vec<_>>()
-            .join("\n")
-    );
+    assert!(failures.is_empty(), "{what}: {} of {checked} kinds or more differ:\n{}", failures.len(), failures.iter().map(|(k, v)| format!("{k}: {v}")).collect::<Vec<_>>().join("\n"));
 }
 
 #[test]
@@ -78,10 +55,7 @@ fn json_normal_form_is_upstreams() {
     let rows = golden();
     for row in &rows {
         let ty = types().kind(&row.group, &row.version, &row.kind).unwrap();
-        let got =
-            crate::json::normalize(&row.object, Some(ty), crate::json::FieldValidation::Strict)
-                .unwrap()
-                .object;
+        let got = crate::json::normalize(&row.object, Some(ty), crate::json::FieldValidation::Strict).unwrap().object;
         if let Some(d) = difference("", &got, &row.object) {
             failures.insert(row.kind.clone(), d);
         }
@@ -95,21 +69,13 @@ fn bytes_are_upstreams() {
     let mut failures = std::collections::BTreeMap::new();
     let mut checked = 0;
     for row in golden() {
-        let Some(proto) = row
-            .proto
-            .as_ref()
-            .filter(|_| row.object.get("apiVersion").is_some())
-        else {
-            continue;
-        };
+        let Some(proto) = row.proto.as_ref().filter(|_| row.object.get("apiVersion").is_some()) else { continue };
         let want = STANDARD.decode(proto).unwrap();
         checked += 1;
         match decode_object(&want) {
             Ok(got) => {
                 // A nil []byte in a map comes back empty.
-                if let Some(d) =
-                    difference("", &got, &row.object).filter(|d| !d.contains("got \"\", want null"))
-                {
+                if let Some(d) = difference("", &got, &row.object).filter(|d| !d.contains("got \"\", want null")) {
                     failures.insert(format!("{} decode", row.kind), d);
                 }
             }
@@ -122,14 +88,7 @@ fn bytes_are_upstreams() {
             let again = decode_object(&got).unwrap();
             let d = difference("", &again, &row.object);
             let at = got.iter().zip(&want).position(|(a, b)| a != b);
-            failures.insert(
-                format!("{} encode", row.kind),
-                format!(
-                    "{} bytes, want {}, first at {at:?}; {d:?}",
-                    got.len(),
-                    want.len()
-                ),
-            );
+            failures.insert(format!("{} encode", row.kind), format!("{} bytes, want {}, first at {at:?}; {d:?}", got.len(), want.len()));
         }
     }
     report("protobuf", checked, &failures);

@@ -16,19 +16,10 @@ pub(super) fn custom_definitions(resource: &Resource) -> Vec<Value> {
     }
     for column in &resource.printer_columns {
         let description = match field(column, "description") {
-            "" => format!(
-                "Custom resource definition column (in JSONPath format): {}",
-                field(column, "jsonPath")
-            ),
+            "" => format!("Custom resource definition column (in JSONPath format): {}", field(column, "jsonPath")),
             text => text.to_owned(),
         };
-        all.push(definition(
-            field(column, "name"),
-            field(column, "type"),
-            field(column, "format"),
-            column.get("priority").and_then(Value::as_i64).unwrap_or(0),
-            &description,
-        ));
+        all.push(definition(field(column, "name"), field(column, "type"), field(column, "format"), column.get("priority").and_then(Value::as_i64).unwrap_or(0), &description));
     }
     all
 }
@@ -46,14 +37,9 @@ pub(super) fn custom(resource: &Resource, view: &View<'_>) -> Vec<Value> {
 }
 
 fn cell(found: &[&Value], kind: &str, view: &View<'_>) -> Value {
-    let Some(first) = found.first() else {
-        return Value::Null;
-    };
+    let Some(first) = found.first() else { return Value::Null };
     match kind {
-        "integer" => first
-            .as_i64()
-            .or_else(|| first.as_f64().map(|f| f as i64))
-            .map_or(Value::Null, Value::from),
+        "integer" => first.as_i64().or_else(|| first.as_f64().map(|f| f as i64)).map_or(Value::Null, Value::from),
         "number" => first.as_f64().map_or(Value::Null, |f| json!(f)),
         "boolean" => first.as_bool().map_or(Value::Null, Value::from),
         "date" => match first.as_str().and_then(time::parse) {
@@ -73,16 +59,10 @@ fn cell(found: &[&Value], kind: &str, view: &View<'_>) -> Value {
 /// filters of the form `[?(@.a.b=="text")]`.
 fn find<'v>(object: &'v Value, path: &str) -> Vec<&'v Value> {
     let mut found = vec![object];
-    let mut rest = path
-        .trim()
-        .trim_start_matches('{')
-        .trim_end_matches('}')
-        .trim_start_matches('$');
+    let mut rest = path.trim().trim_start_matches('{').trim_end_matches('}').trim_start_matches('$');
     while !rest.is_empty() {
         if let Some(tail) = rest.strip_prefix('[') {
-            let Some(end) = closing(tail) else {
-                return Vec::new();
-            };
+            let Some(end) = closing(tail) else { return Vec::new() };
             let inner = tail[..end].trim();
             rest = &tail[end + 1..];
             found = found.into_iter().flat_map(|v| bracket(v, inner)).collect();
@@ -140,10 +120,7 @@ fn bracket<'v>(value: &'v Value, inner: &str) -> Vec<&'v Value> {
         return all(value);
     }
     if let Some(name) = inner.strip_prefix(['\'', '"']) {
-        return value
-            .get(&name[..name.len().saturating_sub(1)])
-            .into_iter()
-            .collect();
+        return value.get(&name[..name.len().saturating_sub(1)]).into_iter().collect();
     }
     if let Some(filter) = inner.strip_prefix("?(").and_then(|f| f.strip_suffix(')')) {
         let (path, want, equal) = match (filter.split_once("=="), filter.split_once("!=")) {
@@ -151,10 +128,7 @@ fn bracket<'v>(value: &'v Value, inner: &str) -> Vec<&'v Value> {
             (_, Some((path, want))) => (path.trim(), want.trim(), false),
             _ => {
                 let path = filter.trim().trim_start_matches('@');
-                return all(value)
-                    .into_iter()
-                    .filter(|v| !find(v, path).is_empty())
-                    .collect();
+                return all(value).into_iter().filter(|v| !find(v, path).is_empty()).collect();
             }
         };
         let path = path.trim_start_matches('@');
@@ -163,20 +137,11 @@ fn bracket<'v>(value: &'v Value, inner: &str) -> Vec<&'v Value> {
             Value::String(text) => text == want,
             other => other.to_string() == want,
         };
-        return all(value)
-            .into_iter()
-            .filter(|v| find(v, path).first().is_some_and(|f| is(f)) == equal)
-            .collect();
+        return all(value).into_iter().filter(|v| find(v, path).first().is_some_and(|f| is(f)) == equal).collect();
     }
-    let Value::Array(items) = value else {
-        return Vec::new();
-    };
+    let Value::Array(items) = value else { return Vec::new() };
     match inner.parse::<i64>() {
-        Ok(n) => usize::try_from(if n < 0 { n + items.len() as i64 } else { n })
-            .ok()
-            .and_then(|i| items.get(i))
-            .into_iter()
-            .collect(),
+        Ok(n) => usize::try_from(if n < 0 { n + items.len() as i64 } else { n }).ok().and_then(|i| items.get(i)).into_iter().collect(),
         Err(_) => Vec::new(),
     }
 }

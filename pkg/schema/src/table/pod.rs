@@ -13,10 +13,7 @@ struct Restarts {
 impl Restarts {
     fn add(&mut self, status: &Value) {
         self.count += int(status, "/restartCount");
-        let finished = status
-            .pointer("/lastState/terminated/finishedAt")
-            .and_then(Value::as_str)
-            .and_then(time::parse);
+        let finished = status.pointer("/lastState/terminated/finishedAt").and_then(Value::as_str).and_then(time::parse);
         self.last = self.last.max(finished);
     }
 }
@@ -33,14 +30,11 @@ fn ended(terminated: &Value, prefix: &str) -> String {
 }
 
 fn condition(pod: &Value, kind: &str) -> bool {
-    items(pod, "/status/conditions")
-        .find(|c| text(c, "/type") == kind)
-        .is_some_and(|c| text(c, "/status") == "True")
+    items(pod, "/status/conditions").find(|c| text(c, "/type") == kind).is_some_and(|c| text(c, "/status") == "True")
 }
 
 fn some_condition(pod: &Value, kind: &str) -> bool {
-    items(pod, "/status/conditions")
-        .any(|c| text(c, "/type") == kind && text(c, "/status") == "True")
+    items(pod, "/status/conditions").any(|c| text(c, "/type") == kind && text(c, "/status") == "True")
 }
 
 pub(super) fn row(view: &View<'_>) -> Vec<Value> {
@@ -50,32 +44,16 @@ pub(super) fn row(view: &View<'_>) -> Vec<Value> {
         "" => phase.to_owned(),
         reason => reason.to_owned(),
     };
-    if items(pod, "/status/conditions")
-        .any(|c| text(c, "/type") == "PodScheduled" && text(c, "/reason") == "SchedulingGated")
-    {
+    if items(pod, "/status/conditions").any(|c| text(c, "/type") == "PodScheduled" && text(c, "/reason") == "SchedulingGated") {
         reason = "SchedulingGated".into();
     }
     // Init containers that restart are sidecars: they count as containers.
-    let sidecar = |name: &str| {
-        items(pod, "/spec/initContainers")
-            .filter(|c| text(c, "/name") == name)
-            .last()
-            .is_some_and(|c| text(c, "/restartPolicy") == "Always")
-    };
+    let sidecar = |name: &str| items(pod, "/spec/initContainers").filter(|c| text(c, "/name") == name).last().is_some_and(|c| text(c, "/restartPolicy") == "Always");
     let inits = items(pod, "/spec/initContainers").count();
-    let total = items(pod, "/spec/containers").count()
-        + items(pod, "/spec/initContainers")
-            .filter(|c| text(c, "/restartPolicy") == "Always")
-            .count();
+    let total = items(pod, "/spec/containers").count() + items(pod, "/spec/initContainers").filter(|c| text(c, "/restartPolicy") == "Always").count();
     let mut ready = 0;
-    let mut all = Restarts {
-        count: 0,
-        last: None,
-    };
-    let mut sidecars = Restarts {
-        count: 0,
-        last: None,
-    };
+    let mut all = Restarts { count: 0, last: None };
+    let mut sidecars = Restarts { count: 0, last: None };
     let mut initializing = false;
     for (i, status) in items(pod, "/status/initContainerStatuses").enumerate() {
         all.add(status);
@@ -95,9 +73,7 @@ pub(super) fn row(view: &View<'_>) -> Vec<Value> {
         let waiting = text(status, "/state/waiting/reason");
         reason = match terminated {
             Some(t) => ended(t, "Init:"),
-            None if !waiting.is_empty() && waiting != "PodInitializing" => {
-                format!("Init:{waiting}")
-            }
+            None if !waiting.is_empty() && waiting != "PodInitializing" => format!("Init:{waiting}"),
             None => format!("Init:{i}/{inits}"),
         };
         initializing = true;
@@ -117,11 +93,7 @@ pub(super) fn row(view: &View<'_>) -> Vec<Value> {
                 if int(t, "/exitCode") != 0 {
                     failure.clone_from(&reason);
                 }
-            } else if status.get("ready") == Some(&Value::Bool(true))
-                && status
-                    .pointer("/state/running")
-                    .is_some_and(|r| !r.is_null())
-            {
+            } else if status.get("ready") == Some(&Value::Bool(true)) && status.pointer("/state/running").is_some_and(|r| !r.is_null()) {
                 running = true;
                 ready += 1;
             }
@@ -144,11 +116,7 @@ pub(super) fn row(view: &View<'_>) -> Vec<Value> {
         }
     }
     let restarts = match all.last {
-        Some(last) if all.count != 0 => format!(
-            "{} ({} ago)",
-            all.count,
-            time::human(view.now.seconds - last.seconds)
-        ),
+        Some(last) if all.count != 0 => format!("{} ({} ago)", all.count, time::human(view.now.seconds - last.seconds)),
         _ => all.count.to_string(),
     };
     let or_none = |path: &str| match text(pod, path) {
@@ -159,14 +127,7 @@ pub(super) fn row(view: &View<'_>) -> Vec<Value> {
     let gates = if gates.is_empty() {
         "<none>".to_owned()
     } else {
-        format!(
-            "{}/{}",
-            gates
-                .iter()
-                .filter(|g| condition(pod, text(g, "/conditionType")))
-                .count(),
-            gates.len()
-        )
+        format!("{}/{}", gates.iter().filter(|g| condition(pod, text(g, "/conditionType"))).count(), gates.len())
     };
     vec![
         view.name(),

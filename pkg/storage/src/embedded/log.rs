@@ -113,35 +113,16 @@ impl<'a> Cursor<'a> {
                 let (revision, created, lease) = (self.u64()?, self.u64()?, self.i64()?);
                 let key = self.key()?;
                 let value = Some(Bytes::copy_from_slice(self.text()?));
-                Record::Change(Change {
-                    key,
-                    version: Version {
-                        revision,
-                        created,
-                        lease,
-                        value,
-                    },
-                })
+                Record::Change(Change { key, version: Version { revision, created, lease, value } })
             }
             2 => {
                 let revision = self.u64()?;
                 let key = self.key()?;
-                let version = Version {
-                    revision,
-                    created: 0,
-                    lease: 0,
-                    value: None,
-                };
+                let version = Version { revision, created: 0, lease: 0, value: None };
                 Record::Change(Change { key, version })
             }
-            3 => Record::Lease {
-                id: self.i64()?,
-                expires: self.i64()?,
-            },
-            4 => Record::End {
-                revision: self.u64()?,
-                pairs: self.u64()?,
-            },
+            3 => Record::Lease { id: self.i64()?, expires: self.i64()? },
+            4 => Record::End { revision: self.u64()?, pairs: self.u64()? },
             _ => return None,
         })
     }
@@ -187,20 +168,14 @@ pub(super) fn read(path: &Path) -> Result<(Vec<Record>, u64), Error> {
         .skip(1)
         .any(|(i, window)| window == MAGIC && batch(&data, at + i).is_some());
     if behind {
-        return Err(corrupt(
-            path,
-            "a batch in the middle is damaged; restore a snapshot",
-        ));
+        return Err(corrupt(path, "a batch in the middle is damaged; restore a snapshot"));
     }
     Ok((records, at as u64))
 }
 
 /// An error about a file that is damaged.
 pub(super) fn corrupt(path: &Path, reason: &str) -> Error {
-    Error::Corrupt {
-        path: path.display().to_string(),
-        reason: reason.to_owned(),
-    }
+    Error::Corrupt { path: path.display().to_string(), reason: reason.to_owned() }
 }
 
 /// An error about a file that cannot be read or written now.
@@ -237,13 +212,7 @@ impl Log {
             Ok(file)
         };
         let file = open().map_err(|e| unavailable(path, &e))?;
-        Ok(Log {
-            path: path.to_owned(),
-            file,
-            end,
-            allocated: end,
-            failed: false,
-        })
+        Ok(Log { path: path.to_owned(), file, end, allocated: end, failed: false })
     }
 
     /// Bytes in use.
@@ -308,8 +277,7 @@ fn frame(body: &[u8]) -> io::Result<Vec<u8>> {
 
 /// Makes a rename or creation in the folder of `path` durable.
 pub(super) fn sync_dir(path: &Path) -> io::Result<()> {
-    path.parent()
-        .map_or(Ok(()), |dir| File::open(dir)?.sync_all())
+    path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all())
 }
 
 /// Writes a file of batches under a temporary name and puts it in place whole.
@@ -330,12 +298,7 @@ impl SnapshotWriter {
             .write(true)
             .mode(0o600)
             .open(&temporary)?;
-        Ok(SnapshotWriter {
-            path: path.to_owned(),
-            temporary,
-            file,
-            pairs: 0,
-        })
+        Ok(SnapshotWriter { path: path.to_owned(), temporary, file, pairs: 0 })
     }
 
     pub(super) fn write(&mut self, records: &[Record]) -> io::Result<()> {
@@ -351,10 +314,7 @@ impl SnapshotWriter {
     }
 
     pub(super) fn finish(mut self, revision: Revision) -> io::Result<()> {
-        let end = Record::End {
-            revision,
-            pairs: self.pairs,
-        };
+        let end = Record::End { revision, pairs: self.pairs };
         self.write(&[end])?;
         self.file.sync_all()?;
         std::fs::rename(&self.temporary, &self.path)?;

@@ -39,14 +39,10 @@ struct Shared(RwLock<State>);
 
 impl Shared {
     fn read(&self) -> RwLockReadGuard<'_, State> {
-        self.0
-            .read()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.0.read().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
     fn write(&self) -> RwLockWriteGuard<'_, State> {
-        self.0
-            .write()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.0.write().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }
 
@@ -66,11 +62,7 @@ impl Engine {
     /// Opens the store in `dir`.
     pub(crate) fn open(dir: &Path) -> Result<Self, Error> {
         let io = |e: &std::io::Error| unavailable(dir, e);
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .map_err(|e| io(&e))?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|e| io(&e))?;
         let lock = lock(dir)?;
         check_version(dir)?;
 
@@ -92,14 +84,7 @@ impl Engine {
         let (path, end) = last.unwrap_or_else(|| (log_path(dir, state.revision), 0));
         let log = Log::open(&path, end)?;
         remove_older(dir, state.compacted);
-        Self::run(
-            state,
-            Some(Disk {
-                dir: dir.to_owned(),
-                log,
-                _lock: lock,
-            }),
-        )
+        Self::run(state, Some(Disk { dir: dir.to_owned(), log, _lock: lock }))
     }
 
     fn run(state: State, disk: Option<Disk>) -> Result<Self, Error> {
@@ -119,9 +104,7 @@ impl Engine {
     ) -> Result<T, Error> {
         let (answer, answered) = oneshot::channel();
         let gone = || Error::Unavailable("the store has stopped".into());
-        self.requests
-            .send(Request::Do(make(answer)))
-            .map_err(|_| gone())?;
+        self.requests.send(Request::Do(make(answer))).map_err(|_| gone())?;
         answered.await.map_err(|_| gone())?
     }
 }
@@ -156,32 +139,17 @@ impl Store for Engine {
         lease: i64,
     ) -> Result<Swap, Error> {
         let key = key.into();
-        self.ask(|answer| Operation::Put {
-            key,
-            value,
-            expected,
-            lease,
-            answer,
-        })
-        .await
+        self.ask(|answer| Operation::Put { key, value, expected, lease, answer }).await
     }
 
     async fn delete(&self, key: &str, expected: Revision) -> Result<Swap, Error> {
         let key = key.into();
-        self.ask(|answer| Operation::Delete {
-            key,
-            expected,
-            answer,
-        })
-        .await
+        self.ask(|answer| Operation::Delete { key, expected, answer }).await
     }
 
     async fn watch(&self, prefix: &str, from: Revision) -> Result<Watch, Error> {
         let notify = Arc::new(Notify::new());
-        let bell = Arc::new(Doorbell {
-            prefix: prefix.to_owned(),
-            notify: notify.clone(),
-        });
+        let bell = Arc::new(Doorbell { prefix: prefix.to_owned(), notify: notify.clone() });
         let next = {
             let mut state = self.shared.write();
             state.doorbells.push(Arc::downgrade(&bell));
@@ -189,19 +157,10 @@ impl Store for Engine {
         };
         if next <= self.shared.read().compacted {
             let compacted = self.shared.read().compacted;
-            return Err(Error::Compacted {
-                requested: next,
-                compacted,
-            });
+            return Err(Error::Compacted { requested: next, compacted });
         }
         let shared = self.shared.clone();
-        let start = Follower {
-            shared,
-            bell,
-            next,
-            first: true,
-            ended: false,
-        };
+        let start = Follower { shared, bell, next, first: true, ended: false };
         Ok(Box::pin(futures::stream::unfold(start, Follower::step)))
     }
 
@@ -243,10 +202,7 @@ impl Follower {
             if !std::mem::take(&mut self.first) {
                 self.bell.notify.notified().await;
             }
-            let read = self
-                .shared
-                .read()
-                .events(&self.bell.prefix, self.next, WATCH_BATCH);
+            let read = self.shared.read().events(&self.bell.prefix, self.next, WATCH_BATCH);
             let item = match read {
                 Ok((events, next)) if events.is_empty() && next == self.next => continue,
                 Ok((events, next)) => {
@@ -278,10 +234,9 @@ fn lock(dir: &Path) -> Result<Flock<File>, Error> {
         .open(&path)
         .map_err(|e| unavailable(&path, &e))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-        nix::errno::Errno::EWOULDBLOCK => Error::Unavailable(format!(
-            "{}: another process uses this data folder",
-            dir.display()
-        )),
+        nix::errno::Errno::EWOULDBLOCK => {
+            Error::Unavailable(format!("{}: another process uses this data folder", dir.display()))
+        }
         errno => unavailable(&path, &errno.into()),
     })
 }
@@ -328,9 +283,7 @@ fn revisions(dir: &Path, prefix: &str) -> std::io::Result<Vec<Revision>> {
     let mut found = Vec::new();
     for entry in fs::read_dir(dir)? {
         let name = entry?.file_name();
-        let revision: Option<Revision> = name
-            .to_str()
-            .and_then(|n| n.strip_prefix(prefix)?.parse().ok());
+        let revision: Option<Revision> = name.to_str().and_then(|n| n.strip_prefix(prefix)?.parse().ok());
         found.extend(revision);
     }
     found.sort_unstable();
@@ -351,17 +304,10 @@ fn load_snapshot(path: &Path, revision: Revision) -> Result<State, Error> {
             Record::Lease { id, expires } => {
                 state.leases.entry(id).or_default().expires = expires;
             }
-            Record::End {
-                revision: r,
-                pairs: n,
-            } => whole = r == revision && n == pairs,
+            Record::End { revision: r, pairs: n } => whole = r == revision && n == pairs,
         }
     }
-    if whole {
-        Ok(state)
-    } else {
-        Err(corrupt(path, "the snapshot is incomplete"))
-    }
+    if whole { Ok(state) } else { Err(corrupt(path, "the snapshot is incomplete")) }
 }
 
 /// Applies the changes of a log that the state does not have; returns where the log ends.

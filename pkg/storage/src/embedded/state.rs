@@ -56,11 +56,7 @@ pub(super) struct State {
 impl State {
     /// A state that has everything before and at `revision` forgotten but the live pairs.
     pub(super) fn at(revision: Revision) -> Self {
-        State {
-            revision,
-            compacted: revision,
-            ..State::default()
-        }
+        State { revision, compacted: revision, ..State::default() }
     }
 
     /// Puts a live pair of a snapshot in place, without a log entry.
@@ -73,19 +69,12 @@ impl State {
     pub(super) fn apply(&mut self, change: Change) {
         self.revision = change.version.revision;
         self.bind(&change);
-        self.keys
-            .entry(change.key.clone())
-            .or_default()
-            .push(change.version.clone());
+        self.keys.entry(change.key.clone()).or_default().push(change.version.clone());
         self.log.push_back(change);
     }
 
     fn bind(&mut self, change: &Change) {
-        let old = self
-            .keys
-            .get(&change.key)
-            .and_then(|v| v.last())
-            .map_or(0, |v| v.lease);
+        let old = self.keys.get(&change.key).and_then(|v| v.last()).map_or(0, |v| v.lease);
         if old != change.version.lease
             && let Some(lease) = self.leases.get_mut(&old)
         {
@@ -103,9 +92,7 @@ impl State {
     /// Rings every watcher that a change under `keys` concerns; all of them if `keys` is `None`.
     pub(super) fn ring(&mut self, keys: Option<&[Arc<str>]>) {
         self.doorbells.retain(|bell| {
-            let Some(bell) = bell.upgrade() else {
-                return false;
-            };
+            let Some(bell) = bell.upgrade() else { return false };
             if keys.is_none_or(|keys| keys.iter().any(|k| k.starts_with(&bell.prefix))) {
                 bell.notify.notify_one();
             }
@@ -128,16 +115,10 @@ impl State {
             return Ok(self.revision);
         }
         if revision > self.revision {
-            return Err(Error::Future {
-                requested: revision,
-                current: self.revision,
-            });
+            return Err(Error::Future { requested: revision, current: self.revision });
         }
         if revision < self.compacted {
-            return Err(Error::Compacted {
-                requested: revision,
-                compacted: self.compacted,
-            });
+            return Err(Error::Compacted { requested: revision, compacted: self.compacted });
         }
         Ok(revision)
     }
@@ -150,10 +131,7 @@ impl State {
         revision: Revision,
     ) -> Result<Range, Error> {
         let at = self.check(revision)?;
-        let mut range = Range {
-            revision: self.revision,
-            ..Range::default()
-        };
+        let mut range = Range { revision: self.revision, ..Range::default() };
         let Some(end) = end else {
             if let Some((key, versions)) = self.keys.get_key_value(start)
                 && let Some(pair) = Self::visible(key, versions, at)
@@ -168,9 +146,7 @@ impl State {
         }
         let bounds = (Bound::Included(start), Bound::Excluded(end));
         for (key, versions) in self.keys.range::<str, _>(bounds) {
-            let Some(pair) = Self::visible(key, versions, at) else {
-                continue;
-            };
+            let Some(pair) = Self::visible(key, versions, at) else { continue };
             range.count += 1;
             if limit == 0 || (range.items.len() as u64) < limit {
                 range.items.push(pair);
@@ -197,10 +173,7 @@ impl State {
             if let Some(version) = versions.iter().rev().find(|v| v.revision <= revision)
                 && version.value.is_some()
             {
-                changes.push(Change {
-                    key: key.clone(),
-                    version: version.clone(),
-                });
+                changes.push(Change { key: key.clone(), version: version.clone() });
             }
             if seen == limit {
                 return (changes, Some(key.clone()));
@@ -218,10 +191,7 @@ impl State {
         limit: usize,
     ) -> Result<(Vec<Event>, Revision), Error> {
         if from <= self.compacted {
-            return Err(Error::Compacted {
-                requested: from,
-                compacted: self.compacted,
-            });
+            return Err(Error::Compacted { requested: from, compacted: self.compacted });
         }
         let Some(first) = self.log.front().map(|c| c.version.revision) else {
             return Ok((Vec::new(), from.max(self.revision + 1)));
@@ -270,13 +240,8 @@ impl State {
             self.log.pop_front();
         }
         for key in touched {
-            let Some(versions) = self.keys.get_mut(&key) else {
-                continue;
-            };
-            let keep = versions
-                .iter()
-                .rposition(|v| v.revision <= self.compacted)
-                .unwrap_or(0);
+            let Some(versions) = self.keys.get_mut(&key) else { continue };
+            let keep = versions.iter().rposition(|v| v.revision <= self.compacted).unwrap_or(0);
             versions.drain(..keep);
             let gone = versions.len() == 1 && versions[0].value.is_none();
             if versions.len() < versions.capacity() / 2 {
@@ -292,10 +257,7 @@ impl State {
 
     /// Every lease id with its end, for a snapshot.
     pub(super) fn lease_ends(&self) -> Vec<(i64, i64)> {
-        self.leases
-            .iter()
-            .map(|(id, lease)| (*id, lease.expires))
-            .collect()
+        self.leases.iter().map(|(id, lease)| (*id, lease.expires)).collect()
     }
 }
 

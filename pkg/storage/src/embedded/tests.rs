@@ -25,10 +25,7 @@ async fn get(store: &Engine, key: &str) -> Option<KeyValue> {
 }
 
 async fn next(watch: &mut Watch) -> Result<WatchItem, Error> {
-    tokio::time::timeout(Duration::from_secs(5), watch.next())
-        .await
-        .unwrap()
-        .unwrap()
+    tokio::time::timeout(Duration::from_secs(5), watch.next()).await.unwrap().unwrap()
 }
 
 async fn event_keys(watch: &mut Watch, count: usize) -> Vec<(String, bool)> {
@@ -55,29 +52,15 @@ async fn swaps_only_on_the_expected_revision() {
     assert!(second > first);
     let pair = get(&store, "/a").await.unwrap();
     assert_eq!((pair.create_revision, pair.mod_revision), (first, second));
-    assert!(matches!(
-        store.delete("/a", first).await.unwrap(),
-        Swap::Conflict(Some(_))
-    ));
-    assert!(matches!(
-        store.delete("/b", 0).await.unwrap(),
-        Swap::Conflict(None)
-    ));
-    assert!(matches!(
-        store.delete("/a", second).await.unwrap(),
-        Swap::Done(_)
-    ));
+    assert!(matches!(store.delete("/a", first).await.unwrap(), Swap::Conflict(Some(_))));
+    assert!(matches!(store.delete("/b", 0).await.unwrap(), Swap::Conflict(None)));
+    assert!(matches!(store.delete("/a", second).await.unwrap(), Swap::Done(_)));
     assert!(get(&store, "/a").await.is_none());
     assert_eq!(get_at(&store, "/a", first).await.unwrap().value, "1");
 }
 
 async fn get_at(store: &Engine, key: &str, revision: Revision) -> Option<KeyValue> {
-    store
-        .range(key, None, 0, revision)
-        .await
-        .unwrap()
-        .items
-        .pop()
+    store.range(key, None, 0, revision).await.unwrap().items.pop()
 }
 
 #[tokio::test]
@@ -104,23 +87,11 @@ async fn ranges_page_at_one_revision() {
     let page = store.range("/p/", Some(&end), 2, 0).await.unwrap();
     assert_eq!((page.items.len(), page.more, page.count), (2, true, 3));
     put(&store, "/p/d", "later").await;
-    let rest = store
-        .range("/p/b\0", Some(&end), 0, page.revision)
-        .await
-        .unwrap();
-    assert_eq!(
-        rest.items
-            .iter()
-            .map(|p| p.key.as_str())
-            .collect::<Vec<_>>(),
-        ["/p/c"]
-    );
+    let rest = store.range("/p/b\0", Some(&end), 0, page.revision).await.unwrap();
+    assert_eq!(rest.items.iter().map(|p| p.key.as_str()).collect::<Vec<_>>(), ["/p/c"]);
     assert!(matches!(
         store.range("/p/", Some(&end), 0, 1000).await,
-        Err(Error::Future {
-            requested: 1000,
-            ..
-        })
+        Err(Error::Future { requested: 1000, .. })
     ));
 }
 
@@ -134,10 +105,7 @@ async fn a_watch_gets_every_event_from_its_revision() {
     let second = put(&store, "/p/a", "2").await;
     store.delete("/p/a", second).await.unwrap();
     let a = |alive| ("/p/a".to_owned(), alive);
-    assert_eq!(
-        event_keys(&mut from_past, 3).await,
-        [a(true), a(true), a(false)]
-    );
+    assert_eq!(event_keys(&mut from_past, 3).await, [a(true), a(true), a(false)]);
     assert_eq!(event_keys(&mut from_now, 2).await, [a(true), a(false)]);
 }
 
@@ -150,9 +118,7 @@ async fn events_carry_the_pair_before() {
     put(&store, "/a", "2").await;
     let mut previous = Vec::new();
     while previous.len() < 3 {
-        let WatchItem::Events(events) = next(&mut watch).await.unwrap() else {
-            continue;
-        };
+        let WatchItem::Events(events) = next(&mut watch).await.unwrap() else { continue };
         previous.extend(events.into_iter().map(|e| e.previous.map(|p| p.value)));
     }
     assert_eq!(previous, [None, Some(value("1")), None]);
@@ -176,14 +142,8 @@ async fn compaction_forgets_history_but_no_pair() {
     store.delete("/gone", gone).await.unwrap();
     let now = put(&store, "/a", "2").await;
     store.compact(now).await.unwrap();
-    assert!(matches!(
-        next(&mut slow).await,
-        Err(Error::Compacted { .. })
-    ));
-    assert!(matches!(
-        store.range("/a", None, 0, first).await,
-        Err(Error::Compacted { .. })
-    ));
+    assert!(matches!(next(&mut slow).await, Err(Error::Compacted { .. })));
+    assert!(matches!(store.range("/a", None, 0, first).await, Err(Error::Compacted { .. })));
     assert!(store.watch("/", first).await.is_err());
     assert_eq!(get(&store, "/a").await.unwrap().value, "2");
     assert!(get(&store, "/gone").await.is_none());
@@ -201,10 +161,7 @@ async fn a_lease_ends_with_its_keys() {
     drop(store);
     let store = Engine::open(dir.path()).unwrap();
     let mut watch = store.watch("/event", 0).await.unwrap();
-    assert_eq!(
-        event_keys(&mut watch, 1).await,
-        [("/event".to_owned(), false)]
-    );
+    assert_eq!(event_keys(&mut watch, 1).await, [("/event".to_owned(), false)]);
     assert!(get(&store, "/stays").await.is_some());
 }
 
@@ -213,10 +170,7 @@ async fn a_second_process_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let _first = Engine::open(dir.path()).unwrap();
     let error = Engine::open(dir.path()).unwrap_err().to_string();
-    assert!(
-        error.contains("another process uses this data folder"),
-        "{error}"
-    );
+    assert!(error.contains("another process uses this data folder"), "{error}");
 }
 
 #[tokio::test]
@@ -224,10 +178,7 @@ async fn a_newer_format_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     drop(Engine::open(dir.path()).unwrap());
     fs::write(dir.path().join("VERSION"), "knarr-store 2\n").unwrap();
-    assert!(matches!(
-        Engine::open(dir.path()),
-        Err(Error::Corrupt { .. })
-    ));
+    assert!(matches!(Engine::open(dir.path()), Err(Error::Corrupt { .. })));
 }
 
 fn the_log(dir: &Path) -> std::path::PathBuf {
@@ -257,12 +208,7 @@ async fn every_torn_tail_keeps_what_was_acknowledged() {
             fs::write(log_path(crashed.path(), 0), &image).unwrap();
             let store = Engine::open(crashed.path()).unwrap();
             let whole = ends.iter().filter(|end| **end <= cut as u64).count();
-            let found = store
-                .range("/k/", Some("/k0"), 0, 0)
-                .await
-                .unwrap()
-                .items
-                .len();
+            let found = store.range("/k/", Some("/k0"), 0, 0).await.unwrap().items.len();
             assert_eq!(found, whole, "cut at {cut}");
             if cut % 16 == 0 {
                 put(&store, "/after", "x").await;
@@ -289,10 +235,7 @@ async fn damage_before_the_end_is_never_silent() {
         let mut bad = good.clone();
         bad[at] ^= 0x40;
         fs::write(&path, &bad).unwrap();
-        assert!(
-            matches!(Engine::open(dir.path()), Err(Error::Corrupt { .. })),
-            "byte {at}"
-        );
+        assert!(matches!(Engine::open(dir.path()), Err(Error::Corrupt { .. })), "byte {at}");
     }
 }
 
@@ -306,28 +249,16 @@ async fn a_long_log_becomes_a_snapshot() {
         let key = format!("/big/{}", i % 4);
         let expected = get(&store, &key).await.map_or(0, |p| p.mod_revision);
         let swap = store.put(&key, large.clone(), expected, 0).await.unwrap();
-        let Swap::Done(done) = swap else {
-            panic!("conflict")
-        };
+        let Swap::Done(done) = swap else { panic!("conflict") };
         revision = done;
         // The registry compacts; so memory and snapshots stay near what is live.
         store.compact(revision.saturating_sub(4)).await.unwrap();
     }
     drop(store);
-    let on_disk: u64 = fs::read_dir(dir.path())
-        .unwrap()
-        .map(|e| e.unwrap().metadata().unwrap().len())
-        .sum();
+    let on_disk: u64 =
+        fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().metadata().unwrap().len()).sum();
     assert!(on_disk < 80 << 20, "{on_disk} bytes for 4 MiB of live data");
     let store = Engine::open(dir.path()).unwrap();
     assert_eq!(store.revision().await.unwrap(), revision);
-    assert_eq!(
-        store
-            .range("/big/", Some("/big0"), 0, 0)
-            .await
-            .unwrap()
-            .items
-            .len(),
-        4
-    );
+    assert_eq!(store.range("/big/", Some("/big0"), 0, 0).await.unwrap().items.len(), 4);
 }

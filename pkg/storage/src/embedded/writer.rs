@@ -39,22 +39,9 @@ pub(super) enum Request {
 
 #[derive(Debug)]
 pub(super) enum Operation {
-    Put {
-        key: Arc<str>,
-        value: Bytes,
-        expected: Revision,
-        lease: i64,
-        answer: Answer<Swap>,
-    },
-    Delete {
-        key: Arc<str>,
-        expected: Revision,
-        answer: Answer<Swap>,
-    },
-    Grant {
-        ttl: i64,
-        answer: Answer<i64>,
-    },
+    Put { key: Arc<str>, value: Bytes, expected: Revision, lease: i64, answer: Answer<Swap> },
+    Delete { key: Arc<str>, expected: Revision, answer: Answer<Swap> },
+    Grant { ttl: i64, answer: Answer<i64> },
 }
 
 /// What the writer needs of the disk.
@@ -86,10 +73,7 @@ struct Batch<'a> {
 
 impl Batch<'_> {
     fn latest(&self, key: &str) -> Option<&Version> {
-        self.overlay
-            .get(key)
-            .or_else(|| self.state.latest(key))
-            .filter(|v| v.value.is_some())
+        self.overlay.get(key).or_else(|| self.state.latest(key)).filter(|v| v.value.is_some())
     }
 
     fn swap(
@@ -124,12 +108,7 @@ impl Batch<'_> {
         self.revision += 1;
         let revision = self.revision;
         let created = if created == 0 { revision } else { created };
-        let version = Version {
-            revision,
-            created,
-            lease,
-            value,
-        };
+        let version = Version { revision, created, lease, value };
         self.overlay.insert(key.clone(), version.clone());
         self.records.push(Record::Change(Change { key, version }));
     }
@@ -144,14 +123,7 @@ impl Writer {
     ) -> Self {
         // Lease ids must not repeat across restarts; the clock is finer than restarts are quick.
         let next_lease = i64::try_from(unix_now().as_micros()).unwrap_or(1);
-        Writer {
-            shared,
-            disk,
-            queue,
-            own,
-            snapshotting: false,
-            next_lease,
-        }
+        Writer { shared, disk, queue, own, snapshotting: false, next_lease }
     }
 
     pub(super) fn run(mut self) {
@@ -199,13 +171,7 @@ impl Writer {
 
     /// Time until the next lease ends; `None` if there is none.
     fn next_expiry(&self) -> Option<Duration> {
-        let ends = self
-            .shared
-            .read()
-            .leases
-            .values()
-            .map(|l| l.expires)
-            .min()?;
+        let ends = self.shared.read().leases.values().map(|l| l.expires).min()?;
         let now = unix_now();
         let ends = Duration::from_secs(u64::try_from(ends).unwrap_or(0));
         Some(ends.saturating_sub(now) + Duration::from_millis(1))
@@ -226,30 +192,17 @@ impl Writer {
             self.expire(&mut batch);
             for operation in operations {
                 match operation {
-                    Operation::Put {
-                        key,
-                        value,
-                        expected,
-                        lease,
-                        answer,
-                    } => {
+                    Operation::Put { key, value, expected, lease, answer } => {
                         batch.swap(key, expected, lease, Some(value), answer);
                     }
-                    Operation::Delete {
-                        key,
-                        expected,
-                        answer,
-                    } => {
+                    Operation::Delete { key, expected, answer } => {
                         batch.swap(key, expected, 0, None, answer);
                     }
                     Operation::Grant { ttl, answer } => {
                         self.next_lease += 1;
                         let now = i64::try_from(unix_now().as_secs()).unwrap_or(0);
                         let expires = now + ttl.max(1);
-                        batch.records.push(Record::Lease {
-                            id: self.next_lease,
-                            expires,
-                        });
+                        batch.records.push(Record::Lease { id: self.next_lease, expires });
                         batch.grants.push((answer, self.next_lease));
                     }
                 }
@@ -304,18 +257,12 @@ impl Writer {
     fn expire(&self, batch: &mut Batch<'_>) {
         let now = i64::try_from(unix_now().as_secs()).unwrap_or(0);
         let state = batch.state;
-        for (&id, lease) in state
-            .leases
-            .iter()
-            .filter(|(_, lease)| lease.expires <= now)
-        {
+        for (&id, lease) in state.leases.iter().filter(|(_, lease)| lease.expires <= now) {
             let mut keys: Vec<_> = lease.keys.iter().cloned().collect();
             keys.sort_unstable();
             for key in keys {
-                if let Some(created) = batch
-                    .latest(&key)
-                    .filter(|v| v.lease == id)
-                    .map(|v| v.created)
+                if let Some(created) =
+                    batch.latest(&key).filter(|v| v.lease == id).map(|v| v.created)
                 {
                     batch.change(key, created, 0, None);
                 }
@@ -352,12 +299,10 @@ impl Writer {
         }
         let (shared, own) = (self.shared.clone(), self.own.clone());
         let path = snapshot_path(&disk.dir, revision);
-        let spawned = std::thread::Builder::new()
-            .name("store-snapshot".into())
-            .spawn(move || {
-                let result = snapshot(&shared, &path, revision).map_err(|e| e.to_string());
-                let _ = own.send(Request::Snapshot(result.map(|()| revision)));
-            });
+        let spawned = std::thread::Builder::new().name("store-snapshot".into()).spawn(move || {
+            let result = snapshot(&shared, &path, revision).map_err(|e| e.to_string());
+            let _ = own.send(Request::Snapshot(result.map(|()| revision)));
+        });
         self.snapshotting = spawned.is_ok();
     }
 
@@ -374,10 +319,8 @@ impl Writer {
 fn snapshot(shared: &Shared, path: &std::path::Path, revision: Revision) -> std::io::Result<()> {
     let mut file = SnapshotWriter::create(path)?;
     let leases = shared.read().lease_ends();
-    let leases: Vec<_> = leases
-        .into_iter()
-        .map(|(id, expires)| Record::Lease { id, expires })
-        .collect();
+    let leases: Vec<_> =
+        leases.into_iter().map(|(id, expires)| Record::Lease { id, expires }).collect();
     file.write(&leases)?;
     let mut last = None;
     loop {
@@ -398,7 +341,5 @@ fn snapshot(shared: &Shared, path: &std::path::Path, revision: Revision) -> std:
 }
 
 fn unix_now() -> Duration {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }

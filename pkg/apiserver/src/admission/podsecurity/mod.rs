@@ -64,14 +64,8 @@ fn version(text: &str) -> Option<Option<u32>> {
         return Some(None);
     }
     let digits = text.strip_prefix("v1.")?;
-    let plain = !digits.is_empty()
-        && digits.bytes().all(|b| b.is_ascii_digit())
-        && (digits == "0" || !digits.starts_with('0'));
-    if plain {
-        digits.parse().ok().map(Some)
-    } else {
-        None
-    }
+    let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit()) && (digits == "0" || !digits.starts_with('0'));
+    if plain { digits.parse().ok().map(Some) } else { None }
 }
 
 /// Reads a namespace's labels. Ones that make no sense count as the strictest for enforcing and
@@ -84,32 +78,21 @@ fn policies<'l>(of: impl Fn(&str) -> Option<&'l str>) -> (Policies, Vec<FieldErr
         (format!("metadata.labels[{key}]"), value)
     };
     let mut read = |mode: &str, fallback: Level| {
-        let mut p = Policy {
-            level: Level::Privileged,
-            minor: None,
-        };
+        let mut p = Policy { level: Level::Privileged, minor: None };
         let (field, value) = label(mode);
         let mut good = false;
         if let Some(v) = &value {
             good = level(v).is_some();
             p.level = level(v).unwrap_or(fallback);
             if !good {
-                errors.push(FieldError::invalid(
-                    field,
-                    v.as_str(),
-                    "must be one of privileged, baseline, restricted",
-                ));
+                errors.push(FieldError::invalid(field, v.as_str(), "must be one of privileged, baseline, restricted"));
             }
         }
         let (field, text) = label(&format!("{mode}-version"));
         if let Some(v) = &text {
             p.minor = version(v).flatten();
             if version(v).is_none() {
-                errors.push(FieldError::invalid(
-                    field,
-                    v.as_str(),
-                    "must be \"latest\" or \"v1.x\"",
-                ));
+                errors.push(FieldError::invalid(field, v.as_str(), "must be \"latest\" or \"v1.x\""));
             }
         }
         (p, value.is_some(), good, text.is_some())
@@ -124,14 +107,7 @@ fn policies<'l>(of: impl Fn(&str) -> Option<&'l str>) -> (Policies, Vec<FieldErr
             warn.minor = enforce.minor;
         }
     }
-    (
-        Policies {
-            enforce,
-            audit,
-            warn,
-        },
-        errors,
-    )
+    (Policies { enforce, audit, warn }, errors)
 }
 
 /// The metadata and spec of the pods that an object makes; `None` if it makes none.
@@ -139,57 +115,30 @@ fn template<'o>(a: &Attrs<'_>, obj: &'o Value) -> Option<(&'o Value, &'o Value)>
     let at = match (a.resource.group.as_ref(), a.resource.plural.as_ref()) {
         ("", "pods") => obj,
         ("", "podtemplates") => obj.at(&["template"])?,
-        ("", "replicationcontrollers")
-        | ("apps", "replicasets" | "deployments" | "statefulsets" | "daemonsets")
-        | ("batch", "jobs") => obj.at(&["spec", "template"])?,
+        ("", "replicationcontrollers") | ("apps", "replicasets" | "deployments" | "statefulsets" | "daemonsets") | ("batch", "jobs") => obj.at(&["spec", "template"])?,
         ("batch", "cronjobs") => obj.at(&["spec", "jobTemplate", "spec", "template"])?,
         _ => return None,
     };
-    Some((
-        at.at(&["metadata"]).unwrap_or(&Value::Null),
-        at.at(&["spec"]).unwrap_or(&Value::Null),
-    ))
+    Some((at.at(&["metadata"]).unwrap_or(&Value::Null), at.at(&["spec"]).unwrap_or(&Value::Null)))
 }
 
 /// Which checks fail, with details: `hostPort (container "a" uses hostPort 80), …`.
 fn details(p: Policy, meta: &Value, spec: &Value) -> Option<String> {
     let all: Vec<String> = checks::evaluate(p.level, p.minor, meta, spec)
         .into_iter()
-        .map(|f| {
-            if f.detail.is_empty() {
-                f.reason
-            } else {
-                format!("{} ({})", f.reason, f.detail)
-            }
-        })
+        .map(|f| if f.detail.is_empty() { f.reason } else { format!("{} ({})", f.reason, f.detail) })
         .collect();
     (!all.is_empty()).then(|| all.join(", "))
 }
 
 /// Whether an update of a pod changes what is checked: images, and containers added.
 fn significant(new: &Value, old: &Value) -> bool {
-    let images = |v: &Value, l: &str| -> Vec<String> {
-        v.list_at(&["spec", l])
-            .iter()
-            .map(|c| c.str_at(&["image"]).to_owned())
-            .collect()
-    };
+    let images = |v: &Value, l: &str| -> Vec<String> { v.list_at(&["spec", l]).iter().map(|c| c.str_at(&["image"]).to_owned()).collect() };
     let late = |v: &Value| -> BTreeMap<String, String> {
-        v.list_at(&["spec", "ephemeralContainers"])
-            .iter()
-            .map(|c| {
-                (
-                    c.str_at(&["name"]).to_owned(),
-                    c.str_at(&["image"]).to_owned(),
-                )
-            })
-            .collect()
+        v.list_at(&["spec", "ephemeralContainers"]).iter().map(|c| (c.str_at(&["name"]).to_owned(), c.str_at(&["image"]).to_owned())).collect()
     };
     let before = late(old);
-    ["containers", "initContainers"]
-        .iter()
-        .any(|l| images(new, l) != images(old, l))
-        || late(new).iter().any(|(n, i)| before.get(n) != Some(i))
+    ["containers", "initContainers"].iter().any(|l| images(new, l) != images(old, l)) || late(new).iter().any(|(n, i)| before.get(n) != Some(i))
 }
 
 /// The plugin.
@@ -201,83 +150,40 @@ pub(super) fn validate(a: &Attrs<'_>, obj: &Value, old: Option<&Value>) -> Resul
         return Ok(());
     }
     if a.is("", "namespaces") {
-        return if a.subresource.is_empty() {
-            namespace(a, obj, old)
-        } else {
-            Ok(())
-        };
+        return if a.subresource.is_empty() { namespace(a, obj, old) } else { Ok(()) };
     }
     let pod = a.is("", "pods");
-    let aside = if pod {
-        matches!(
-            a.subresource,
-            "exec" | "attach" | "binding" | "eviction" | "log" | "portforward" | "proxy" | "status"
-        )
-    } else {
-        !a.subresource.is_empty()
-    };
+    let aside = if pod { matches!(a.subresource, "exec" | "attach" | "binding" | "eviction" | "log" | "portforward" | "proxy" | "status") } else { !a.subresource.is_empty() };
     if aside {
         return Ok(());
     }
-    let Some((meta, spec)) = template(a, obj) else {
-        return Ok(());
-    };
-    let ns = a
-        .core
-        .entry("namespaces", "", &a.namespace)
-        .ok_or_else(|| {
-            ApiError::internal(format!("failed to lookup namespace {:?}", a.namespace))
-        })?;
+    let Some((meta, spec)) = template(a, obj) else { return Ok(()) };
+    let ns = a.core.entry("namespaces", "", &a.namespace).ok_or_else(|| ApiError::internal(format!("failed to lookup namespace {:?}", a.namespace)))?;
     let (policies, errors) = policies(|key| ns.label(key));
     if !errors.is_empty() {
-        let texts: Vec<String> = errors
-            .iter()
-            .map(|e| format!("{}: {}", e.field, e.body()))
-            .collect();
-        a.ctx.annotate(
-            "pod-security.kubernetes.io/error",
-            &format!("Failed to parse policy: {}", texts.join(", ")),
-        );
+        let texts: Vec<String> = errors.iter().map(|e| format!("{}: {}", e.field, e.body())).collect();
+        a.ctx.annotate("pod-security.kubernetes.io/error", &format!("Failed to parse policy: {}", texts.join(", ")));
     }
     if pod {
         if a.operation == Operation::Update && old.is_some_and(|o| !significant(obj, o)) {
             return Ok(());
         }
-        a.ctx.annotate(
-            "pod-security.kubernetes.io/enforce-policy",
-            &policies.enforce.to_string(),
-        );
+        a.ctx.annotate("pod-security.kubernetes.io/enforce-policy", &policies.enforce.to_string());
         if let Some(found) = details(policies.audit, meta, spec) {
-            a.ctx.annotate(
-                "pod-security.kubernetes.io/audit-violations",
-                &format!("would violate PodSecurity \"{}\": {found}", policies.audit),
-            );
+            a.ctx.annotate("pod-security.kubernetes.io/audit-violations", &format!("would violate PodSecurity \"{}\": {found}", policies.audit));
         }
         if let Some(found) = details(policies.enforce, meta, spec) {
-            let name = if a.name.is_empty() {
-                obj.name()
-            } else {
-                &a.name
-            };
-            return Err(ApiError::forbidden(
-                "",
-                "pods",
-                name,
-                &format!("violates PodSecurity \"{}\": {found}", policies.enforce),
-            ));
+            let name = if a.name.is_empty() { obj.name() } else { &a.name };
+            return Err(ApiError::forbidden("", "pods", name, &format!("violates PodSecurity \"{}\": {found}", policies.enforce)));
         }
     }
-    if !pod && let Some(found) = details(policies.audit, meta, spec) {
-        a.ctx.annotate(
-            "pod-security.kubernetes.io/audit-violations",
-            &format!("would violate PodSecurity \"{}\": {found}", policies.audit),
-        );
+    if !pod
+        && let Some(found) = details(policies.audit, meta, spec)
+    {
+        a.ctx.annotate("pod-security.kubernetes.io/audit-violations", &format!("would violate PodSecurity \"{}\": {found}", policies.audit));
     }
     if let Some(found) = details(policies.warn, meta, spec) {
-        a.ctx.warn(format!(
-            "would violate PodSecurity \"{}\": {found}",
-            policies.warn
-        ));
+        a.ctx.warn(format!("would violate PodSecurity \"{}\": {found}", policies.warn));
     }
     Ok(())
 }
@@ -287,15 +193,11 @@ fn namespace(a: &Attrs<'_>, obj: &Value, old: Option<&Value>) -> Result<(), ApiE
         move |key| v.at(&["metadata", "labels", key]).and_then(Value::as_str)
     }
     let (new, errors) = policies(labels(obj));
-    let before = old
-        .filter(|_| a.operation == Operation::Update)
-        .map(|o| policies(labels(o)));
+    let before = old.filter(|_| a.operation == Operation::Update).map(|o| policies(labels(o)));
     if !errors.is_empty() && before.as_ref().is_none_or(|(_, b)| *b != errors) {
         return Err(ApiError::invalid("", "Namespace", obj.name(), &errors));
     }
-    let Some((before, _)) = before else {
-        return Ok(());
-    };
+    let Some((before, _)) = before else { return Ok(()) };
     let (new, before) = (new.enforce, before.enforce);
     let looser = new.minor == before.minor && new.level <= before.level;
     if new == before || new.level == Level::Privileged || looser {
@@ -321,11 +223,7 @@ fn existing(a: &Attrs<'_>, namespace: &str, policy: Policy) -> Result<Vec<String
     let (mut pods, mut alike, mut owners) = (Vec::new(), Vec::new(), HashSet::new());
     for e in snapshot.prefixed(&scope) {
         let v = e.value();
-        let owner = v
-            .list_at(&["metadata", "ownerReferences"])
-            .iter()
-            .find(|r| r["controller"] == true)
-            .map(|r| r.str_at(&["uid"]).to_owned());
+        let owner = v.list_at(&["metadata", "ownerReferences"]).iter().find(|r| r["controller"] == true).map(|r| r.str_at(&["uid"]).to_owned());
         let known = owner.is_some_and(|o| !owners.insert(o));
         if known { alike.push(v) } else { pods.push(v) }
     }
@@ -334,16 +232,10 @@ fn existing(a: &Attrs<'_>, namespace: &str, policy: Policy) -> Result<Vec<String
     let mut checked = 0;
     let mut found: BTreeMap<String, (String, usize)> = BTreeMap::new();
     for pod in pods.iter().take(MOST_PODS) {
-        let reasons: Vec<String> =
-            checks::evaluate(policy.level, policy.minor, &pod["metadata"], &pod["spec"])
-                .into_iter()
-                .map(|f| f.reason)
-                .collect();
+        let reasons: Vec<String> = checks::evaluate(policy.level, policy.minor, &pod["metadata"], &pod["spec"]).into_iter().map(|f| f.reason).collect();
         checked += 1;
         if !reasons.is_empty() {
-            let (first, count) = found
-                .entry(reasons.join(", "))
-                .or_insert_with(|| (pod.name().to_owned(), 0));
+            let (first, count) = found.entry(reasons.join(", ")).or_insert_with(|| (pod.name().to_owned(), 0));
             *count += 1;
             if pod.name() < first.as_str() {
                 pod.name().clone_into(first);

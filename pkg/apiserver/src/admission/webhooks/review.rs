@@ -1,10 +1,7 @@
 //! `AdmissionReview`: what is asked, and what answers mean.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use knarr_registry::{
-    ApiError, Object,
-    error::{Cause, Details},
-};
+use knarr_registry::{ApiError, Object, error::{Cause, Details}};
 use knarr_schema::Resource;
 use serde_json::{Value, json};
 
@@ -12,14 +9,7 @@ use super::{Failure, operation};
 use crate::admission::{Attrs, Operation};
 
 /// The review of a request as one of a row's.
-pub(super) fn question(
-    a: &Attrs<'_>,
-    row: &Resource,
-    obj: &Value,
-    old: Option<&Value>,
-    uid: &str,
-    version: &str,
-) -> Value {
+pub(super) fn question(a: &Attrs<'_>, row: &Resource, obj: &Value, old: Option<&Value>, uid: &str, version: &str) -> Value {
     let connects = a.operation == Operation::Connect;
     let object = if connects { connect(a) } else { obj.clone() };
     let kind_of = |r: &Resource| {
@@ -28,8 +18,7 @@ pub(super) fn question(
         }
         json!({"group": r.group, "version": r.version, "kind": r.kind})
     };
-    let resource_of =
-        |r: &Resource| json!({"group": r.group, "version": r.version, "resource": r.plural});
+    let resource_of = |r: &Resource| json!({"group": r.group, "version": r.version, "resource": r.plural});
     let verb = match a.operation {
         Operation::Create => "CreateOptions",
         Operation::Update if a.ctx.info.verb == "patch" => "PatchOptions",
@@ -57,11 +46,7 @@ pub(super) fn question(
     if !a.name.is_empty() {
         q["name"] = json!(a.name);
     }
-    let namespace = if a.is("", "namespaces") {
-        &a.name
-    } else {
-        &a.namespace
-    };
+    let namespace = if a.is("", "namespaces") { &a.name } else { &a.namespace };
     if !namespace.is_empty() && (a.resource.namespaced || a.is("", "namespaces")) {
         q["namespace"] = json!(namespace);
     }
@@ -106,11 +91,7 @@ fn connect(a: &Attrs<'_>) -> Value {
             }
         }
         "portforward" => {
-            let ports: Vec<i64> = q
-                .all("ports")
-                .iter()
-                .filter_map(|p| p.parse().ok())
-                .collect();
+            let ports: Vec<i64> = q.all("ports").iter().filter_map(|p| p.parse().ok()).collect();
             if !ports.is_empty() {
                 v["ports"] = json!(ports);
             }
@@ -123,120 +104,52 @@ fn connect(a: &Attrs<'_>) -> Value {
 }
 
 /// Reads an answer: the patch, if any, and the warnings.
-pub(super) fn answer(
-    v: &Value,
-    uid: &str,
-    version: &str,
-    mutating: bool,
-    name: &str,
-) -> Result<(Option<Value>, Vec<String>), Failure> {
+pub(super) fn answer(v: &Value, uid: &str, version: &str, mutating: bool, name: &str) -> Result<(Option<Value>, Vec<String>), Failure> {
     let bad = |why: String| Failure::Call(format!("received invalid webhook response: {why}"));
-    let Some(r) = v.at(&["response"]) else {
-        return Err(bad("webhook response was absent".into()));
-    };
+    let Some(r) = v.at(&["response"]) else { return Err(bad("webhook response was absent".into())) };
     let patch = r.str_at(&["patch"]);
-    let kind = r
-        .get("patchType")
-        .filter(|t| !t.is_null())
-        .map(|t| t.as_str().unwrap_or_default());
+    let kind = r.get("patchType").filter(|t| !t.is_null()).map(|t| t.as_str().unwrap_or_default());
     if version == "v1" {
         if r.str_at(&["uid"]) != uid {
-            return Err(bad(format!(
-                "expected response.uid={uid:?}, got {:?}",
-                r.str_at(&["uid"])
-            )));
+            return Err(bad(format!("expected response.uid={uid:?}, got {:?}", r.str_at(&["uid"]))));
         }
         let (api, k) = (v.str_at(&["apiVersion"]), v.str_at(&["kind"]));
         if api != "admission.k8s.io/v1" || k != "AdmissionReview" {
             let slash = if api.contains('/') { "" } else { "/" };
-            return Err(bad(format!(
-                "expected webhook response of admission.k8s.io/v1, Kind=AdmissionReview, got {slash}{api}, Kind={k}"
-            )));
+            return Err(bad(format!("expected webhook response of admission.k8s.io/v1, Kind=AdmissionReview, got {slash}{api}, Kind={k}")));
         }
         match (mutating, patch.is_empty(), kind) {
-            (true, false, None) => {
-                return Err(bad(
-                    "webhook returned response.patch but not response.patchType".into(),
-                ));
-            }
-            (true, true, Some(_)) => {
-                return Err(bad(
-                    "webhook returned response.patchType but not response.patch".into(),
-                ));
-            }
-            (true, _, Some("")) => {
-                return Err(bad(
-                    "webhook returned invalid response.patchType of \"\"".into()
-                ));
-            }
-            (false, false, _) => {
-                return Err(bad(
-                    "validating webhook may not return response.patch".into()
-                ));
-            }
-            (false, _, Some(_)) => {
-                return Err(bad(
-                    "validating webhook may not return response.patchType".into()
-                ));
-            }
+            (true, false, None) => return Err(bad("webhook returned response.patch but not response.patchType".into())),
+            (true, true, Some(_)) => return Err(bad("webhook returned response.patchType but not response.patch".into())),
+            (true, _, Some("")) => return Err(bad("webhook returned invalid response.patchType of \"\"".into())),
+            (false, false, _) => return Err(bad("validating webhook may not return response.patch".into())),
+            (false, _, Some(_)) => return Err(bad("validating webhook may not return response.patchType".into())),
             _ => {}
         }
     }
-    let warnings = r
-        .list_at(&["warnings"])
-        .iter()
-        .filter_map(|w| w.as_str().map(str::to_owned))
-        .collect();
+    let warnings = r.list_at(&["warnings"]).iter().filter_map(|w| w.as_str().map(str::to_owned)).collect();
     if r.get("allowed") != Some(&Value::Bool(true)) {
-        return Err(Failure::Refused(refusal(
-            name,
-            r.get("status").unwrap_or(&Value::Null),
-        )));
+        return Err(Failure::Refused(refusal(name, r.get("status").unwrap_or(&Value::Null))));
     }
     if !mutating || patch.is_empty() {
         return Ok((None, warnings));
     }
-    let undecodable = |why: String| {
-        Failure::Call(format!(
-            "received undecodable patch in webhook response: {why}"
-        ))
-    };
+    let undecodable = |why: String| Failure::Call(format!("received undecodable patch in webhook response: {why}"));
     if let Some(other) = kind.filter(|k| *k != "JSONPatch") {
         return Err(Failure::Call(format!("unsupported patch type {other:?}")));
     }
-    let bytes = STANDARD
-        .decode(patch)
-        .map_err(|e| undecodable(e.to_string()))?;
+    let bytes = STANDARD.decode(patch).map_err(|e| undecodable(e.to_string()))?;
     let ops: Value = serde_json::from_slice(&bytes).map_err(|e| undecodable(e.to_string()))?;
     if !ops.is_array() {
         return Err(undecodable("it is no list".into()));
     }
-    Ok((
-        ops.as_array().is_some_and(|o| !o.is_empty()).then_some(ops),
-        warnings,
-    ))
+    Ok((ops.as_array().is_some_and(|o| !o.is_empty()).then_some(ops), warnings))
 }
 
 /// The reasons that statuses may have.
 const REASONS: [&str; 18] = [
-    "AlreadyExists",
-    "BadRequest",
-    "Conflict",
-    "Expired",
-    "Forbidden",
-    "Gone",
-    "InternalError",
-    "Invalid",
-    "MethodNotAllowed",
-    "NotAcceptable",
-    "NotFound",
-    "RequestEntityTooLarge",
-    "ServerTimeout",
-    "ServiceUnavailable",
-    "Timeout",
-    "TooManyRequests",
-    "Unauthorized",
-    "UnsupportedMediaType",
+    "AlreadyExists", "BadRequest", "Conflict", "Expired", "Forbidden", "Gone", "InternalError", "Invalid", "MethodNotAllowed", "NotAcceptable", "NotFound",
+    "RequestEntityTooLarge", "ServerTimeout", "ServiceUnavailable", "Timeout", "TooManyRequests", "Unauthorized", "UnsupportedMediaType",
 ];
 
 fn refusal(name: &str, result: &Value) -> ApiError {
@@ -247,21 +160,8 @@ fn refusal(name: &str, result: &Value) -> ApiError {
         ("", r) => format!("{denied}: {r}"),
         (m, _) => format!("{denied}: {m}"),
     };
-    let code = result
-        .at(&["code"])
-        .and_then(Value::as_u64)
-        .and_then(|c| u16::try_from(c).ok())
-        .filter(|c| (400..600).contains(c))
-        .unwrap_or(400);
-    let mut e = ApiError::new(
-        code,
-        REASONS
-            .iter()
-            .find(|r| **r == reason)
-            .copied()
-            .unwrap_or(""),
-        text,
-    );
+    let code = result.at(&["code"]).and_then(Value::as_u64).and_then(|c| u16::try_from(c).ok()).filter(|c| (400..600).contains(c)).unwrap_or(400);
+    let mut e = ApiError::new(code, REASONS.iter().find(|r| **r == reason).copied().unwrap_or(""), text);
     if let Some(d) = result.at(&["details"]) {
         let s = |v: &Value, k: &str| v.str_at(&[k]).to_owned();
         e.details = Some(Box::new(Details {
@@ -269,20 +169,8 @@ fn refusal(name: &str, result: &Value) -> ApiError {
             group: s(d, "group"),
             kind: s(d, "kind"),
             uid: s(d, "uid"),
-            causes: d
-                .list_at(&["causes"])
-                .iter()
-                .map(|c| Cause {
-                    reason: s(c, "reason"),
-                    message: s(c, "message"),
-                    field: s(c, "field"),
-                })
-                .collect(),
-            retry_after: d
-                .at(&["retryAfterSeconds"])
-                .and_then(Value::as_u64)
-                .and_then(|n| u32::try_from(n).ok())
-                .unwrap_or(0),
+            causes: d.list_at(&["causes"]).iter().map(|c| Cause { reason: s(c, "reason"), message: s(c, "message"), field: s(c, "field") }).collect(),
+            retry_after: d.at(&["retryAfterSeconds"]).and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok()).unwrap_or(0),
         }));
     }
     e

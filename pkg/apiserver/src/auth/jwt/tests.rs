@@ -5,15 +5,8 @@ use serde_json::json;
 use super::{Error, Signer};
 
 fn openssl(arguments: &[&str]) -> String {
-    let out = Command::new("openssl")
-        .args(arguments)
-        .output()
-        .expect("openssl runs");
-    assert!(
-        out.status.success(),
-        "{}",
-        String::from_utf8_lossy(&out.stderr)
-    );
+    let out = Command::new("openssl").args(arguments).output().expect("openssl runs");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     String::from_utf8(out.stdout).expect("PEM")
 }
 
@@ -23,26 +16,12 @@ fn keys_in_every_form_that_openssl_writes_sign_and_verify() {
         (vec!["genrsa", "2048"], "RS256"),
         (vec!["genrsa", "-traditional", "2048"], "RS256"),
         (vec!["ecparam", "-name", "prime256v1", "-genkey"], "ES256"),
-        (
-            vec!["ecparam", "-name", "secp384r1", "-genkey", "-noout"],
-            "ES384",
-        ),
-        (
-            vec![
-                "genpkey",
-                "-algorithm",
-                "EC",
-                "-pkeyopt",
-                "ec_paramgen_curve:P-256",
-            ],
-            "ES256",
-        ),
+        (vec!["ecparam", "-name", "secp384r1", "-genkey", "-noout"], "ES384"),
+        (vec!["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"], "ES256"),
     ] {
         let signer = Signer::new(&openssl(&arguments)).expect(alg);
         assert_eq!(signer.algorithms(), [alg]);
-        let token = signer
-            .sign(&json!({"sub": "x", "exp": 100}))
-            .expect("signed");
+        let token = signer.sign(&json!({"sub": "x", "exp": 100})).expect("signed");
         assert_eq!(signer.verify(&token, 99).expect(alg)["sub"], "x");
         assert_eq!(signer.verify(&token, 100), Err(Error::Expired));
         let forged = token.replacen('.', ".A", 1);
@@ -57,12 +36,8 @@ fn tokens_of_a_key_that_no_longer_signs_are_good_while_it_is_trusted() {
     let path = dir.path().join("old.key");
     std::fs::write(&path, &old_key).expect("written");
     let public = openssl(&["rsa", "-in", path.to_str().expect("path"), "-pubout"]);
-    let token = Signer::new(&old_key)
-        .expect("old")
-        .sign(&json!({"sub": "x"}))
-        .expect("signed");
-    let mut now =
-        Signer::new(&openssl(&["ecparam", "-name", "prime256v1", "-genkey"])).expect("new");
+    let token = Signer::new(&old_key).expect("old").sign(&json!({"sub": "x"})).expect("signed");
+    let mut now = Signer::new(&openssl(&["ecparam", "-name", "prime256v1", "-genkey"])).expect("new");
     assert_eq!(now.verify(&token, 0), Err(Error::Invalid));
     now.trust(&public).expect("trusted");
     assert!(now.verify(&token, 0).is_ok());

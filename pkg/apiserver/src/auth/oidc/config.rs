@@ -152,30 +152,19 @@ pub(super) fn claims_env() -> &'static Env {
 pub(super) fn user_env() -> &'static Env {
     static ENV: OnceLock<Env> = OnceLock::new();
     ENV.get_or_init(|| {
-        let user = ObjectType::new(
-            "kubernetes.UserInfo",
-            [
-                ("username", Type::String),
-                ("uid", Type::String),
-                ("groups", Type::list(Type::String)),
-                ("extra", Type::map(Type::String, Type::list(Type::String))),
-            ],
-        );
+        let user = ObjectType::new("kubernetes.UserInfo", [
+            ("username", Type::String),
+            ("uid", Type::String),
+            ("groups", Type::list(Type::String)),
+            ("extra", Type::map(Type::String, Type::list(Type::String))),
+        ]);
         Env::default().with("user", Decl::of(Type::Object(user)))
     })
 }
 
-fn compiled(
-    expression: &str,
-    env: &Env,
-    truth: bool,
-    field: String,
-    out: &mut Vec<FieldError>,
-) -> Option<Program> {
+fn compiled(expression: &str, env: &Env, truth: bool, field: String, out: &mut Vec<FieldError>) -> Option<Program> {
     let why = match Program::compile(expression, env) {
-        Ok(p) if truth && !(p.result == Type::Bool || p.result.is_dyn()) => {
-            "must evaluate to bool".to_owned()
-        }
+        Ok(p) if truth && !(p.result == Type::Bool || p.result.is_dyn()) => "must evaluate to bool".to_owned(),
         Ok(p) => return Some(p),
         Err(e) => format!("compilation failed: {e}"),
     };
@@ -193,10 +182,7 @@ fn url(text: &str, field: &str, out: &mut Vec<FieldError>) {
         }
     };
     bad(scheme != "https", "URL scheme must be https");
-    bad(
-        rest.split('/').next().unwrap_or("").contains('@'),
-        "URL must not contain a username or password",
-    );
+    bad(rest.split('/').next().unwrap_or("").contains('@'), "URL must not contain a username or password");
     bad(!query.is_empty(), "URL must not contain a query");
     bad(!fragment.is_empty(), "URL must not contain a fragment");
 }
@@ -207,29 +193,18 @@ fn issuer(i: &Issuer, own: &str, path: &str, out: &mut Vec<FieldError>) {
         out.push(FieldError::required(field("url"), ""));
     } else {
         if i.url == own {
-            out.push(FieldError::invalid(
-                field("url"),
-                i.url.as_str(),
-                format!("URL must not overlap with disallowed issuers: [{own}]"),
-            ));
+            out.push(FieldError::invalid(field("url"), i.url.as_str(), format!("URL must not overlap with disallowed issuers: [{own}]")));
         }
         url(&i.url, &field("url"), out);
     }
     if !i.discovery_url.is_empty() {
         if i.url.trim_end_matches('/') == i.discovery_url.trim_end_matches('/') {
-            out.push(FieldError::invalid(
-                field("discoveryURL"),
-                i.discovery_url.as_str(),
-                "discoveryURL must be different from URL",
-            ));
+            out.push(FieldError::invalid(field("discoveryURL"), i.discovery_url.as_str(), "discoveryURL must be different from URL"));
         }
         url(&i.discovery_url, &field("discoveryURL"), out);
     }
     if i.audiences.is_empty() {
-        out.push(FieldError::required(
-            field("audiences"),
-            format!("at least one {} is required", field("audiences")),
-        ));
+        out.push(FieldError::required(field("audiences"), format!("at least one {} is required", field("audiences"))));
     }
     for (n, a) in i.audiences.iter().enumerate() {
         let at = format!("{}[{n}]", field("audiences"));
@@ -242,28 +217,13 @@ fn issuer(i: &Issuer, own: &str, path: &str, out: &mut Vec<FieldError>) {
     }
     let policy = i.audience_match_policy.as_str();
     if i.audiences.len() > 1 && policy != "MatchAny" {
-        out.push(FieldError::invalid(
-            field("audienceMatchPolicy"),
-            policy,
-            "audienceMatchPolicy must be MatchAny for multiple audiences",
-        ));
+        out.push(FieldError::invalid(field("audienceMatchPolicy"), policy, "audienceMatchPolicy must be MatchAny for multiple audiences"));
     }
     if i.audiences.len() == 1 && !matches!(policy, "" | "MatchAny") {
-        out.push(FieldError::invalid(
-            field("audienceMatchPolicy"),
-            policy,
-            "audienceMatchPolicy must be empty or MatchAny for single audience",
-        ));
+        out.push(FieldError::invalid(field("audienceMatchPolicy"), policy, "audienceMatchPolicy must be empty or MatchAny for single audience"));
     }
-    if !matches!(
-        i.egress_selector_type.as_str(),
-        "" | "controlplane" | "cluster"
-    ) {
-        out.push(FieldError::invalid(
-            field("egressSelectorType"),
-            i.egress_selector_type.as_str(),
-            "egress selector must be either controlplane or cluster",
-        ));
+    if !matches!(i.egress_selector_type.as_str(), "" | "controlplane" | "cluster") {
+        out.push(FieldError::invalid(field("egressSelectorType"), i.egress_selector_type.as_str(), "egress selector must be either controlplane or cluster"));
     }
 }
 
@@ -280,30 +240,13 @@ pub(super) struct Programs {
 
 fn mapping(m: &Mapping, required: bool, path: &str, out: &mut Vec<FieldError>) -> Option<Program> {
     match (m.claim.is_empty(), m.expression.is_empty()) {
-        (false, false) => out.push(FieldError::invalid(
-            path,
-            "",
-            "claim and expression can't both be set",
-        )),
-        (true, true) if required => out.push(FieldError::required(
-            path,
-            "claim or expression is required",
-        )),
+        (false, false) => out.push(FieldError::invalid(path, "", "claim and expression can't both be set")),
+        (true, true) if required => out.push(FieldError::required(path, "claim or expression is required")),
         (true, false) => {
             if let Some(p) = &m.prefix {
-                out.push(FieldError::invalid(
-                    format!("{path}.prefix"),
-                    p.as_str(),
-                    "may not be specified when expression is set",
-                ));
+                out.push(FieldError::invalid(format!("{path}.prefix"), p.as_str(), "may not be specified when expression is set"));
             }
-            return compiled(
-                &m.expression,
-                claims_env(),
-                false,
-                format!("{path}.expression"),
-                out,
-            );
+            return compiled(&m.expression, claims_env(), false, format!("{path}.expression"), out);
         }
         (false, true) if m.prefix.is_none() => {
             out.push(FieldError::required(format!("{path}.prefix"), "prefix is required when claim is set. It can be set to an empty string to disable prefixing"));
@@ -315,10 +258,7 @@ fn mapping(m: &Mapping, required: bool, path: &str, out: &mut Vec<FieldError>) -
 
 fn extra_key(key: &str, field: &str, out: &mut Vec<FieldError>) {
     let mut bad = |why: &str| out.push(FieldError::invalid(field, key, why));
-    let Some((domain, rest)) = key
-        .split_once('/')
-        .filter(|(d, r)| !d.is_empty() && !r.is_empty())
-    else {
+    let Some((domain, rest)) = key.split_once('/').filter(|(d, r)| !d.is_empty() && !r.is_empty()) else {
         return bad("must be a domain-prefixed path (such as \"acme.io/foo\")");
     };
     let _ = rest;
@@ -328,10 +268,7 @@ fn extra_key(key: &str, field: &str, out: &mut Vec<FieldError>) {
     if key != key.to_lowercase() {
         bad("must be lowercase");
     }
-    if ["kubernetes.io", "k8s.io"]
-        .iter()
-        .any(|d| domain == *d || domain.ends_with(&format!(".{d}")))
-    {
+    if ["kubernetes.io", "k8s.io"].iter().any(|d| domain == *d || domain.ends_with(&format!(".{d}"))) {
         bad("k8s.io, kubernetes.io and their subdomains are reserved for Kubernetes use");
     }
 }
@@ -341,50 +278,24 @@ fn rules(j: &JwtAuthenticator, path: &str, programs: &mut Programs, out: &mut Ve
         let at = format!("{path}.claimValidationRules[{n}]");
         let before = || j.claim_validation_rules.iter().take(n);
         match (r.claim.is_empty(), r.expression.is_empty()) {
-            (false, false) => out.push(FieldError::invalid(
-                at,
-                r.claim.as_str(),
-                "claim and expression can't both be set",
-            )),
+            (false, false) => out.push(FieldError::invalid(at, r.claim.as_str(), "claim and expression can't both be set")),
             (true, true) => out.push(FieldError::required(at, "claim or expression is required")),
             (false, true) => {
                 if !r.message.is_empty() {
-                    out.push(FieldError::invalid(
-                        format!("{at}.message"),
-                        r.message.as_str(),
-                        "may not be specified when claim is set",
-                    ));
+                    out.push(FieldError::invalid(format!("{at}.message"), r.message.as_str(), "may not be specified when claim is set"));
                 }
                 if before().any(|o| o.claim == r.claim) {
-                    out.push(FieldError::duplicate(
-                        format!("{at}.claim"),
-                        r.claim.as_str(),
-                    ));
+                    out.push(FieldError::duplicate(format!("{at}.claim"), r.claim.as_str()));
                 }
             }
             (true, false) => {
                 if !r.required_value.is_empty() {
-                    out.push(FieldError::invalid(
-                        format!("{at}.requiredValue"),
-                        r.required_value.as_str(),
-                        "may not be specified when expression is set",
-                    ));
+                    out.push(FieldError::invalid(format!("{at}.requiredValue"), r.required_value.as_str(), "may not be specified when expression is set"));
                 }
                 if before().any(|o| o.expression == r.expression) {
-                    out.push(FieldError::duplicate(
-                        format!("{at}.expression"),
-                        r.expression.as_str(),
-                    ));
-                } else if let Some(p) = compiled(
-                    &r.expression,
-                    claims_env(),
-                    true,
-                    format!("{at}.expression"),
-                    out,
-                ) {
-                    programs
-                        .claims
-                        .push((r.expression.clone(), r.message.clone(), p));
+                    out.push(FieldError::duplicate(format!("{at}.expression"), r.expression.as_str()));
+                } else if let Some(p) = compiled(&r.expression, claims_env(), true, format!("{at}.expression"), out) {
+                    programs.claims.push((r.expression.clone(), r.message.clone(), p));
                 }
             }
         }
@@ -393,27 +304,15 @@ fn rules(j: &JwtAuthenticator, path: &str, programs: &mut Programs, out: &mut Ve
         let at = format!("{path}.userValidationRules[{n}].expression");
         if r.expression.is_empty() {
             out.push(FieldError::required(at, ""));
-        } else if j
-            .user_validation_rules
-            .iter()
-            .take(n)
-            .any(|o| o.expression == r.expression)
-        {
+        } else if j.user_validation_rules.iter().take(n).any(|o| o.expression == r.expression) {
             out.push(FieldError::duplicate(at, r.expression.as_str()));
         } else if let Some(p) = compiled(&r.expression, user_env(), true, at, out) {
-            programs
-                .user
-                .push((r.expression.clone(), r.message.clone(), p));
+            programs.user.push((r.expression.clone(), r.message.clone(), p));
         }
     }
 }
 
-fn authenticator(
-    j: &JwtAuthenticator,
-    own: &str,
-    path: &str,
-    out: &mut Vec<FieldError>,
-) -> Programs {
+fn authenticator(j: &JwtAuthenticator, own: &str, path: &str, out: &mut Vec<FieldError>) -> Programs {
     let mut programs = Programs::default();
     issuer(&j.issuer, own, &format!("{path}.issuer"), out);
     rules(j, path, &mut programs, out);
@@ -422,19 +321,9 @@ fn authenticator(
     programs.username = mapping(&m.username, true, &format!("{at}.username"), out);
     programs.groups = mapping(&m.groups, false, &format!("{at}.groups"), out);
     if !m.uid.claim.is_empty() && !m.uid.expression.is_empty() {
-        out.push(FieldError::invalid(
-            format!("{at}.uid"),
-            "",
-            "claim and expression can't both be set",
-        ));
+        out.push(FieldError::invalid(format!("{at}.uid"), "", "claim and expression can't both be set"));
     } else if !m.uid.expression.is_empty() {
-        programs.uid = compiled(
-            &m.uid.expression,
-            claims_env(),
-            false,
-            format!("{at}.uid.expression"),
-            out,
-        );
+        programs.uid = compiled(&m.uid.expression, claims_env(), false, format!("{at}.uid.expression"), out);
     }
     for (n, e) in m.extra.iter().enumerate() {
         let at = format!("{at}.extra[{n}]");
@@ -443,32 +332,13 @@ fn authenticator(
             out.push(FieldError::duplicate(format!("{at}.key"), e.key.as_str()));
         } else if e.value_expression.is_empty() {
             out.push(FieldError::required(format!("{at}.valueExpression"), ""));
-        } else if let Some(p) = compiled(
-            &e.value_expression,
-            claims_env(),
-            false,
-            format!("{at}.valueExpression"),
-            out,
-        ) {
+        } else if let Some(p) = compiled(&e.value_expression, claims_env(), false, format!("{at}.valueExpression"), out) {
             programs.extra.push((e.key.clone(), p));
         }
     }
-    let email = programs
-        .username
-        .as_ref()
-        .is_some_and(|p| p.takes("claims", "email"));
-    let others = programs
-        .extra
-        .iter()
-        .map(|(_, p)| p)
-        .chain(programs.claims.iter().map(|(.., p)| p));
-    if email
-        && !programs
-            .username
-            .iter()
-            .chain(others)
-            .any(|p| p.takes("claims", "email_verified"))
-    {
+    let email = programs.username.as_ref().is_some_and(|p| p.takes("claims", "email"));
+    let others = programs.extra.iter().map(|(_, p)| p).chain(programs.claims.iter().map(|(.., p)| p));
+    if email && !programs.username.iter().chain(others).any(|p| p.takes("claims", "email_verified")) {
         out.push(FieldError::invalid(format!("{at}.username.expression"), m.username.expression.as_str(),
             "claims.email_verified must be used in claimMappings.username.expression or claimMappings.extra[*].valueExpression or claimValidationRules[*].expression when claims.email is used in claimMappings.username.expression"));
     }
@@ -483,17 +353,9 @@ impl AuthenticationConfiguration {
     pub fn parse(text: &str) -> Result<Self, String> {
         let v = knarr_schema::yaml::parse(text.as_bytes()).map_err(|e| e.to_string())?;
         let c: Self = serde_json::from_value(v).map_err(|e| e.to_string())?;
-        let known = matches!(
-            c.api_version.as_str(),
-            "apiserver.config.k8s.io/v1"
-                | "apiserver.config.k8s.io/v1beta1"
-                | "apiserver.config.k8s.io/v1alpha1"
-        );
+        let known = matches!(c.api_version.as_str(), "apiserver.config.k8s.io/v1" | "apiserver.config.k8s.io/v1beta1" | "apiserver.config.k8s.io/v1alpha1");
         if !known || c.kind != "AuthenticationConfiguration" {
-            return Err(format!(
-                "expected AuthenticationConfiguration, got {:?} of {:?}",
-                c.kind, c.api_version
-            ));
+            return Err(format!("expected AuthenticationConfiguration, got {:?} of {:?}", c.kind, c.api_version));
         }
         Ok(c)
     }
@@ -508,41 +370,19 @@ impl AuthenticationConfiguration {
             all.push(authenticator(j, own, &path, &mut out));
             let before = || self.jwt.iter().take(n);
             if before().any(|o| o.issuer.url == j.issuer.url) {
-                out.push(FieldError::duplicate(
-                    format!("{path}.issuer.url"),
-                    j.issuer.url.as_str(),
-                ));
+                out.push(FieldError::duplicate(format!("{path}.issuer.url"), j.issuer.url.as_str()));
             }
-            if !j.issuer.discovery_url.is_empty()
-                && before().any(|o| o.issuer.discovery_url == j.issuer.discovery_url)
-            {
-                out.push(FieldError::duplicate(
-                    format!("{path}.issuer.discoveryURL"),
-                    j.issuer.discovery_url.as_str(),
-                ));
+            if !j.issuer.discovery_url.is_empty() && before().any(|o| o.issuer.discovery_url == j.issuer.discovery_url) {
+                out.push(FieldError::duplicate(format!("{path}.issuer.discoveryURL"), j.issuer.discovery_url.as_str()));
             }
         }
-        if self
-            .anonymous
-            .as_ref()
-            .is_some_and(|a| !a.enabled && !a.conditions.is_empty())
-        {
-            out.push(FieldError::forbidden(
-                "anonymous.conditions",
-                "enabled should be set to true when conditions are defined",
-            ));
+        if self.anonymous.as_ref().is_some_and(|a| !a.enabled && !a.conditions.is_empty()) {
+            out.push(FieldError::forbidden("anonymous.conditions", "enabled should be set to true when conditions are defined"));
         }
         if out.is_empty() {
             return Ok(all);
         }
-        let texts: Vec<String> = out
-            .iter()
-            .map(|e| format!("{}: {}", e.field, e.body()))
-            .collect();
-        Err(if texts.len() == 1 {
-            texts.concat()
-        } else {
-            format!("[{}]", texts.join(", "))
-        })
+        let texts: Vec<String> = out.iter().map(|e| format!("{}: {}", e.field, e.body())).collect();
+        Err(if texts.len() == 1 { texts.concat() } else { format!("[{}]", texts.join(", ")) })
     }
 }

@@ -11,9 +11,7 @@ use http::{Request, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use knarr_registry::Object;
-use ring::signature::{
-    self, RsaParameters, RsaPublicKeyComponents, UnparsedPublicKey, VerificationAlgorithm,
-};
+use ring::signature::{self, RsaParameters, RsaPublicKeyComponents, UnparsedPublicKey, VerificationAlgorithm};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
 use serde_json::Value;
@@ -28,57 +26,31 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// Reads a document over HTTPS.
 async fn fetch(url: &str, tls: &Arc<ClientConfig>) -> Result<Value, String> {
-    let uri: http::Uri = url
-        .parse()
-        .map_err(|e: http::uri::InvalidUri| e.to_string())?;
-    let host = uri
-        .host()
-        .ok_or("no host in the URL")?
-        .trim_matches(['[', ']'])
-        .to_owned();
+    let uri: http::Uri = url.parse().map_err(|e: http::uri::InvalidUri| e.to_string())?;
+    let host = uri.host().ok_or("no host in the URL")?.trim_matches(['[', ']']).to_owned();
     let port = uri.port_u16().unwrap_or(443);
     let work = async {
-        let tcp = TcpStream::connect((host.as_str(), port))
-            .await
-            .map_err(|e| e.to_string())?;
+        let tcp = TcpStream::connect((host.as_str(), port)).await.map_err(|e| e.to_string())?;
         let name = ServerName::try_from(host.clone()).map_err(|e| e.to_string())?;
-        let io = tokio_rustls::TlsConnector::from(Arc::clone(tls))
-            .connect(name, tcp)
-            .await
-            .map_err(|e| e.to_string())?;
-        let (mut sender, conn) = hyper::client::conn::http1::handshake(TokioIo::new(io))
-            .await
-            .map_err(|e| e.to_string())?;
+        let io = tokio_rustls::TlsConnector::from(Arc::clone(tls)).connect(name, tcp).await.map_err(|e| e.to_string())?;
+        let (mut sender, conn) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await.map_err(|e| e.to_string())?;
         let conn = tokio::spawn(conn);
         let request = Request::get(uri.path_and_query().map_or("/", |p| p.as_str()))
             .header(header::HOST, uri.authority().map_or("", |a| a.as_str()))
             .header(header::ACCEPT, "application/json")
             .body(Empty::<Bytes>::new())
             .map_err(|e| e.to_string())?;
-        let answer = sender
-            .send_request(request)
-            .await
-            .map_err(|e| e.to_string())?;
+        let answer = sender.send_request(request).await.map_err(|e| e.to_string())?;
         let code = answer.status();
-        let body = Limited::new(answer.into_body(), LIMIT)
-            .collect()
-            .await
-            .map_err(|e| e.to_string())?
-            .to_bytes();
+        let body = Limited::new(answer.into_body(), LIMIT).collect().await.map_err(|e| e.to_string())?.to_bytes();
         conn.abort();
         if code != http::StatusCode::OK {
-            return Err(format!(
-                "{code}: {}",
-                String::from_utf8_lossy(&body[..body.len().min(200)])
-            ));
+            return Err(format!("{code}: {}", String::from_utf8_lossy(&body[..body.len().min(200)])));
         }
         serde_json::from_slice(&body).map_err(|e| e.to_string())
     };
     let answer = tokio::time::timeout(PATIENCE, work).await;
-    answer
-        .map_err(|_| "context deadline exceeded".to_owned())
-        .and_then(|r| r)
-        .map_err(|why: String| format!("Get {url:?}: {why}"))
+    answer.map_err(|_| "context deadline exceeded".to_owned()).and_then(|r| r).map_err(|why: String| format!("Get {url:?}: {why}"))
 }
 
 /// An issuer's keys.
@@ -109,30 +81,20 @@ impl Keys {
             }
         }
         for c in CertificateDer::pem_slice_iter(ca.as_bytes()) {
-            roots
-                .add(c.map_err(|e| e.to_string())?)
-                .map_err(|e| e.to_string())?;
+            roots.add(c.map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
         }
         if !ca.is_empty() && roots.is_empty() {
             return Err("data does not contain any valid RSA or ECDSA certificates".into());
         }
-        let tls =
-            ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-                .with_safe_default_protocol_versions()
-                .map_err(|e| e.to_string())?
-                .with_root_certificates(roots)
-                .with_no_client_auth();
-        let own = format!(
-            "{}/.well-known/openid-configuration",
-            issuer.trim_end_matches('/')
-        );
+        let tls = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(|e| e.to_string())?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let own = format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'));
         Ok(Self {
             issuer: issuer.to_owned(),
-            discovery: if discovery.is_empty() {
-                own
-            } else {
-                discovery.to_owned()
-            },
+            discovery: if discovery.is_empty() { own } else { discovery.to_owned() },
             tls: Arc::new(tls),
             known: Mutex::default(),
             asking: tokio::sync::Mutex::new(None),
@@ -147,41 +109,23 @@ impl Keys {
         let v = fetch(&self.discovery, &self.tls).await?;
         let issuer = v.str_at(&["issuer"]);
         if issuer != self.issuer {
-            return Err(format!(
-                "oidc: issuer did not match the issuer returned by provider, expected {:?} got {issuer:?}",
-                self.issuer
-            ));
+            return Err(format!("oidc: issuer did not match the issuer returned by provider, expected {:?} got {issuer:?}", self.issuer));
         }
         let url = v.str_at(&["jwks_uri"]);
         if url.is_empty() {
             return Err("provider did not return JWKS URL".into());
         }
-        self.known
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .url = Some(url.to_owned());
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).url = Some(url.to_owned());
         Ok(())
     }
 
     fn keys(&self) -> Arc<Vec<Value>> {
-        Arc::clone(
-            &self
-                .known
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .keys,
-        )
+        Arc::clone(&self.known.lock().unwrap_or_else(PoisonError::into_inner).keys)
     }
 
     /// Reads the keys again, unless somebody has just done so.
     async fn refresh(&self) -> Result<(), String> {
-        let url = self
-            .known
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .url
-            .clone()
-            .ok_or("oidc: authenticator not initialized")?;
+        let url = self.known.lock().unwrap_or_else(PoisonError::into_inner).url.clone().ok_or("oidc: authenticator not initialized")?;
         let began = Instant::now();
         let mut last = self.asking.lock().await;
         if last.is_some_and(|l| l > began || l.elapsed() < PAUSE) {
@@ -189,10 +133,7 @@ impl Keys {
         }
         let v = fetch(&url, &self.tls).await?;
         *last = Some(Instant::now());
-        self.known
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .keys = Arc::new(v.list_at(&["keys"]).to_vec());
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).keys = Arc::new(v.list_at(&["keys"]).to_vec());
         Ok(())
     }
 
@@ -202,46 +143,27 @@ impl Keys {
     /// Why it is not the issuer's.
     pub async fn verify(&self, token: &str) -> Result<Value, String> {
         let malformed = |why: &str| format!("oidc: malformed jwt: {why}");
-        let (signed, sig) = token
-            .rsplit_once('.')
-            .ok_or_else(|| malformed("not three parts"))?;
-        let (head, claims) = signed
-            .split_once('.')
-            .ok_or_else(|| malformed("not three parts"))?;
-        let part = |p: &str| {
-            B64.decode(p)
-                .ok()
-                .and_then(|b| serde_json::from_slice::<Value>(&b).ok())
-                .ok_or_else(|| malformed("not base64 of JSON"))
-        };
+        let (signed, sig) = token.rsplit_once('.').ok_or_else(|| malformed("not three parts"))?;
+        let (head, claims) = signed.split_once('.').ok_or_else(|| malformed("not three parts"))?;
+        let part = |p: &str| B64.decode(p).ok().and_then(|b| serde_json::from_slice::<Value>(&b).ok()).ok_or_else(|| malformed("not base64 of JSON"));
         let (head, claims) = (part(head)?, part(claims)?);
         let sig = B64.decode(sig).map_err(|e| malformed(&e.to_string()))?;
         let (alg, kid) = (head.str_at(&["alg"]), head.str_at(&["kid"]));
         let by_any = |keys: &[Value]| {
-            let mine = keys
-                .iter()
-                .filter(|k| kid.is_empty() || k.str_at(&["kid"]) == kid);
-            mine.filter(|k| matches!(k.str_at(&["use"]), "" | "sig"))
-                .any(|k| verified(k, alg, signed.as_bytes(), &sig))
+            let mine = keys.iter().filter(|k| kid.is_empty() || k.str_at(&["kid"]) == kid);
+            mine.filter(|k| matches!(k.str_at(&["use"]), "" | "sig")).any(|k| verified(k, alg, signed.as_bytes(), &sig))
         };
         if by_any(&self.keys()) {
             return Ok(claims);
         }
         self.refresh().await?;
-        if by_any(&self.keys()) {
-            Ok(claims)
-        } else {
-            Err("failed to verify signature: failed to verify id token signature".into())
-        }
+        if by_any(&self.keys()) { Ok(claims) } else { Err("failed to verify signature: failed to verify id token signature".into()) }
     }
 }
 
 /// Whether a key of a set has made a signature.
 pub(in crate::auth) fn verified(key: &Value, alg: &str, text: &[u8], sig: &[u8]) -> bool {
-    let part = |f: &str| {
-        B64.decode(key.str_at(&[f]).trim_end_matches('='))
-            .unwrap_or_default()
-    };
+    let part = |f: &str| B64.decode(key.str_at(&[f]).trim_end_matches('=')).unwrap_or_default();
     let rsa: Option<&'static RsaParameters> = match alg {
         "RS256" => Some(&signature::RSA_PKCS1_2048_8192_SHA256),
         "RS384" => Some(&signature::RSA_PKCS1_2048_8192_SHA384),
@@ -252,13 +174,7 @@ pub(in crate::auth) fn verified(key: &Value, alg: &str, text: &[u8], sig: &[u8])
         _ => None,
     };
     if let Some(p) = rsa {
-        return key.str_at(&["kty"]) == "RSA"
-            && RsaPublicKeyComponents {
-                n: part("n"),
-                e: part("e"),
-            }
-            .verify(p, text, sig)
-            .is_ok();
+        return key.str_at(&["kty"]) == "RSA" && RsaPublicKeyComponents { n: part("n"), e: part("e") }.verify(p, text, sig).is_ok();
     }
     let (curve, ec): (&str, &'static dyn VerificationAlgorithm) = match alg {
         "ES256" => ("P-256", &signature::ECDSA_P256_SHA256_FIXED),

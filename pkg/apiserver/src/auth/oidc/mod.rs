@@ -35,19 +35,9 @@ impl Authentication {
     ///
     /// # Errors
     /// Everything that is wrong with it.
-    pub fn new(
-        c: &AuthenticationConfiguration,
-        own: &str,
-        anonymous: bool,
-    ) -> Result<Self, String> {
-        let anonymous = c.anonymous.clone().unwrap_or(Anonymous {
-            enabled: anonymous,
-            conditions: Vec::new(),
-        });
-        Ok(Self {
-            issuers: Issuers::new(c, own)?,
-            anonymous,
-        })
+    pub fn new(c: &AuthenticationConfiguration, own: &str, anonymous: bool) -> Result<Self, String> {
+        let anonymous = c.anonymous.clone().unwrap_or(Anonymous { enabled: anonymous, conditions: Vec::new() });
+        Ok(Self { issuers: Issuers::new(c, own)?, anonymous })
     }
 }
 
@@ -66,19 +56,9 @@ impl Issuers {
     pub fn new(c: &AuthenticationConfiguration, own: &str) -> Result<Self, String> {
         let mut all = Vec::new();
         for ((n, j), programs) in c.jwt.iter().enumerate().zip(c.compile(own)?) {
-            let keys = keys::Keys::new(
-                &j.issuer.url,
-                &j.issuer.discovery_url,
-                &j.issuer.certificate_authority,
-            );
-            let keys = keys.map_err(|why| {
-                format!("jwt[{n}].issuer.certificateAuthority: Invalid value: \"<omitted>\": {why}")
-            })?;
-            all.push(Arc::new(Authenticator {
-                config: j.clone(),
-                programs,
-                keys,
-            }));
+            let keys = keys::Keys::new(&j.issuer.url, &j.issuer.discovery_url, &j.issuer.certificate_authority);
+            let keys = keys.map_err(|why| format!("jwt[{n}].issuer.certificateAuthority: Invalid value: \"<omitted>\": {why}"))?;
+            all.push(Arc::new(Authenticator { config: j.clone(), programs, keys }));
         }
         Ok(Self { all })
     }
@@ -91,14 +71,8 @@ impl Issuers {
             tokio::spawn(async move {
                 let mut pause = Duration::from_millis(250);
                 while let Some(a) = a.upgrade() {
-                    let Err(why) = a.keys.discover().await else {
-                        return;
-                    };
-                    tracing::warn!(
-                        issuer = a.config.issuer.url,
-                        why,
-                        "oidc authenticator: initializing plugin"
-                    );
+                    let Err(why) = a.keys.discover().await else { return };
+                    tracing::warn!(issuer = a.config.issuer.url, why, "oidc authenticator: initializing plugin");
                     drop(a);
                     tokio::select! {
                         () = tokio::time::sleep(pause) => pause = (pause * 2).min(Duration::from_secs(10)),
@@ -114,22 +88,9 @@ impl Issuers {
     /// # Errors
     /// Why it is not accepted.
     pub async fn authenticate(&self, token: &str) -> Result<Option<UserInfo>, String> {
-        let Some(a) = self
-            .all
-            .iter()
-            .find(|a| jwt::issued_by(token, &a.config.issuer.url))
-        else {
-            return Ok(None);
-        };
-        let claims = a.keys.verify(token).await.map_err(|why| {
-            if why.starts_with("oidc: authenticator") {
-                why
-            } else {
-                format!("oidc: verify token: {why}")
-            }
-        })?;
-        a.current(&claims)
-            .map_err(|why| format!("oidc: verify token: {why}"))?;
+        let Some(a) = self.all.iter().find(|a| jwt::issued_by(token, &a.config.issuer.url)) else { return Ok(None) };
+        let claims = a.keys.verify(token).await.map_err(|why| if why.starts_with("oidc: authenticator") { why } else { format!("oidc: verify token: {why}") })?;
+        a.current(&claims).map_err(|why| format!("oidc: verify token: {why}"))?;
         a.user(&claims).map(Some)
     }
 }
@@ -165,14 +126,8 @@ fn check(rules: &[(String, String, Program)], name: &'static str, v: &Value) -> 
         match run(p, name, v)? {
             Value::Bool(true) => {}
             Value::Bool(false) => {
-                let message = if message.is_empty() {
-                    "validation expression evaluated to false"
-                } else {
-                    message
-                };
-                return Err(format!(
-                    "validation expression '{expression}' failed: {message}"
-                ));
+                let message = if message.is_empty() { "validation expression evaluated to false" } else { message };
+                return Err(format!("validation expression '{expression}' failed: {message}"));
             }
             _ => return Err("validation expression must return a boolean".into()),
         }
@@ -188,58 +143,28 @@ impl Authenticator {
         if !got.iter().any(|a| wanted.contains(a)) {
             let mut sorted = wanted.clone();
             sorted.sort();
-            let show = |l: &[String]| {
-                format!(
-                    "[{}]",
-                    l.iter()
-                        .map(|s| format!("{s:?}"))
-                        .collect::<Vec<_>>()
-                        .join(" ")
-                )
-            };
-            return Err(format!(
-                "oidc: expected audience in {} got {}",
-                show(&sorted),
-                show(&got)
-            ));
+            let show = |l: &[String]| format!("[{}]", l.iter().map(|s| format!("{s:?}")).collect::<Vec<_>>().join(" "));
+            return Err(format!("oidc: expected audience in {} got {}", show(&sorted), show(&got)));
         }
         let now = chrono::Utc::now().timestamp();
-        let seconds = |f: &str| {
-            claims[f]
-                .as_i64()
-                .or_else(|| claims[f].as_f64().map(|n| n as i64))
-        };
+        let seconds = |f: &str| claims[f].as_i64().or_else(|| claims[f].as_f64().map(|n| n as i64));
         let expiry = seconds("exp").unwrap_or(0);
         if now > expiry {
-            return Err(format!(
-                "oidc: token is expired (Token Expiry: {})",
-                chrono::DateTime::from_timestamp(expiry, 0)
-                    .unwrap_or_default()
-                    .format("%Y-%m-%d %H:%M:%S +0000 UTC")
-            ));
+            return Err(format!("oidc: token is expired (Token Expiry: {})", chrono::DateTime::from_timestamp(expiry, 0).unwrap_or_default().format("%Y-%m-%d %H:%M:%S +0000 UTC")));
         }
         // Clocks differ by minutes at most.
         if let Some(from) = seconds("nbf").filter(|n| now + 300 < *n) {
-            return Err(format!(
-                "oidc: current time {now} before the nbf (not before) time: {from}"
-            ));
+            return Err(format!("oidc: current time {now} before the nbf (not before) time: {from}"));
         }
         Ok(())
     }
 
     fn username(&self, claims: &Value) -> Result<String, String> {
         if let Some(p) = &self.programs.username {
-            let fail =
-                |why: &str| format!("oidc: error evaluating username claim expression: {why}");
+            let fail = |why: &str| format!("oidc: error evaluating username claim expression: {why}");
             let v = run(p, "claims", claims).map_err(|e| fail(&e))?;
-            let name = v
-                .as_str()
-                .ok_or_else(|| fail("username claim expression must return a string"))?;
-            return if name.is_empty() {
-                Err("oidc: empty username via CEL expression is not allowed".into())
-            } else {
-                Ok(name.to_owned())
-            };
+            let name = v.as_str().ok_or_else(|| fail("username claim expression must return a string"))?;
+            return if name.is_empty() { Err("oidc: empty username via CEL expression is not allowed".into()) } else { Ok(name.to_owned()) };
         }
         let m = &self.config.claim_mappings.username;
         let wrong = |why: &str| format!("oidc: parse username claims {:?}: {why}", m.claim);
@@ -251,9 +176,7 @@ impl Authenticator {
             match claims.get("email_verified") {
                 None | Some(Value::Bool(true)) => {}
                 Some(Value::Bool(false)) => return Err("oidc: email not verified".into()),
-                Some(_) => {
-                    return Err("oidc: parse 'email_verified' claim: it is no boolean".into());
-                }
+                Some(_) => return Err("oidc: parse 'email_verified' claim: it is no boolean".into()),
             }
         }
         Ok(format!("{}{name}", m.prefix.as_deref().unwrap_or("")))
@@ -263,8 +186,7 @@ impl Authenticator {
         let m = &self.config.claim_mappings;
         let name = self.username(claims)?;
         let mut groups = match &self.programs.groups {
-            Some(p) => many(p, claims)
-                .map_err(|e| format!("oidc: error evaluating group claim expression: {e}"))?,
+            Some(p) => many(p, claims).map_err(|e| format!("oidc: error evaluating group claim expression: {e}"))?,
             None => {
                 let found = match claims.get(&m.groups.claim).filter(|_| !m.groups.claim.is_empty()) {
                     Some(v) => texts(v).ok_or_else(|| format!("oidc: parse groups claim {:?}: it is neither a string nor a list of them", m.groups.claim))?,
@@ -276,76 +198,42 @@ impl Authenticator {
         };
         let uid = match &self.programs.uid {
             Some(p) => {
-                let fail =
-                    |why: &str| format!("oidc: error evaluating uid claim expression: {why}");
+                let fail = |why: &str| format!("oidc: error evaluating uid claim expression: {why}");
                 let v = run(p, "claims", claims).map_err(|e| fail(&e))?;
-                v.as_str()
-                    .ok_or_else(|| fail("uid claim expression must return a string"))?
-                    .to_owned()
+                v.as_str().ok_or_else(|| fail("uid claim expression must return a string"))?.to_owned()
             }
             None if m.uid.claim.is_empty() => String::new(),
             None => match claims.get(&m.uid.claim).and_then(Value::as_str) {
                 Some(s) => s.to_owned(),
-                None => {
-                    return Err(format!(
-                        "oidc: parse uid claim {:?}: claim not present",
-                        m.uid.claim
-                    ));
-                }
+                None => return Err(format!("oidc: parse uid claim {:?}: claim not present", m.uid.claim)),
             },
         };
         let mut extra = BTreeMap::new();
         if let Some(id) = claims["jti"].as_str().filter(|s| !s.is_empty()) {
-            extra.insert(
-                "authentication.kubernetes.io/credential-id".to_owned(),
-                vec![format!("JTI={id}")],
-            );
+            extra.insert("authentication.kubernetes.io/credential-id".to_owned(), vec![format!("JTI={id}")]);
         }
         for (key, p) in &self.programs.extra {
-            let all = many(p, claims)
-                .map_err(|e| format!("oidc: error evaluating extra claim expression: {e}"))?;
+            let all = many(p, claims).map_err(|e| format!("oidc: error evaluating extra claim expression: {e}"))?;
             if !all.is_empty() {
                 extra.insert(key.clone(), all);
             }
         }
-        for r in self
-            .config
-            .claim_validation_rules
-            .iter()
-            .filter(|r| !r.claim.is_empty())
-        {
-            let Some(v) = claims.get(&r.claim) else {
-                return Err(format!(
-                    "oidc: required claim {} not present in ID token",
-                    r.claim
-                ));
-            };
-            let got = v
-                .as_str()
-                .ok_or_else(|| format!("oidc: parse claim {}: it is no string", r.claim))?;
+        for r in self.config.claim_validation_rules.iter().filter(|r| !r.claim.is_empty()) {
+            let Some(v) = claims.get(&r.claim) else { return Err(format!("oidc: required claim {} not present in ID token", r.claim)) };
+            let got = v.as_str().ok_or_else(|| format!("oidc: parse claim {}: it is no string", r.claim))?;
             if got != r.required_value {
-                return Err(format!(
-                    "oidc: required claim {} value does not match. Got = {got}, want = {}",
-                    r.claim, r.required_value
-                ));
+                return Err(format!("oidc: required claim {} value does not match. Got = {got}, want = {}", r.claim, r.required_value));
             }
         }
-        check(&self.programs.claims, "claims", claims)
-            .map_err(|e| format!("oidc: error evaluating claim validation expression: {e}"))?;
+        check(&self.programs.claims, "claims", claims).map_err(|e| format!("oidc: error evaluating claim validation expression: {e}"))?;
         if !self.programs.user.is_empty() {
             let shown = json!({"username": name, "uid": uid, "groups": groups, "extra": extra});
-            check(&self.programs.user, "user", &shown)
-                .map_err(|e| format!("oidc: error evaluating user info validation rule: {e}"))?;
+            check(&self.programs.user, "user", &shown).map_err(|e| format!("oidc: error evaluating user info validation rule: {e}"))?;
         }
         if !groups.iter().any(|g| g == "system:authenticated") {
             groups.push("system:authenticated".into());
         }
-        Ok(UserInfo {
-            name,
-            uid,
-            groups,
-            extra,
-        })
+        Ok(UserInfo { name, uid, groups, extra })
     }
 }
 
@@ -354,3 +242,4 @@ impl Authenticator {
 pub fn anonymous(a: &Anonymous, path: &str) -> bool {
     a.enabled && (a.conditions.is_empty() || a.conditions.iter().any(|c| c.path == path))
 }
+

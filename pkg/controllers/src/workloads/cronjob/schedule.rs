@@ -12,20 +12,11 @@ pub struct Schedule {
 #[derive(Debug, PartialEq)]
 enum Kind {
     Every(i64),
-    Fields {
-        minute: u64,
-        hour: u64,
-        day: u64,
-        month: u64,
-        weekday: u64,
-        any_day: bool,
-        any_weekday: bool,
-    },
+    Fields { minute: u64, hour: u64, day: u64, month: u64, weekday: u64, any_day: bool, any_weekday: bool },
 }
 
-const MONTHS: [&str; 12] = [
-    "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec",
-];
+const MONTHS: [&str; 12] =
+    ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
 const DAYS: [&str; 7] = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
 
 fn value(s: &str, names: &[&str], base: u32) -> Option<u32> {
@@ -99,14 +90,10 @@ impl Schedule {
             other => other,
         };
         if let Some(d) = s.strip_prefix("@every ") {
-            return Some(Self {
-                kind: Kind::Every(seconds(d.trim())?),
-            });
+            return Some(Self { kind: Kind::Every(seconds(d.trim())?) });
         }
         let f: Vec<&str> = s.split_whitespace().collect();
-        let [mi, h, d, mo, w] = f.as_slice() else {
-            return None;
-        };
+        let [mi, h, d, mo, w] = f.as_slice() else { return None };
         let (day, any_day) = field(d, 1, 31, &[])?;
         let (weekday, any_weekday) = field(w, 0, 6, &DAYS)?;
         Some(Self {
@@ -126,23 +113,9 @@ impl Schedule {
     pub fn next(&self, t: Timestamp, zone: &TimeZone) -> Option<Timestamp> {
         let (minute, hour, day, month, weekday, any_day, any_weekday) = match &self.kind {
             Kind::Every(s) => return Timestamp::from_second(t.as_second() + s).ok(),
-            Kind::Fields {
-                minute,
-                hour,
-                day,
-                month,
-                weekday,
-                any_day,
-                any_weekday,
-            } => (
-                *minute,
-                *hour,
-                *day,
-                *month,
-                *weekday,
-                *any_day,
-                *any_weekday,
-            ),
+            Kind::Fields { minute, hour, day, month, weekday, any_day, any_weekday } => {
+                (*minute, *hour, *day, *month, *weekday, *any_day, *any_weekday)
+            }
         };
         let has = |bits: u64, v: i8| u8::try_from(v).is_ok_and(|v| bits >> v & 1 == 1);
         let start = t.to_zoned(zone.clone()).datetime();
@@ -153,11 +126,7 @@ impl Schedule {
             let day_ok = has(day, d.day());
             // Where both days are given, either will do.
             let fits = has(month, d.month())
-                && if any_day || any_weekday {
-                    day_ok && weekday_ok
-                } else {
-                    day_ok || weekday_ok
-                };
+                && if any_day || any_weekday { day_ok && weekday_ok } else { day_ok || weekday_ok };
             if fits {
                 for h in (0..24i8).filter(|h| has(hour, *h)) {
                     for m in (0..60i8).filter(|m| has(minute, *m)) {
@@ -179,12 +148,7 @@ impl Schedule {
     }
 
     /// The last moment in `(from, now]`, and how many there were (counted up to a thousand).
-    pub fn last_due(
-        &self,
-        from: Timestamp,
-        now: Timestamp,
-        zone: &TimeZone,
-    ) -> (Option<Timestamp>, u32) {
+    pub fn last_due(&self, from: Timestamp, now: Timestamp, zone: &TimeZone) -> (Option<Timestamp>, u32) {
         let (mut last, mut n, mut at) = (None, 0, from);
         while let Some(t) = self.next(at, zone) {
             if t > now {
@@ -214,53 +178,23 @@ mod tests {
     fn next(expr: &str, from: &str) -> String {
         let t: Timestamp = from.parse().expect("time");
         let s = Schedule::parse(expr).expect("expression");
-        s.next(t, &TimeZone::UTC)
-            .map(|t| t.to_string())
-            .unwrap_or_default()
+        s.next(t, &TimeZone::UTC).map(|t| t.to_string()).unwrap_or_default()
     }
 
     #[test]
     fn moments() {
-        assert_eq!(
-            next("*/5 * * * *", "2026-01-01T00:01:00Z"),
-            "2026-01-01T00:05:00Z"
-        );
-        assert_eq!(
-            next("0 0 31 * *", "2026-02-01T00:00:00Z"),
-            "2026-03-31T00:00:00Z"
-        );
-        assert_eq!(
-            next("30 8 * * mon-fri", "2026-01-02T09:00:00Z"),
-            "2026-01-05T08:30:00Z"
-        );
-        assert_eq!(
-            next("0 0 13 * 5", "2026-01-01T00:00:00Z"),
-            "2026-01-02T00:00:00Z"
-        );
-        assert_eq!(
-            next("@hourly", "2026-01-01T00:30:00Z"),
-            "2026-01-01T01:00:00Z"
-        );
-        assert_eq!(
-            next("@every 1h30m", "2026-01-01T00:00:00Z"),
-            "2026-01-01T01:30:00Z"
-        );
-        assert_eq!(
-            next("0 0 * * 7", "2026-01-01T00:00:00Z"),
-            "2026-01-04T00:00:00Z"
-        );
+        assert_eq!(next("*/5 * * * *", "2026-01-01T00:01:00Z"), "2026-01-01T00:05:00Z");
+        assert_eq!(next("0 0 31 * *", "2026-02-01T00:00:00Z"), "2026-03-31T00:00:00Z");
+        assert_eq!(next("30 8 * * mon-fri", "2026-01-02T09:00:00Z"), "2026-01-05T08:30:00Z");
+        assert_eq!(next("0 0 13 * 5", "2026-01-01T00:00:00Z"), "2026-01-02T00:00:00Z");
+        assert_eq!(next("@hourly", "2026-01-01T00:30:00Z"), "2026-01-01T01:00:00Z");
+        assert_eq!(next("@every 1h30m", "2026-01-01T00:00:00Z"), "2026-01-01T01:30:00Z");
+        assert_eq!(next("0 0 * * 7", "2026-01-01T00:00:00Z"), "2026-01-04T00:00:00Z");
     }
 
     #[test]
     fn malformed_is_refused() {
-        for e in [
-            "",
-            "* * * *",
-            "61 * * * *",
-            "*/0 * * * *",
-            "a * * * *",
-            "5-1 * * * *",
-        ] {
+        for e in ["", "* * * *", "61 * * * *", "*/0 * * * *", "a * * * *", "5-1 * * * *"] {
             assert_eq!(Schedule::parse(e), None, "{e}");
         }
     }

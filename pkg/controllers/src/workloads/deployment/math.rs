@@ -38,11 +38,8 @@ pub fn shrink_old(v: &View) -> Vec<(Arc<ReplicaSet>, i32)> {
     if budget <= 0 {
         return Vec::new();
     }
-    let mut sizes: Vec<(Arc<ReplicaSet>, i32)> = v
-        .old
-        .iter()
-        .map(|s| (s.clone(), spec_replicas(s)))
-        .collect();
+    let mut sizes: Vec<(Arc<ReplicaSet>, i32)> =
+        v.old.iter().map(|s| (s.clone(), spec_replicas(s))).collect();
     // Pods that do not serve cost nothing to take away.
     for (s, n) in &mut sizes {
         let unhealthy = *n - available(s);
@@ -57,10 +54,7 @@ pub fn shrink_old(v: &View) -> Vec<(Arc<ReplicaSet>, i32)> {
         *n -= take;
         spare -= take;
     }
-    sizes
-        .into_iter()
-        .filter(|(s, n)| *n != spec_replicas(s))
-        .collect()
+    sizes.into_iter().filter(|(s, n)| *n != spec_replicas(s)).collect()
 }
 
 /// Whether the deployment's size was changed since its sets were sized.
@@ -90,30 +84,18 @@ pub fn proportional(v: &View) -> Vec<(Arc<ReplicaSet>, i32)> {
     // The new set is complete: only it matters.
     if let Some(new) = &v.new {
         if spec_replicas(new) == v.wanted() && available(new) == v.wanted() {
-            return v
-                .old
-                .iter()
-                .filter(|s| spec_replicas(s) > 0)
-                .map(|s| (s.clone(), 0))
-                .collect();
+            return v.old.iter().filter(|s| spec_replicas(s) > 0).map(|s| (s.clone(), 0)).collect();
         }
     }
     if !v.rolling() {
         return Vec::new();
     }
     let have: i32 = active.iter().map(|s| spec_replicas(s)).sum();
-    let allowed = if v.wanted() > 0 {
-        v.wanted() + v.bounds().0
-    } else {
-        0
-    };
+    let allowed = if v.wanted() > 0 { v.wanted() + v.bounds().0 } else { 0 };
     let to_add = allowed - have;
     // Growing favours the largest and newest, shrinking the largest and oldest.
     active.sort_by(|a, b| {
-        let (ca, cb) = (
-            &a.metadata.creation_timestamp,
-            &b.metadata.creation_timestamp,
-        );
+        let (ca, cb) = (&a.metadata.creation_timestamp, &b.metadata.creation_timestamp);
         let age = ca.as_ref().map(|t| t.0).cmp(&cb.as_ref().map(|t| t.0));
         spec_replicas(b)
             .cmp(&spec_replicas(a))
@@ -138,11 +120,7 @@ pub fn proportional(v: &View) -> Vec<(Arc<ReplicaSet>, i32)> {
                 exact.round() as i32 - n
             };
             let left = to_add - added;
-            let share = if to_add > 0 {
-                fraction.min(left).max(0)
-            } else {
-                fraction.max(left).min(0)
-            };
+            let share = if to_add > 0 { fraction.min(left).max(0) } else { fraction.max(left).min(0) };
             size += share;
             added += share;
         }

@@ -6,14 +6,8 @@ use k8s_openapi::api::apps::v1::{Deployment, DeploymentCondition, DeploymentStat
 use knarr_runner::meta;
 use std::time::Duration;
 
-pub(crate) fn condition<'a>(
-    s: &'a DeploymentStatus,
-    kind: &str,
-) -> Option<&'a DeploymentCondition> {
-    s.conditions
-        .as_ref()?
-        .iter()
-        .find(|c| c.type_.as_deref() == Some(kind))
+pub(crate) fn condition<'a>(s: &'a DeploymentStatus, kind: &str) -> Option<&'a DeploymentCondition> {
+    s.conditions.as_ref()?.iter().find(|c| c.type_.as_deref() == Some(kind))
 }
 
 /// Sets a condition; the transition time moves with the status, the update time with any change.
@@ -26,10 +20,7 @@ pub(crate) fn set_condition(
     now: Timestamp,
 ) {
     let conds = s.conditions.get_or_insert_default();
-    let old = conds
-        .iter()
-        .position(|c| c.type_.as_deref() == Some(kind))
-        .map(|i| conds.remove(i));
+    let old = conds.iter().position(|c| c.type_.as_deref() == Some(kind)).map(|i| conds.remove(i));
     let at = conds.len();
     if let Some(o) = &old {
         if o.status.as_deref() == Some(status) && o.reason.as_deref() == Some(reason) {
@@ -39,9 +30,7 @@ pub(crate) fn set_condition(
         }
     }
     let t = Some(meta::time(now));
-    let kept = old
-        .filter(|o| o.status.as_deref() == Some(status))
-        .and_then(|o| o.last_transition_time);
+    let kept = old.filter(|o| o.status.as_deref() == Some(status)).and_then(|o| o.last_transition_time);
     conds.insert(
         at,
         DeploymentCondition {
@@ -63,11 +52,8 @@ fn counts(v: &View) -> DeploymentStatus {
     };
     let total: i32 = v.all().map(|s| spec_replicas(s)).sum();
     let avail = sum(&|s| s.available_replicas.unwrap_or(0));
-    let updated = v
-        .new
-        .as_ref()
-        .and_then(|s| s.status.as_ref())
-        .map_or(0, |s| s.replicas);
+    let updated =
+        v.new.as_ref().and_then(|s| s.status.as_ref()).map_or(0, |s| s.replicas);
     let some = |n: i32| Some(n).filter(|n| *n != 0);
     DeploymentStatus {
         observed_generation: v.d.metadata.generation,
@@ -112,11 +98,7 @@ fn time_left(v: &View, s: &DeploymentStatus) -> Option<f64> {
     if c.reason.as_deref() == Some("NewReplicaSetAvailable") {
         return None;
     }
-    let from = c
-        .last_update_time
-        .as_ref()
-        .or(c.last_transition_time.as_ref())?
-        .0;
+    let from = c.last_update_time.as_ref().or(c.last_transition_time.as_ref())?.0;
     Some(deadline - meta::seconds_between(from, v.now))
 }
 
@@ -126,9 +108,7 @@ pub(crate) fn deadline_in(v: &View) -> Option<Duration> {
     if v.paused() || complete_with(v, &s) {
         return None;
     }
-    time_left(v, &s)
-        .filter(|t| *t > 0.0)
-        .map(|t| Duration::from_secs_f64(t + 0.5))
+    time_left(v, &s).filter(|t| *t > 0.0).map(|t| Duration::from_secs_f64(t + 0.5))
 }
 
 /// The deployment with its new status, if it differs.
@@ -141,17 +121,9 @@ pub(crate) fn next(v: &View) -> Option<Deployment> {
     };
     let enough = n(s.available_replicas) >= v.wanted() - v.max_unavailable();
     let (status, reason, text) = if enough {
-        (
-            "True",
-            "MinimumReplicasAvailable",
-            "Deployment has minimum availability.",
-        )
+        ("True", "MinimumReplicasAvailable", "Deployment has minimum availability.")
     } else {
-        (
-            "False",
-            "MinimumReplicasUnavailable",
-            "Deployment does not have minimum availability.",
-        )
+        ("False", "MinimumReplicasUnavailable", "Deployment does not have minimum availability.")
     };
     set_condition(&mut s, "Available", status, reason, text, v.now);
 
@@ -163,57 +135,26 @@ pub(crate) fn next(v: &View) -> Option<Deployment> {
         let at = condition(&s, "Progressing").and_then(|c| c.reason.clone());
         if at.as_deref() != Some("ProgressDeadlineExceeded") {
             let text = "Deployment is paused";
-            set_condition(
-                &mut s,
-                "Progressing",
-                "Unknown",
-                "DeploymentPaused",
-                text,
-                v.now,
-            );
+            set_condition(&mut s, "Progressing", "Unknown", "DeploymentPaused", text, v.now);
         }
     } else {
         let current = condition(&s, "Progressing").cloned();
-        let reason = current
-            .as_ref()
-            .and_then(|c| c.reason.clone())
-            .unwrap_or_default();
+        let reason = current.as_ref().and_then(|c| c.reason.clone()).unwrap_or_default();
         if reason == "DeploymentPaused" {
             let text = "Deployment is resumed";
-            set_condition(
-                &mut s,
-                "Progressing",
-                "Unknown",
-                "DeploymentResumed",
-                text,
-                v.now,
-            );
+            set_condition(&mut s, "Progressing", "Unknown", "DeploymentResumed", text, v.now);
         }
         let already = n(s.replicas) == n(s.updated_replicas) && reason == "NewReplicaSetAvailable";
         if current.is_none() {
             if let Some(r) = &v.new {
                 let text = format!("Created new replica set {:?}", meta::name(&r.metadata));
-                set_condition(
-                    &mut s,
-                    "Progressing",
-                    "True",
-                    "NewReplicaSetCreated",
-                    &text,
-                    v.now,
-                );
+                set_condition(&mut s, "Progressing", "True", "NewReplicaSetCreated", &text, v.now);
             }
         }
         if !already {
             if complete_with(v, &s) {
                 let text = format!("{subject} has successfully progressed.");
-                set_condition(
-                    &mut s,
-                    "Progressing",
-                    "True",
-                    "NewReplicaSetAvailable",
-                    &text,
-                    v.now,
-                );
+                set_condition(&mut s, "Progressing", "True", "NewReplicaSetAvailable", &text, v.now);
             } else if progressing(v, &s) {
                 let text = format!("{subject} is progressing.");
                 // Any progress moves the update time, so that the deadline counts from it.
@@ -223,19 +164,9 @@ pub(crate) fn next(v: &View) -> Option<Deployment> {
                 if let Some(c) = &mut s.conditions {
                     c.retain(|c| c.type_.as_deref() != Some("Progressing"));
                 }
-                set_condition(
-                    &mut s,
-                    "Progressing",
-                    "True",
-                    "ReplicaSetUpdated",
-                    &text,
-                    v.now,
-                );
+                set_condition(&mut s, "Progressing", "True", "ReplicaSetUpdated", &text, v.now);
                 if let (Some(t), Some(cs)) = (since, &mut s.conditions) {
-                    if let Some(c) = cs
-                        .iter_mut()
-                        .find(|c| c.type_.as_deref() == Some("Progressing"))
-                    {
+                    if let Some(c) = cs.iter_mut().find(|c| c.type_.as_deref() == Some("Progressing")) {
                         c.last_transition_time = Some(t);
                     }
                 }

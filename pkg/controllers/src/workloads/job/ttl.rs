@@ -26,16 +26,13 @@ impl Controller for TtlAfterFinished {
     }
     fn watch(&self, _: &Informers, queue: &Queue<Key>) {
         let q = queue.clone();
-        self.jobs
-            .on_event(move |e| q.add(Key::of(&e.object().metadata)));
+        self.jobs.on_event(move |e| q.add(Key::of(&e.object().metadata)));
     }
     fn synced(&self) -> bool {
         self.jobs.has_synced()
     }
     fn plan(&self, key: &Key, now: Timestamp) -> Plan {
-        let Some(j) = self.jobs.by_key(key) else {
-            return Plan::none();
-        };
+        let Some(j) = self.jobs.by_key(key) else { return Plan::none() };
         let ttl = j.spec.as_ref().and_then(|s| s.ttl_seconds_after_finished);
         let end = finished(&j).and_then(|c| c.last_transition_time.as_ref());
         let (Some(ttl), Some(end), false) = (ttl, end, meta::deleting(&j.metadata)) else {
@@ -48,10 +45,6 @@ impl Controller for TtlAfterFinished {
                 ..Plan::default()
             };
         }
-        Plan::one(Action::delete(
-            j.as_ref(),
-            Some(Propagation::Foreground),
-            None,
-        ))
+        Plan::one(Action::delete(j.as_ref(), Some(Propagation::Foreground), None))
     }
 }

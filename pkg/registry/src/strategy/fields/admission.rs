@@ -28,22 +28,13 @@ static WEBHOOKS: Table = Table {
         ("webhooks[].rules[]", &[Custom(rule)]),
         ("webhooks[].failurePolicy", &[OneOf(&["Fail", "Ignore"])]),
         ("webhooks[].matchPolicy", &[OneOf(MATCH_POLICIES)]),
-        (
-            "webhooks[].reinvocationPolicy",
-            &[OneOf(&["IfNeeded", "Never"])],
-        ),
+        ("webhooks[].reinvocationPolicy", &[OneOf(&["IfNeeded", "Never"])]),
         ("webhooks[]", &[Custom(side_effects)]),
         ("webhooks[].timeoutSeconds", &[Custom(timeout)]),
         ("webhooks[].namespaceSelector", &[Selector]),
         ("webhooks[].objectSelector", &[Selector]),
         ("webhooks[].clientConfig", &[Custom(client)]),
-        (
-            "webhooks[].admissionReviewVersions",
-            &[
-                Required("must specify one of v1, v1beta1"),
-                Custom(versions),
-            ],
-        ),
+        ("webhooks[].admissionReviewVersions", &[Required("must specify one of v1, v1beta1"), Custom(versions)]),
         ("webhooks[].admissionReviewVersions[]", &[Label1035]),
     ],
     more: None,
@@ -57,11 +48,7 @@ fn full_name(v: &Value, at: &str, out: &mut Vec<FieldError>) {
     let wrong = names::subdomain(text);
     if wrong.is_empty() {
         if text.split('.').count() < 3 {
-            out.push(FieldError::invalid(
-                at,
-                text,
-                "should be a domain with at least three segments separated by dots",
-            ));
+            out.push(FieldError::invalid(at, text, "should be a domain with at least three segments separated by dots"));
         }
     } else {
         out.extend(wrong.into_iter().map(|m| FieldError::invalid(at, text, m)));
@@ -71,114 +58,61 @@ fn full_name(v: &Value, at: &str, out: &mut Vec<FieldError>) {
 fn side_effects(w: &Value, at: &str, out: &mut Vec<FieldError>) {
     let field = format!("{at}.sideEffects");
     match w.get("sideEffects").and_then(Value::as_str) {
-        None => out.push(FieldError::required(
-            field,
-            "must specify one of None, NoneOnDryRun",
-        )),
+        None => out.push(FieldError::required(field, "must specify one of None, NoneOnDryRun")),
         Some("None" | "NoneOnDryRun") => {}
-        Some(other) => out.push(FieldError::not_supported(
-            field,
-            other,
-            &["None", "NoneOnDryRun"],
-        )),
+        Some(other) => out.push(FieldError::not_supported(field, other, &["None", "NoneOnDryRun"])),
     }
 }
 
 fn timeout(v: &Value, at: &str, out: &mut Vec<FieldError>) {
     if v.as_i64().is_some_and(|n| !(1..=30).contains(&n)) {
-        out.push(FieldError::invalid(
-            at,
-            v.clone(),
-            "the timeout value must be between 1 and 30 seconds",
-        ));
+        out.push(FieldError::invalid(at, v.clone(), "the timeout value must be between 1 and 30 seconds"));
     }
 }
 
 fn versions(v: &Value, at: &str, out: &mut Vec<FieldError>) {
-    let all: Vec<&str> = v
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
-        .collect();
+    let all: Vec<&str> = v.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     for (i, version) in all.iter().enumerate() {
         if all.get(..i).is_some_and(|b| b.contains(version)) {
-            out.push(FieldError::invalid(
-                format!("{at}[{i}]"),
-                *version,
-                "duplicate version",
-            ));
+            out.push(FieldError::invalid(format!("{at}[{i}]"), *version, "duplicate version"));
         }
     }
     if !all.iter().any(|v| matches!(*v, "v1" | "v1beta1")) {
-        out.push(FieldError::invalid(
-            at,
-            v.clone(),
-            "must include at least one of v1, v1beta1",
-        ));
+        out.push(FieldError::invalid(at, v.clone(), "must include at least one of v1, v1beta1"));
     }
 }
 
 fn client(c: &Value, at: &str, out: &mut Vec<FieldError>) {
-    let (url, service) = (
-        c.get("url").and_then(Value::as_str),
-        c.get("service").filter(|v| !v.is_null()),
-    );
+    let (url, service) = (c.get("url").and_then(Value::as_str), c.get("service").filter(|v| !v.is_null()));
     match (url, service) {
-        (Some(_), Some(_)) | (None, None) => out.push(FieldError::required(
-            at,
-            "exactly one of url or service is required",
-        )),
+        (Some(_), Some(_)) | (None, None) => out.push(FieldError::required(at, "exactly one of url or service is required")),
         (Some(url), None) => {
             let field = format!("{at}.url");
             let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
             if scheme != "https" {
-                out.push(FieldError::invalid(
-                    &field,
-                    scheme,
-                    "'https' is the only allowed URL scheme; desired format: https://host[/path]",
-                ));
+                out.push(FieldError::invalid(&field, scheme, "'https' is the only allowed URL scheme; desired format: https://host[/path]"));
             }
             if scheme.is_empty() || rest.starts_with('/') || rest.is_empty() {
-                out.push(FieldError::invalid(
-                    &field,
-                    "",
-                    "host must be specified; desired format: https://host[/path]",
-                ));
+                out.push(FieldError::invalid(&field, "", "host must be specified; desired format: https://host[/path]"));
             }
             if let Some((_, query)) = rest.split_once('?') {
-                out.push(FieldError::invalid(
-                    &field,
-                    query,
-                    "query parameters are not permitted in the URL",
-                ));
+                out.push(FieldError::invalid(&field, query, "query parameters are not permitted in the URL"));
             }
         }
         (None, Some(s)) => {
             let mut inner = Vec::new();
-            super::check(
-                s,
-                &[("name", &[Required("")]), ("namespace", &[Required("")])],
-                &mut inner,
-            );
+            super::check(s, &[("name", &[Required("")]), ("namespace", &[Required("")])], &mut inner);
             // Upstream names the other field.
             for e in inner.iter_mut().filter(|e| e.field == "namespace") {
                 e.field = "name".into();
             }
             if let Some(n) = s.get("port").and_then(Value::as_i64) {
-                inner.extend(
-                    knarr_schema::names::port_number(n)
-                        .into_iter()
-                        .map(|m| FieldError::invalid("port", n, format!("port is not valid: {m}"))),
-                );
+                inner.extend(knarr_schema::names::port_number(n).into_iter().map(|m| FieldError::invalid("port", n, format!("port is not valid: {m}"))));
             }
             if let Some(p) = s.get("path").and_then(Value::as_str) {
                 url_path(p, &mut inner);
             }
-            out.extend(inner.into_iter().map(|e| FieldError {
-                field: format!("{at}.service.{}", e.field),
-                ..e
-            }));
+            out.extend(inner.into_iter().map(|e| FieldError { field: format!("{at}.service.{}", e.field), ..e }));
         }
     }
 }
@@ -188,11 +122,7 @@ fn url_path(path: &str, out: &mut Vec<FieldError>) {
         return;
     }
     if path == "//" {
-        out.push(FieldError::invalid(
-            "path",
-            path,
-            "segment[0] may not be empty",
-        ));
+        out.push(FieldError::invalid("path", path, "segment[0] may not be empty"));
         return;
     }
     let inner = match path.strip_prefix('/') {
@@ -202,88 +132,30 @@ fn url_path(path: &str, out: &mut Vec<FieldError>) {
             path.get(1..).unwrap_or("")
         }
     };
-    let steps: Vec<&str> = inner
-        .strip_suffix('/')
-        .unwrap_or(inner)
-        .split('/')
-        .collect();
+    let steps: Vec<&str> = inner.strip_suffix('/').unwrap_or(inner).split('/').collect();
     for (i, step) in steps.iter().enumerate() {
         if step.is_empty() {
-            out.push(FieldError::invalid(
-                "path",
-                path,
-                format!("segment[{i}] may not be empty"),
-            ));
+            out.push(FieldError::invalid("path", path, format!("segment[{i}] may not be empty")));
             continue;
         }
-        out.extend(
-            names::subdomain(step)
-                .into_iter()
-                .map(|m| FieldError::invalid("path", path, format!("segment[{i}]: {m}"))),
-        );
+        out.extend(names::subdomain(step).into_iter().map(|m| FieldError::invalid("path", path, format!("segment[{i}]: {m}"))));
     }
 }
 
 /// Which requests a webhook or a policy is about.
 pub(super) fn rule(r: &Value, at: &str, out: &mut Vec<FieldError>) {
     let mut inner = Vec::new();
-    super::check(
-        r,
-        &[
-            (
-                "operations",
-                &[
-                    Required(""),
-                    Custom(|v, at, out| {
-                        star(
-                            v,
-                            at,
-                            "if '*' is present, must not specify other operations",
-                            out,
-                        )
-                    }),
-                ],
-            ),
-            ("operations[]", &[OneOf(OPERATIONS)]),
-            (
-                "apiGroups",
-                &[
-                    Required(""),
-                    Custom(|v, at, out| {
-                        star(
-                            v,
-                            at,
-                            "if '*' is present, must not specify other API groups",
-                            out,
-                        )
-                    }),
-                ],
-            ),
-            (
-                "apiVersions",
-                &[
-                    Required(""),
-                    Custom(|v, at, out| {
-                        star(
-                            v,
-                            at,
-                            "if '*' is present, must not specify other API versions",
-                            out,
-                        )
-                    }),
-                ],
-            ),
-            ("apiVersions[]", &[Required("")]),
-            ("resources", &[Required("")]),
-            ("resources[]", &[Required("")]),
-            ("scope", &[OneOf(SCOPES)]),
-        ],
-        &mut inner,
-    );
-    out.extend(inner.into_iter().map(|e| FieldError {
-        field: format!("{at}.{}", e.field),
-        ..e
-    }));
+    super::check(r, &[
+        ("operations", &[Required(""), Custom(|v, at, out| star(v, at, "if '*' is present, must not specify other operations", out))]),
+        ("operations[]", &[OneOf(OPERATIONS)]),
+        ("apiGroups", &[Required(""), Custom(|v, at, out| star(v, at, "if '*' is present, must not specify other API groups", out))]),
+        ("apiVersions", &[Required(""), Custom(|v, at, out| star(v, at, "if '*' is present, must not specify other API versions", out))]),
+        ("apiVersions[]", &[Required("")]),
+        ("resources", &[Required("")]),
+        ("resources[]", &[Required("")]),
+        ("scope", &[OneOf(SCOPES)]),
+    ], &mut inner);
+    out.extend(inner.into_iter().map(|e| FieldError { field: format!("{at}.{}", e.field), ..e }));
 }
 
 fn star(v: &Value, at: &str, why: &str, out: &mut Vec<FieldError>) {
@@ -301,22 +173,12 @@ static BINDINGS: Table = Table {
         ("spec.matchResources.objectSelector", &[Selector]),
         ("spec.matchResources.matchPolicy", &[OneOf(MATCH_POLICIES)]),
         ("spec.matchResources.resourceRules[]", &[Custom(rule)]),
-        (
-            "spec.matchResources.excludeResourceRules[]",
-            &[Custom(rule)],
-        ),
+        ("spec.matchResources.excludeResourceRules[]", &[Custom(rule)]),
         ("spec.validationActions", &[Required(""), Unique]),
-        (
-            "spec.validationActions[]",
-            &[OneOf(&["Audit", "Deny", "Warn"])],
-        ),
+        ("spec.validationActions[]", &[OneOf(&["Audit", "Deny", "Warn"])]),
     ],
     more: Some(|obj, out| {
-        let has = |a: &str| {
-            obj.list_at(&["spec", "validationActions"])
-                .iter()
-                .any(|x| x == a)
-        };
+        let has = |a: &str| obj.list_at(&["spec", "validationActions"]).iter().any(|x| x == a);
         if has("Deny") && has("Warn") {
             out.push(FieldError::invalid("spec.validationActions", obj["spec"]["validationActions"].clone(), "must not contain both Deny and Warn (repeating the same validation failure information in the API response and headers serves no purpose)"));
         }
@@ -333,10 +195,7 @@ static MUTATING_BINDINGS: Table = Table {
         ("spec.matchResources.objectSelector", &[Selector]),
         ("spec.matchResources.matchPolicy", &[OneOf(MATCH_POLICIES)]),
         ("spec.matchResources.resourceRules[]", &[Custom(rule)]),
-        (
-            "spec.matchResources.excludeResourceRules[]",
-            &[Custom(rule)],
-        ),
+        ("spec.matchResources.excludeResourceRules[]", &[Custom(rule)]),
     ],
     more: None,
     fixed: &[],
@@ -344,19 +203,10 @@ static MUTATING_BINDINGS: Table = Table {
 };
 
 fn param(p: &Value, at: &str, out: &mut Vec<FieldError>) {
-    let (name, selector) = (
-        p.str_at(&["name"]),
-        p.get("selector").filter(|v| !v.is_null()),
-    );
+    let (name, selector) = (p.str_at(&["name"]), p.get("selector").filter(|v| !v.is_null()));
     match (name, selector) {
-        ("", None) => out.push(FieldError::required(
-            at,
-            "one of name or selector must be specified",
-        )),
-        (n, Some(_)) if !n.is_empty() => out.push(FieldError::forbidden(
-            format!("{at}.name"),
-            "name and selector are mutually exclusive",
-        )),
+        ("", None) => out.push(FieldError::required(at, "one of name or selector must be specified")),
+        (n, Some(_)) if !n.is_empty() => out.push(FieldError::forbidden(format!("{at}.name"), "name and selector are mutually exclusive")),
         (n, None) => {
             Segment.apply(Some(&Value::from(n)), &format!("{at}.name"), out);
         }

@@ -5,10 +5,7 @@ use std::net::IpAddr;
 use serde_json::Value;
 
 use super::{
-    Check::{
-        Bytes, Cidr, Custom, Label, LabelValue, OneOf, OneOfAsIs, Port, PortName, Required,
-        Segment, Selector, Subdomain, UniqueBy,
-    },
+    Check::{Bytes, Cidr, Custom, Label, LabelValue, OneOf, OneOfAsIs, Port, PortName, Required, Segment, Selector, Subdomain, UniqueBy},
     Fixed::Always,
     IP, Table, blank,
 };
@@ -40,14 +37,8 @@ static INGRESSES: Table = Table {
         ("spec.rules[].http.paths[]", &[Custom(path)]),
     ],
     more: Some(|obj, out| {
-        if obj.at(&["spec", "defaultBackend"]).is_none_or(blank)
-            && obj.list_at(&["spec", "rules"]).is_empty()
-        {
-            out.push(FieldError::invalid(
-                "spec",
-                obj.at(&["spec", "rules"]).cloned().unwrap_or_default(),
-                "either `defaultBackend` or `rules` must be specified",
-            ));
+        if obj.at(&["spec", "defaultBackend"]).is_none_or(blank) && obj.list_at(&["spec", "rules"]).is_empty() {
+            out.push(FieldError::invalid("spec", obj.at(&["spec", "rules"]).cloned().unwrap_or_default(), "either `defaultBackend` or `rules` must be specified"));
         }
     }),
     fixed: &[],
@@ -65,11 +56,7 @@ fn wildcard(v: &Value, at: &str, out: &mut Vec<FieldError>) {
 
 fn host(v: &Value, at: &str, out: &mut Vec<FieldError>) {
     if v.as_str().is_some_and(|t| t.parse::<IpAddr>().is_ok()) {
-        out.push(FieldError::invalid(
-            at,
-            v.clone(),
-            "must be a DNS name, not an IP address",
-        ));
+        out.push(FieldError::invalid(at, v.clone(), "must be a DNS name, not an IP address"));
     }
     wildcard(v, at, out);
 }
@@ -78,39 +65,24 @@ fn path(p: &Value, at: &str, out: &mut Vec<FieldError>) {
     let kinds = ["Exact", "ImplementationSpecific", "Prefix"];
     match p.get("pathType").and_then(Value::as_str) {
         None => {
-            out.push(FieldError::required(
-                format!("{at}.pathType"),
-                "pathType must be specified",
-            ));
+            out.push(FieldError::required(format!("{at}.pathType"), "pathType must be specified"));
             return;
         }
         Some(kind @ ("Exact" | "Prefix")) => {
             let text = p.str_at(&["path"]);
             let field = format!("{at}.path");
             if !text.starts_with('/') {
-                out.push(FieldError::invalid(
-                    &field,
-                    text,
-                    "must be an absolute path",
-                ));
+                out.push(FieldError::invalid(&field, text, "must be an absolute path"));
             }
             if !text.is_empty() && kind != "ImplementationSpecific" {
                 for bad in ["//", "/./", "/../", "%2f", "%2F"] {
                     if text.contains(bad) {
-                        out.push(FieldError::invalid(
-                            &field,
-                            text,
-                            format!("must not contain '{bad}'"),
-                        ));
+                        out.push(FieldError::invalid(&field, text, format!("must not contain '{bad}'")));
                     }
                 }
                 for bad in ["/..", "/."] {
                     if text.ends_with(bad) {
-                        out.push(FieldError::invalid(
-                            &field,
-                            text,
-                            format!("cannot end with '{bad}'"),
-                        ));
+                        out.push(FieldError::invalid(&field, text, format!("cannot end with '{bad}'")));
                     }
                 }
             }
@@ -118,57 +90,23 @@ fn path(p: &Value, at: &str, out: &mut Vec<FieldError>) {
         Some("ImplementationSpecific") => {
             let text = p.str_at(&["path"]);
             if !text.is_empty() && !text.starts_with('/') {
-                out.push(FieldError::invalid(
-                    format!("{at}.path"),
-                    text,
-                    "must be an absolute path",
-                ));
+                out.push(FieldError::invalid(format!("{at}.path"), text, "must be an absolute path"));
             }
         }
-        Some(other) => out.push(FieldError::not_supported(
-            format!("{at}.pathType"),
-            other,
-            &kinds,
-        )),
+        Some(other) => out.push(FieldError::not_supported(format!("{at}.pathType"), other, &kinds)),
     }
-    backend(
-        p.get("backend").unwrap_or(&Value::Null),
-        &format!("{at}.backend"),
-        out,
-    );
+    backend(p.get("backend").unwrap_or(&Value::Null), &format!("{at}.backend"), out);
 }
 
 fn backend(b: &Value, at: &str, out: &mut Vec<FieldError>) {
-    let (service, resource) = (
-        b.get("service").filter(|v| !v.is_null()),
-        b.get("resource").filter(|v| !v.is_null()),
-    );
+    let (service, resource) = (b.get("service").filter(|v| !v.is_null()), b.get("resource").filter(|v| !v.is_null()));
     match (service, resource) {
-        (Some(_), Some(_)) => out.push(FieldError::invalid(
-            at,
-            "",
-            "cannot set both resource and service backends",
-        )),
-        (None, None) => out.push(FieldError::invalid(
-            at,
-            "",
-            "resource or service backend is required",
-        )),
+        (Some(_), Some(_)) => out.push(FieldError::invalid(at, "", "cannot set both resource and service backends")),
+        (None, None) => out.push(FieldError::invalid(at, "", "resource or service backend is required")),
         (None, Some(r)) => {
             let mut inner = Vec::new();
-            super::check(
-                r,
-                &[
-                    ("apiGroup", &[Subdomain]),
-                    ("kind", &[Required(""), Segment]),
-                    ("name", &[Required(""), Segment]),
-                ],
-                &mut inner,
-            );
-            out.extend(inner.into_iter().map(|e| FieldError {
-                field: format!("{at}.resource.{}", e.field),
-                ..e
-            }));
+            super::check(r, &[("apiGroup", &[Subdomain]), ("kind", &[Required(""), Segment]), ("name", &[Required(""), Segment])], &mut inner);
+            out.extend(inner.into_iter().map(|e| FieldError { field: format!("{at}.resource.{}", e.field), ..e }));
         }
         (Some(s), None) => {
             let name = s.str_at(&["name"]);
@@ -176,35 +114,14 @@ fn backend(b: &Value, at: &str, out: &mut Vec<FieldError>) {
             if name.is_empty() {
                 out.push(FieldError::required(field, ""));
             } else {
-                out.extend(
-                    names::label(name)
-                        .into_iter()
-                        .map(|m| FieldError::invalid(&field, name, m)),
-                );
+                out.extend(names::label(name).into_iter().map(|m| FieldError::invalid(&field, name, m)));
             }
-            let (port, number) = (
-                s.str_at(&["port", "name"]),
-                s.at(&["port", "number"])
-                    .and_then(Value::as_i64)
-                    .unwrap_or(0),
-            );
+            let (port, number) = (s.str_at(&["port", "name"]), s.at(&["port", "number"]).and_then(Value::as_i64).unwrap_or(0));
             match (port, number) {
                 ("", 0) => out.push(FieldError::required(at, "port name or number is required")),
-                ("", n) => out.extend(
-                    knarr_schema::names::port_number(n)
-                        .into_iter()
-                        .map(|m| FieldError::invalid(format!("{at}.service.port.number"), n, m)),
-                ),
-                (p, 0) => out.extend(
-                    knarr_schema::names::port_name(p)
-                        .into_iter()
-                        .map(|m| FieldError::invalid(format!("{at}.service.port.name"), p, m)),
-                ),
-                _ => out.push(FieldError::invalid(
-                    at,
-                    "",
-                    "cannot set both port name & port number",
-                )),
+                ("", n) => out.extend(knarr_schema::names::port_number(n).into_iter().map(|m| FieldError::invalid(format!("{at}.service.port.number"), n, m))),
+                (p, 0) => out.extend(knarr_schema::names::port_name(p).into_iter().map(|m| FieldError::invalid(format!("{at}.service.port.name"), p, m))),
+                _ => out.push(FieldError::invalid(at, "", "cannot set both port name & port number")),
             }
         }
     }
@@ -212,10 +129,7 @@ fn backend(b: &Value, at: &str, out: &mut Vec<FieldError>) {
 
 static CLASSES: Table = Table {
     rules: &[
-        (
-            "spec.controller",
-            &[Required(""), Bytes(250), Custom(domain_prefixed)],
-        ),
+        ("spec.controller", &[Required(""), Bytes(250), Custom(domain_prefixed)]),
         ("spec.parameters.apiGroup", &[Subdomain]),
         ("spec.parameters.kind", &[Required(""), Segment]),
         ("spec.parameters.name", &[Required(""), Segment]),
@@ -230,19 +144,10 @@ static CLASSES: Table = Table {
 fn domain_prefixed(v: &Value, at: &str, out: &mut Vec<FieldError>) {
     let text = v.as_str().unwrap_or("");
     let good = text.split_once('/').is_some_and(|(host, path)| {
-        !host.is_empty()
-            && !path.is_empty()
-            && names::subdomain(host).is_empty()
-            && path
-                .bytes()
-                .all(|c| c.is_ascii_alphanumeric() || b"/-_.~!$&'()*+,;=:@%".contains(&c))
+        !host.is_empty() && !path.is_empty() && names::subdomain(host).is_empty() && path.bytes().all(|c| c.is_ascii_alphanumeric() || b"/-_.~!$&'()*+,;=:@%".contains(&c))
     });
     if !good {
-        out.push(FieldError::invalid(
-            at,
-            text,
-            "must be a domain-prefixed path (such as \"acme.io/foo\")",
-        ));
+        out.push(FieldError::invalid(at, text, "must be a domain-prefixed path (such as \"acme.io/foo\")"));
     }
 }
 
@@ -250,19 +155,9 @@ fn scope(p: &Value, at: &str, out: &mut Vec<FieldError>) {
     let namespace = p.get("namespace").and_then(Value::as_str);
     let field = format!("{at}.namespace");
     match (p.str_at(&["scope"]), namespace) {
-        ("Namespace", None) => out.push(FieldError::required(
-            field,
-            "`parameters.scope` is set to 'Namespace'",
-        )),
-        ("Namespace", Some(n)) => out.extend(
-            names::label(n)
-                .into_iter()
-                .map(|m| FieldError::invalid(&field, n, m)),
-        ),
-        ("Cluster", Some(_)) => out.push(FieldError::forbidden(
-            field,
-            "`parameters.scope` is set to 'Cluster'",
-        )),
+        ("Namespace", None) => out.push(FieldError::required(field, "`parameters.scope` is set to 'Namespace'")),
+        ("Namespace", Some(n)) => out.extend(names::label(n).into_iter().map(|m| FieldError::invalid(&field, n, m))),
+        ("Cluster", Some(_)) => out.push(FieldError::forbidden(field, "`parameters.scope` is set to 'Cluster'")),
         _ => {}
     }
 }
@@ -280,11 +175,7 @@ static POLICIES: Table = Table {
         let all = obj.list_at(&["spec", "policyTypes"]);
         if all.len() > 2 {
             out.retain(|e| !e.field.starts_with("spec.policyTypes["));
-            out.push(FieldError::invalid(
-                "spec.policyTypes",
-                all.to_vec(),
-                "may not specify more than two policyTypes",
-            ));
+            out.push(FieldError::invalid("spec.policyTypes", all.to_vec(), "may not specify more than two policyTypes"));
         }
     }),
     fixed: &[],
@@ -295,11 +186,7 @@ fn policy_port(p: &Value, at: &str, out: &mut Vec<FieldError>) {
     if let Some(protocol) = p.get("protocol").and_then(Value::as_str)
         && !PROTOCOLS.contains(&protocol)
     {
-        out.push(super::not_supported(
-            &format!("{at}.protocol"),
-            protocol,
-            &["TCP", "UDP", "SCTP"],
-        ));
+        out.push(super::not_supported(&format!("{at}.protocol"), protocol, &["TCP", "UDP", "SCTP"]));
     }
     let port = p.get("port").filter(|v| !v.is_null());
     let end = p.get("endPort").and_then(Value::as_i64);
@@ -312,30 +199,14 @@ fn policy_port(p: &Value, at: &str, out: &mut Vec<FieldError>) {
     };
     let Some(end) = end else { return };
     match port {
-        None => out.push(FieldError::invalid(
-            field,
-            end,
-            "may not be specified when `port` is not specified",
-        )),
+        None => out.push(FieldError::invalid(field, end, "may not be specified when `port` is not specified")),
         Some(v) => match v.as_i64() {
-            None => out.push(FieldError::invalid(
-                field,
-                end,
-                "may not be specified when `port` is non-numeric",
-            )),
+            None => out.push(FieldError::invalid(field, end, "may not be specified when `port` is non-numeric")),
             Some(first) => {
                 if end < first {
-                    out.push(FieldError::invalid(
-                        &field,
-                        end,
-                        "must be greater than or equal to `port`",
-                    ));
+                    out.push(FieldError::invalid(&field, end, "must be greater than or equal to `port`"));
                 }
-                out.extend(
-                    knarr_schema::names::port_number(end)
-                        .into_iter()
-                        .map(|m| FieldError::invalid(&field, end, m)),
-                );
+                out.extend(knarr_schema::names::port_number(end).into_iter().map(|m| FieldError::invalid(&field, end, m)));
             }
         },
     }
@@ -351,10 +222,7 @@ fn peer(p: &Value, at: &str, out: &mut Vec<FieldError>) {
         }
     }
     match given("ipBlock") {
-        Some(_) if peers > 0 => out.push(FieldError::forbidden(
-            at,
-            "may not specify both ipBlock and another peer",
-        )),
+        Some(_) if peers > 0 => out.push(FieldError::forbidden(at, "may not specify both ipBlock and another peer")),
         Some(block) => ip_block(block, &format!("{at}.ipBlock"), out),
         None if peers == 0 => out.push(FieldError::required(at, "must specify a peer")),
         None => {}
@@ -368,11 +236,7 @@ fn ip_block(block: &Value, at: &str, out: &mut Vec<FieldError>) {
         return;
     }
     if !super::cidr(whole) {
-        out.push(FieldError::invalid(
-            format!("{at}.cidr"),
-            whole,
-            super::CIDR,
-        ));
+        out.push(FieldError::invalid(format!("{at}.cidr"), whole, super::CIDR));
         return;
     }
     for (i, e) in block.list_at(&["except"]).iter().enumerate() {
@@ -381,11 +245,7 @@ fn ip_block(block: &Value, at: &str, out: &mut Vec<FieldError>) {
         if !super::cidr(part) {
             out.push(FieldError::invalid(field, part, super::CIDR));
         } else if !strictly_within(part, whole) {
-            out.push(FieldError::invalid(
-                field,
-                part,
-                format!("must be a strict subset of `cidr`: {whole:?}"),
-            ));
+            out.push(FieldError::invalid(field, part, format!("must be a strict subset of `cidr`: {whole:?}")));
         }
     }
 }
@@ -400,22 +260,13 @@ fn strictly_within(part: &str, whole: &str) -> bool {
             IpAddr::V6(a) => (false, u128::from(a), bits),
         })
     };
-    let (Some(p), Some(w)) = (read(part), read(whole)) else {
-        return false;
-    };
-    let mask = if w.2 == 0 {
-        0
-    } else {
-        u128::MAX << (128 - w.2)
-    };
+    let (Some(p), Some(w)) = (read(part), read(whole)) else { return false };
+    let mask = if w.2 == 0 { 0 } else { u128::MAX << (128 - w.2) };
     p.0 == w.0 && p.2 > w.2 && p.1 & mask == w.1 & mask
 }
 
 static NETWORKS: Table = Table {
-    rules: &[
-        ("spec.cidrs", &[Required("at least one CIDR required")]),
-        ("spec.cidrs[]", &[Cidr]),
-    ],
+    rules: &[("spec.cidrs", &[Required("at least one CIDR required")]), ("spec.cidrs[]", &[Cidr])],
     more: Some(|obj, out| {
         let all = obj.list_at(&["spec", "cidrs"]);
         let v6 = |v: &Value| v.as_str().is_some_and(|t| t.contains(':'));
@@ -443,10 +294,7 @@ static ADDRESSES: Table = Table {
 
 static SLICES: Table = Table {
     rules: &[
-        (
-            "addressType",
-            &[Required(""), OneOf(&["FQDN", "IPv4", "IPv6"])],
-        ),
+        ("addressType", &[Required(""), OneOf(&["FQDN", "IPv4", "IPv6"])]),
         ("endpoints[].addresses", &[Required("")]),
         ("endpoints[].nodeName", &[Subdomain]),
         ("endpoints[].hostname", &[Label]),
@@ -460,12 +308,7 @@ static SLICES: Table = Table {
     more: Some(|obj, out| {
         let kind = obj.str_at(&["addressType"]);
         for (i, e) in obj.list_at(&["endpoints"]).iter().enumerate() {
-            for (j, a) in e
-                .list_at(&["addresses"])
-                .iter()
-                .filter_map(Value::as_str)
-                .enumerate()
-            {
+            for (j, a) in e.list_at(&["addresses"]).iter().filter_map(Value::as_str).enumerate() {
                 let field = format!("endpoints[{i}].addresses[{j}]");
                 match kind {
                     "IPv4" | "IPv6" => {
@@ -474,19 +317,11 @@ static SLICES: Table = Table {
                             continue;
                         };
                         if ip.is_ipv4() != (kind == "IPv4") {
-                            out.push(FieldError::invalid(
-                                format!("endpoints[{i}].addresses"),
-                                a,
-                                format!("must be an {kind} address"),
-                            ));
+                            out.push(FieldError::invalid(format!("endpoints[{i}].addresses"), a, format!("must be an {kind} address")));
                         }
                         outside(&ip, a, &field, out);
                     }
-                    "FQDN" => out.extend(
-                        names::subdomain(a)
-                            .into_iter()
-                            .map(|m| FieldError::invalid(&field, a, m)),
-                    ),
+                    "FQDN" => out.extend(names::subdomain(a).into_iter().map(|m| FieldError::invalid(&field, a, m))),
                     _ => {}
                 }
             }
@@ -532,10 +367,7 @@ static ENDPOINTS: Table = Table {
 
 fn subset(s: &Value, at: &str, out: &mut Vec<FieldError>) {
     if s.list_at(&["addresses"]).is_empty() && s.list_at(&["notReadyAddresses"]).is_empty() {
-        out.push(FieldError::required(
-            at,
-            "must specify `addresses` or `notReadyAddresses`",
-        ));
+        out.push(FieldError::required(at, "must specify `addresses` or `notReadyAddresses`"));
     }
     for list in ["addresses", "notReadyAddresses"] {
         for (i, a) in s.list_at(&[list]).iter().enumerate() {
@@ -545,23 +377,12 @@ fn subset(s: &Value, at: &str, out: &mut Vec<FieldError>) {
                 Ok(parsed) => outside(&parsed, ip, &format!("{at}.ip"), out),
                 Err(_) => {
                     out.push(FieldError::invalid(format!("{at}.ip"), ip, IP));
-                    out.push(FieldError::invalid(
-                        format!("{at}.ip"),
-                        ip,
-                        "must be a valid IP address",
-                    ));
+                    out.push(FieldError::invalid(format!("{at}.ip"), ip, "must be a valid IP address"));
                 }
             }
             let mut inner = Vec::new();
-            super::check(
-                a,
-                &[("?hostname", &[Label]), ("nodeName", &[Subdomain])],
-                &mut inner,
-            );
-            out.extend(inner.into_iter().map(|e| FieldError {
-                field: format!("{at}.{}", e.field),
-                ..e
-            }));
+            super::check(a, &[("?hostname", &[Label]), ("nodeName", &[Subdomain])], &mut inner);
+            out.extend(inner.into_iter().map(|e| FieldError { field: format!("{at}.{}", e.field), ..e }));
         }
     }
 }
