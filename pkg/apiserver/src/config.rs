@@ -85,6 +85,8 @@ pub struct Config {
     pub max_in_flight: (u32, u32),
     /// Whether requests are limited by priority and fairness; else each kind of them by its most.
     pub priority_and_fairness: bool,
+    /// Whether containers may be privileged; of several servers in a process the last one says.
+    pub allow_privileged: bool,
     /// How long a request may take that is no watch and no stream.
     pub request_timeout: Duration,
     /// How long a watch lasts at least that does not say; and less than twice as long.
@@ -130,6 +132,7 @@ impl Config {
             tokens: HashMap::new(),
             max_in_flight: (400, 200),
             priority_and_fairness: true,
+            allow_privileged: true,
             request_timeout: Duration::from_secs(60),
             min_request_timeout: Duration::from_secs(1800),
         }

@@ -180,6 +180,7 @@ impl ApiServer {
         let registry = Registry::open(Arc::clone(&config.store), caches)
             .await
             .map_err(Error::Store)?;
+        knarr_registry::strategy::allow_privileged(config.allow_privileged);
         let audiences = if config.audiences.is_empty() {
             vec![config.issuer.clone()]
         } else {

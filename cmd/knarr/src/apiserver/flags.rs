@@ -210,6 +210,9 @@ pub struct Options {
     pub audit_webhook_config_file: Option<PathBuf>,
 
     // The cluster
+    /// Whether containers may be privileged
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = switch!(), default_value_t = false, action = ArgAction::Set)]
+    pub allow_privileged: bool,
     /// Addresses of services
     #[arg(long, default_value = "10.0.0.0/24", value_name = "CIDR")]
     pub service_cluster_ip_range: String,
@@ -252,7 +255,6 @@ const IDLE: &[(&str, bool)] = &[
     ("aggregator-reject-forwarding-redirect", true),
     ("allow-metric-labels", false),
     ("allow-metric-labels-manifest", false),
-    ("allow-privileged", true),
     ("audit-log-batch-buffer-size", false),
     ("audit-log-batch-max-size", false),
     ("audit-log-batch-max-wait", false),

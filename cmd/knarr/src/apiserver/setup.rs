@@ -331,6 +331,7 @@ pub async fn config(layout: &Layout, o: &Options) -> Result<Config> {
         bail!("--max-requests-inflight and --max-mutating-requests-inflight are both 0, which leaves --enable-priority-and-fairness nothing to divide");
     }
     c.priority_and_fairness = o.enable_priority_and_fairness;
+    c.allow_privileged = o.allow_privileged;
     c.request_timeout = o.request_timeout;
     c.min_request_timeout = Duration::from_secs(o.min_request_timeout);
     c.authentication = oidc(o)?;

@@ -23,6 +23,7 @@ use serde_json::Value;
 
 use crate::{error::FieldError, names::NameRule};
 
+pub use fields::pod::allow_privileged;
 pub use data::{returns_deleted, status_keeps, unconditional};
 pub use pod::{qos_class, set_pod_condition};
 

@@ -506,6 +506,10 @@ pub(super) fn ephemeral(obj: &Value, old: &Value) -> Vec<FieldError> {
     let mut out = Vec::new();
     let p = &["spec", "ephemeralContainers"];
     let new = obj.list_at(p);
+    for (i, c) in new.iter().enumerate() {
+        let at = format!("spec.ephemeralContainers[{i}].securityContext.privileged");
+        super::fields::pod::privileged(&c["securityContext"]["privileged"], &at, &mut out);
+    }
     for o in old.list_at(p) {
         match new
             .iter()

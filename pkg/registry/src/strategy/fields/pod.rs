@@ -1,5 +1,7 @@
 //! The fields of a pod's spec, in pods and in templates.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use serde_json::Value;
 
 use super::{
@@ -57,6 +59,7 @@ static CONTAINER: &[Rule] = &[
     ("?ports[].name", &[PortName]),
     ("env[].valueFrom", &[Custom(source)]),
     ("envFrom[]", &[Custom(env_from)]),
+    ("securityContext.privileged", &[Custom(privileged)]),
     ("securityContext.runAsUser", &[Custom(id)]),
     ("securityContext.runAsGroup", &[Custom(id)]),
     ("securityContext.seccompProfile.type", SECCOMP),
@@ -67,6 +70,20 @@ static CONTAINER: &[Rule] = &[
     ("lifecycle.postStart", &[Custom(hook)]),
     ("lifecycle.preStop", &[Custom(hook)]),
 ];
+
+/// Whether containers may be privileged, in this process.
+static PRIVILEGED: AtomicBool = AtomicBool::new(true);
+
+/// Says whether containers may be privileged; they may before it is said.
+pub fn allow_privileged(allowed: bool) {
+    PRIVILEGED.store(allowed, Ordering::Relaxed);
+}
+
+pub(in crate::strategy) fn privileged(v: &Value, at: &str, out: &mut Vec<FieldError>) {
+    if v == true && !PRIVILEGED.load(Ordering::Relaxed) {
+        out.push(FieldError::forbidden(at, "disallowed by cluster policy"));
+    }
+}
 
 /// Everything that the tables find wrong with a spec at `path`.
 pub(in crate::strategy) fn check(spec: &Value, path: &str, out: &mut Vec<FieldError>) {
