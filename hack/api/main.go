@@ -55,6 +55,7 @@ func main() {
 		stats := probeDefaults(resources)
 		write(dir, "types.tsv", renderTypes(resources, stats))
 		write(dir, "columns.tsv", renderColumns())
+		write(dir, "features.tsv", renderFeatures())
 		writeBootstrap(dir)
 	case "golden":
 		seed, err := strconv.ParseInt(os.Args[3], 10, 64)

@@ -107,9 +107,9 @@ fn wanted(core: &Core) -> Result<Vec<Wanted>, ApiError> {
     Ok(out)
 }
 
-fn row(core: &Core, w: &Wanted) -> Result<Arc<knarr_schema::Resource>, ApiError> {
-    core.table()
-        .catalog
+fn row(w: &Wanted) -> Result<Arc<knarr_schema::Resource>, ApiError> {
+    // Also where it is not served.
+    knarr_schema::Catalog::builtin()
         .lookup(w.group, w.version, w.plural)
         .cloned()
         .ok_or_else(ApiError::no_resource)
@@ -121,7 +121,7 @@ async fn ensure(
     w: Wanted,
     merge: impl Fn(&mut Value, &Value) + Send,
 ) -> Result<(), ApiError> {
-    let r = row(core, &w)?;
+    let r = row(&w)?;
     let kind = core.kind(&r.key_prefix)?;
     let (ns, name) = (w.object.namespace().to_owned(), w.object.name().to_owned());
     let mut object = w.object;

@@ -7,9 +7,10 @@ use std::{
     time::Duration,
 };
 
+use knarr_schema::features::Gates;
 use knarr_storage::SharedStore;
 
-use crate::encryption::Encryption;
+use crate::{encryption::Encryption, runtime_config::RuntimeConfig};
 use crate::{
     alloc::Cidr,
     audit::AuditConfig,
@@ -87,6 +88,10 @@ pub struct Config {
     pub priority_and_fairness: bool,
     /// Whether containers may be privileged; of several servers in a process the last one says.
     pub allow_privileged: bool,
+    /// Which of the built-in APIs are served.
+    pub runtime: RuntimeConfig,
+    /// The gates of features.
+    pub gates: Gates,
     /// How long a request may take that is no watch and no stream.
     pub request_timeout: Duration,
     /// How long a watch lasts at least that does not say; and less than twice as long.
@@ -133,6 +138,8 @@ impl Config {
             max_in_flight: (400, 200),
             priority_and_fairness: true,
             allow_privileged: true,
+            runtime: RuntimeConfig::default(),
+            gates: Gates::default(),
             request_timeout: Duration::from_secs(60),
             min_request_timeout: Duration::from_secs(1800),
         }

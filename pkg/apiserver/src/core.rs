@@ -9,7 +9,7 @@ use std::{
 };
 
 use knarr_registry::{ApiError, Codec, Registry, rest::Kind, strategy};
-use knarr_schema::{Catalog, Resource};
+use knarr_schema::{Catalog, Resource, features::Gates};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -57,6 +57,10 @@ pub struct Core {
     pub settings: Settings,
     /// Objects.
     pub registry: Arc<Registry>,
+    /// The built-in rows that are served.
+    pub builtin: Arc<Catalog>,
+    /// The gates of features.
+    pub gates: Gates,
     /// Rows.
     pub table: RwLock<Arc<Table>>,
     /// Who may do what.
@@ -159,10 +163,10 @@ impl Core {
     }
 }
 
-/// The codecs and strategies of the rows of a catalog: one for each key prefix.
-pub fn codecs(catalog: &Catalog) -> Vec<(String, Arc<dyn Codec>, Arc<Resource>)> {
+/// The codecs and strategies of rows: one for each key prefix.
+pub fn codecs<'r>(rows: impl IntoIterator<Item = &'r Arc<Resource>>) -> Vec<(String, Arc<dyn Codec>, Arc<Resource>)> {
     let mut out: Vec<(String, Arc<dyn Codec>, Arc<Resource>)> = Vec::new();
-    for r in catalog.resources() {
+    for r in rows {
         if r.key_prefix.is_empty() {
             continue;
         }
@@ -193,7 +197,8 @@ pub fn codecs(catalog: &Catalog) -> Vec<(String, Arc<dyn Codec>, Arc<Resource>)>
 #[must_use]
 pub fn table(catalog: Arc<Catalog>, registry: &Registry) -> Table {
     let mut kinds = HashMap::new();
-    for (prefix, _, r) in codecs(&catalog) {
+    // What is stored is there also where it is not served.
+    for (prefix, _, r) in codecs(Catalog::builtin().resources().iter().chain(catalog.resources().iter().filter(|r| r.is_custom()))) {
         let Some(cache) = registry.cache(&prefix) else {
             continue;
         };
@@ -215,7 +220,7 @@ pub fn table(catalog: Arc<Catalog>, registry: &Registry) -> Table {
         );
     }
     // Errors name the group that was asked, also where another one's objects are the same.
-    for r in catalog.resources().iter().filter(|r| !r.is_custom()) {
+    for r in Catalog::builtin().resources() {
         if let Some(stored) = kinds.get(r.key_prefix.as_ref()).cloned()
             && stored.group != *r.group
         {

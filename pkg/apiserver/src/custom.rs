@@ -105,7 +105,7 @@ fn rank(v: &str) -> (u8, i64, i64, String) {
     (class, -major, -minor, v.to_owned())
 }
 
-fn catalog(all: &[Value]) -> Catalog {
+fn catalog(builtin: &Catalog, all: &[Value]) -> Catalog {
     let mut groups: Vec<Group> = Vec::new();
     let mut out = Vec::new();
     for crd in all {
@@ -125,7 +125,7 @@ fn catalog(all: &[Value]) -> Catalog {
     for g in &mut groups {
         g.versions.sort_by_key(|v| rank(v));
     }
-    Catalog::builtin().extended(&groups, out)
+    builtin.extended(&groups, out)
 }
 
 fn is_established(crd: &Value) -> bool {
@@ -182,9 +182,9 @@ fn definitions(registry: &Registry) -> Vec<Value> {
 /// Makes the table fit the definitions.
 pub async fn refresh(core: &Core) -> Result<(), ApiError> {
     let all = definitions(&core.registry);
-    let catalog = Arc::new(catalog(&all));
+    let catalog = Arc::new(catalog(&core.builtin, &all));
     let mut wanted: HashSet<String> = HashSet::new();
-    for (prefix, codec, r) in core::codecs(&catalog) {
+    for (prefix, codec, r) in core::codecs(catalog.resources()) {
         if r.is_custom() {
             wanted.insert(prefix.clone());
             if core.registry.cache(&prefix).is_none() {

@@ -25,11 +25,12 @@ mod pipeline;
 mod reload;
 mod request;
 mod respond;
+mod runtime_config;
 mod serve;
 mod server;
 mod webhook;
 
-pub use audit::{AuditConfig, AuditPolicy, LogFile};
+pub use audit::{AuditBatch, AuditConfig, AuditDelivery, AuditMode, AuditPolicy, LogFile};
 pub use auth::{UserInfo, front_proxy::RequestHeaders, oidc::AuthenticationConfiguration};
 pub use authz::webhook::{
     Options as AuthorizationWebhookOptions, Webhook as AuthorizationWebhook,
@@ -37,6 +38,8 @@ pub use authz::webhook::{
 };
 pub use config::{AuthorizationMode, Config};
 pub use encryption::Encryption;
+pub use knarr_schema::features::Gates as FeatureGates;
 pub use request::duration;
+pub use runtime_config::RuntimeConfig;
 pub use server::{ApiServer, Error};
 pub use webhook::RemoteService;

@@ -256,19 +256,17 @@ async fn answer(
                 request.headers(),
                 &uri(&request),
                 id.peer(),
-            );
+            )
+            .await;
             return Err(e);
         }
     };
     if let Some(a) = &core.audit {
-        trail.record = a.begin(
-            audit_id,
-            &info,
-            &user,
-            request.headers(),
-            &uri(&request),
-            id.peer(),
-        );
+        let uri = uri(&request);
+        match a.begin(audit_id, &info, &user, request.headers(), &uri, id.peer()).await {
+            Ok(record) => trail.record = record,
+            Err(audit::Unrecorded) => return Ok(respond::text(500, format!("Internal Server Error: {uri:?}: failed to store audit event\n"))),
+        }
     }
     let limit = time_limit(core, &info, &query)?;
     let (user, constraint) = impersonate(core, user, &info, request.headers())?;
@@ -561,6 +559,12 @@ fn metrics(core: &Core) -> String {
         s.push_str(&format!(
             "apiserver_storage_objects{{group=\"{group}\",resource=\"{resource}\"}} {n}\n"
         ));
+    }
+    s.push_str("# HELP kubernetes_feature_enabled The stage of a feature, and whether it is on.\n# TYPE kubernetes_feature_enabled gauge\n");
+    for f in knarr_schema::features::all() {
+        let stage = if f.stage == "GA" { "" } else { f.stage };
+        let on = u8::from(core.gates.enabled(f.name));
+        s.push_str(&format!("kubernetes_feature_enabled{{name=\"{}\",stage=\"{stage}\"}} {on}\n", f.name));
     }
     if let Some(f) = core.limiter.fair() {
         s.push_str(&f.metrics());

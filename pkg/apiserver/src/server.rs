@@ -172,8 +172,8 @@ impl ApiServer {
             address: config.listen,
             source,
         })?;
-        let catalog = Arc::clone(Catalog::builtin());
-        let caches = core::codecs(&catalog)
+        let builtin = Arc::new(config.runtime.catalog());
+        let caches = core::codecs(Catalog::builtin().resources())
             .into_iter()
             .map(|(p, c, _)| (p, c))
             .collect();
@@ -186,7 +186,7 @@ impl ApiServer {
         } else {
             config.audiences.clone()
         };
-        let table = core::table(catalog, &registry);
+        let table = core::table(Arc::clone(&builtin), &registry);
         let core = Arc::new(Core {
             settings: Settings {
                 service_cidr,
@@ -217,6 +217,8 @@ impl ApiServer {
                 registry: Arc::clone(&registry),
             },
             registry,
+            builtin,
+            gates: config.gates,
             table: RwLock::new(Arc::new(table)),
             allocating: Arc::new(tokio::sync::Mutex::new(())),
             ready: AtomicBool::new(false),
@@ -324,6 +326,9 @@ impl ApiServer {
         self.core.stop.cancel();
         for t in std::mem::take(&mut self.tasks) {
             let _ = tokio::time::timeout(Duration::from_secs(2), t).await;
+        }
+        if let Some(a) = &self.core.audit {
+            a.close().await;
         }
         self.core.registry.close();
     }

@@ -7,7 +7,7 @@ use http::Request;
 use http_body_util::BodyExt;
 use http_body_util::Full;
 use hyper_util::rt::TokioIo;
-use knarr_apiserver::{AuditConfig, AuditPolicy, LogFile, RemoteService, UserInfo};
+use knarr_apiserver::{AuditConfig, AuditDelivery, AuditMode, AuditPolicy, LogFile, RemoteService, UserInfo};
 use kube::{
     Client,
     config::{KubeConfigOptions, Kubeconfig},
@@ -79,7 +79,7 @@ async fn requests_are_recorded_as_the_policy_says() {
     let h = common::start_with(|c| {
         c.audit = Some(AuditConfig {
             policy,
-            log: Some(LogFile::new(&log)),
+            log: Some((LogFile::new(&log), AuditDelivery::log())),
             webhook: None,
         })
     })
@@ -319,14 +319,14 @@ async fn a_full_log_is_set_aside() {
     )
     .expect("a policy");
     let file = LogFile {
-        path: log.clone(),
         max_bytes: 2000,
         max_backups: 2,
+        ..LogFile::new(&log)
     };
     let h = common::start_with(|c| {
         c.audit = Some(AuditConfig {
             policy,
-            log: Some(file),
+            log: Some((file, AuditDelivery::log())),
             webhook: None,
         })
     })
@@ -362,13 +362,13 @@ async fn a_full_log_is_set_aside() {
     assert!(std::fs::metadata(&log).expect("the log").len() <= 2000);
 }
 
-#[tokio::test]
-async fn a_service_takes_events_in_lists() {
+/// A service that takes lists of events, and the lists.
+async fn service() -> (RemoteService, tokio::sync::mpsc::UnboundedReceiver<Value>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0")
         .await
         .expect("port");
     let url = format!("http://{}/audit", listener.local_addr().expect("address"));
-    let (send_list, mut lists) = tokio::sync::mpsc::unbounded_channel::<Value>();
+    let (send_list, lists) = tokio::sync::mpsc::unbounded_channel::<Value>();
     tokio::spawn(async move {
         while let Ok((tcp, _)) = listener.accept().await {
             let lists = send_list.clone();
@@ -390,6 +390,12 @@ async fn a_service_takes_events_in_lists() {
     });
     let config = json!({"clusters": [{"name": "c", "cluster": {"server": url}}], "contexts": [{"name": "x", "context": {"cluster": "c", "user": ""}}], "current-context": "x"});
     let remote = RemoteService::parse(&config.to_string(), dir()).expect("a kubeconfig");
+    (remote, lists)
+}
+
+#[tokio::test]
+async fn a_service_takes_events_in_lists() {
+    let (remote, mut lists) = service().await;
     let policy = AuditPolicy::parse(
         "apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: Metadata}]\n",
     )
@@ -398,7 +404,7 @@ async fn a_service_takes_events_in_lists() {
         c.audit = Some(AuditConfig {
             policy,
             log: None,
-            webhook: Some(remote),
+            webhook: Some((remote, AuditDelivery::webhook())),
         })
     })
     .await;
@@ -425,6 +431,47 @@ async fn a_service_takes_events_in_lists() {
     assert!(received < complete, "{received} {complete}");
     assert_eq!(items.len(), 400);
     assert_eq!(items[399]["requestURI"], "/version");
+}
+
+#[tokio::test]
+async fn requests_wait_for_what_blocks() {
+    let (remote, mut lists) = service().await;
+    let policy = AuditPolicy::parse("apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: Metadata}]\n").expect("a policy");
+    let how = AuditDelivery { mode: AuditMode::Blocking, ..AuditDelivery::webhook() };
+    let h = common::start_with(|c| c.audit = Some(AuditConfig { policy, log: None, webhook: Some((remote, how)) })).await;
+    let c = h.server.client(UserInfo::admin());
+    send(&c, "GET", "/version", &[("audit-id", "mine")], &Value::Null).await;
+    let mut stages = Vec::new();
+    while let Ok(list) = lists.try_recv() {
+        for e in list["items"].as_array().expect("items").iter().filter(|e| e["auditID"] == "mine") {
+            stages.push(e["stage"].as_str().expect("stage").to_owned());
+        }
+    }
+    assert_eq!(stages, ["RequestReceived", "ResponseComplete"]);
+}
+
+#[tokio::test]
+async fn what_cannot_be_recorded_is_refused_if_so_wanted() {
+    for (mode, code) in [(AuditMode::BlockingStrict, 500), (AuditMode::Blocking, 200)] {
+        let policy = AuditPolicy::parse("apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: Metadata, nonResourceURLs: [/version]}]\n").expect("a policy");
+        // A disk that is full.
+        let log = Some((LogFile::new("/dev/full"), AuditDelivery { mode, ..AuditDelivery::log() }));
+        let h = common::start_with(|c| c.audit = Some(AuditConfig { policy, log, webhook: None })).await;
+        let c = h.server.client(UserInfo::admin());
+        assert_eq!(send(&c, "GET", "/version", &[], &Value::Null).await, code);
+    }
+}
+
+#[tokio::test]
+async fn what_waits_is_delivered_before_the_end() {
+    let (remote, mut lists) = service().await;
+    let policy = AuditPolicy::parse("apiVersion: audit.k8s.io/v1\nkind: Policy\nrules: [{level: Metadata}]\n").expect("a policy");
+    let h = common::start_with(|c| c.audit = Some(AuditConfig { policy, log: None, webhook: Some((remote, AuditDelivery::webhook())) })).await;
+    let c = h.server.client(UserInfo::admin());
+    send(&c, "GET", "/version", &[("audit-id", "mine")], &Value::Null).await;
+    h.server.shutdown().await;
+    let list = lists.try_recv().expect("a list");
+    assert!(list["items"].as_array().expect("items").iter().any(|e| e["auditID"] == "mine" && e["stage"] == "ResponseComplete"));
 }
 
 fn dir() -> &'static std::path::Path {

@@ -232,6 +232,23 @@ impl Catalog {
         next
     }
 
+    /// A catalog of some of the rows; groups and versions without any are gone.
+    pub fn only(&self, served: impl Fn(&Resource) -> bool) -> Catalog {
+        let mut next = Catalog::default();
+        let rows: Vec<_> = self.resources.iter().filter(|r| served(r)).collect();
+        for group in &self.groups {
+            let has = |v: &&Text| rows.iter().any(|r| r.group == group.name && r.version == **v);
+            let versions: Vec<Text> = group.versions.iter().filter(has).cloned().collect();
+            if !versions.is_empty() {
+                next.groups.push(Group { name: group.name.clone(), versions });
+            }
+        }
+        for row in rows {
+            next.push(Arc::clone(row));
+        }
+        next
+    }
+
     fn push(&mut self, row: Arc<Resource>) {
         match self.groups.iter_mut().find(|g| g.name == row.group) {
             Some(group) if !group.versions.contains(&row.version) => group.versions.push(row.version.clone()),

@@ -7,6 +7,7 @@ pub mod apply;
 pub mod catalog;
 pub mod defaults;
 pub mod discovery;
+pub mod features;
 pub mod json;
 pub mod names;
 pub mod openapi;

@@ -193,26 +193,20 @@ pub struct Options {
     pub disable_admission_plugins: Vec<String>,
 
     // Audit
-    /// File with an audit policy
-    #[arg(long, value_name = "FILE")]
-    pub audit_policy_file: Option<PathBuf>,
-    /// File that audit events are appended to; `-` is standard output
-    #[arg(long, value_name = "FILE", requires = "audit_policy_file")]
-    pub audit_log_path: Option<PathBuf>,
-    /// Megabytes from which on that file is set aside; 0: never
-    #[arg(long, default_value_t = 0)]
-    pub audit_log_maxsize: u64,
-    /// How many files that were set aside are kept; 0: all
-    #[arg(long, default_value_t = 0)]
-    pub audit_log_maxbackup: usize,
-    /// Kubeconfig of a service that takes audit events
-    #[arg(long, value_name = "FILE", requires = "audit_policy_file")]
-    pub audit_webhook_config_file: Option<PathBuf>,
+    /// Audit
+    #[command(flatten)]
+    pub audit: super::audit::AuditOptions,
 
     // The cluster
     /// Whether containers may be privileged
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = switch!(), default_value_t = false, action = ArgAction::Set)]
     pub allow_privileged: bool,
+    /// Which of the built-in APIs are served: api/all=BOOL, api/ga=BOOL, GROUP/VERSION=BOOL, GROUP/VERSION/RESOURCE=BOOL
+    #[arg(long, value_name = "KEY=BOOL")]
+    pub runtime_config: Vec<String>,
+    /// Features to turn on or off: their names are checked, and what they would change does not change
+    #[arg(long, value_name = "NAME=BOOL")]
+    pub feature_gates: Vec<String>,
     /// Addresses of services
     #[arg(long, default_value = "10.0.0.0/24", value_name = "CIDR")]
     pub service_cluster_ip_range: String,
@@ -255,32 +249,6 @@ const IDLE: &[(&str, bool)] = &[
     ("aggregator-reject-forwarding-redirect", true),
     ("allow-metric-labels", false),
     ("allow-metric-labels-manifest", false),
-    ("audit-log-batch-buffer-size", false),
-    ("audit-log-batch-max-size", false),
-    ("audit-log-batch-max-wait", false),
-    ("audit-log-batch-throttle-burst", false),
-    ("audit-log-batch-throttle-enable", true),
-    ("audit-log-batch-throttle-qps", false),
-    ("audit-log-compress", true),
-    ("audit-log-format", false),
-    ("audit-log-maxage", false),
-    ("audit-log-mode", false),
-    ("audit-log-truncate-enabled", true),
-    ("audit-log-truncate-max-batch-size", false),
-    ("audit-log-truncate-max-event-size", false),
-    ("audit-log-version", false),
-    ("audit-webhook-batch-buffer-size", false),
-    ("audit-webhook-batch-max-size", false),
-    ("audit-webhook-batch-max-wait", false),
-    ("audit-webhook-batch-throttle-burst", false),
-    ("audit-webhook-batch-throttle-enable", true),
-    ("audit-webhook-batch-throttle-qps", false),
-    ("audit-webhook-initial-backoff", false),
-    ("audit-webhook-mode", false),
-    ("audit-webhook-truncate-enabled", true),
-    ("audit-webhook-truncate-max-batch-size", false),
-    ("audit-webhook-truncate-max-event-size", false),
-    ("audit-webhook-version", false),
     ("authentication-token-webhook-cache-ttl", false),
     ("authentication-token-webhook-version", false),
     ("authorization-webhook-version", false),
@@ -303,7 +271,6 @@ const IDLE: &[(&str, bool)] = &[
     ("etcd-db-metric-poll-interval", false),
     ("etcd-healthcheck-timeout", false),
     ("etcd-readycheck-timeout", false),
-    ("feature-gates", false),
     ("goaway-chance", false),
     ("http2-max-streams-per-connection", false),
     ("kubelet-timeout", false),
@@ -318,7 +285,6 @@ const IDLE: &[(&str, bool)] = &[
     ("permit-address-sharing", true),
     ("permit-port-sharing", true),
     ("profiling", true),
-    ("runtime-config", false),
     ("runtime-config-emulation-forward-compatible", true),
     ("service-account-extend-token-expiration", true),
     ("service-account-lookup", true),

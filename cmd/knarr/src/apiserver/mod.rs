@@ -1,5 +1,6 @@
 //! `knarr apiserver`: the API server alone, with kube-apiserver's flags.
 
+mod audit;
 mod flags;
 mod setup;
 

@@ -11,8 +11,8 @@ use std::{
 use anyhow::{Context, Result, anyhow, bail};
 use knarr_apiserver::{
     Encryption,
-    AuditConfig, AuditPolicy, AuthenticationConfiguration, AuthorizationMode, AuthorizationWebhook,
-    AuthorizationWebhookOptions, Config, LogFile, RequestHeaders, UserInfo, admission::PLUGINS,
+    AuthenticationConfiguration, AuthorizationMode, AuthorizationWebhook,
+    AuthorizationWebhookOptions, Config, FeatureGates, RequestHeaders, RuntimeConfig, UserInfo, admission::PLUGINS,
 };
 use knarr_pki::{Leaf, Pki};
 use knarr_storage::{EtcdConfig, SharedStore};
@@ -23,7 +23,7 @@ use crate::{layout::Layout, node, preflight, reset};
 /// How long etcd may take to answer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-fn text(path: &Path) -> Result<String> {
+pub(super) fn text(path: &Path) -> Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
@@ -332,6 +332,14 @@ pub async fn config(layout: &Layout, o: &Options) -> Result<Config> {
     }
     c.priority_and_fairness = o.enable_priority_and_fairness;
     c.allow_privileged = o.allow_privileged;
+    c.runtime = RuntimeConfig::parse(&o.runtime_config).map_err(|why| anyhow!("--runtime-config: {why}"))?;
+    for class in c.runtime.idle() {
+        tracing::warn!("--runtime-config={class}=true changes nothing: such versions are not offered");
+    }
+    c.gates = FeatureGates::parse(&o.feature_gates).map_err(|why| anyhow!("--feature-gates: {why}"))?;
+    for (name, on) in c.gates.changed() {
+        tracing::warn!("--feature-gates={name}={on} changes nothing");
+    }
     c.request_timeout = o.request_timeout;
     c.min_request_timeout = Duration::from_secs(o.min_request_timeout);
     c.authentication = oidc(o)?;
@@ -346,25 +354,7 @@ pub async fn config(layout: &Layout, o: &Options) -> Result<Config> {
     if let Some(path) = &o.authentication_token_webhook_config_file {
         c.token_webhook = Some(node::service(path)?);
     }
-    if let Some(path) = &o.audit_policy_file {
-        let policy =
-            AuditPolicy::parse(&text(path)?).map_err(|why| anyhow!("{}: {why}", path.display()))?;
-        let log = o.audit_log_path.clone().map(|path| LogFile {
-            path,
-            max_bytes: o.audit_log_maxsize << 20,
-            max_backups: o.audit_log_maxbackup,
-        });
-        let webhook = o
-            .audit_webhook_config_file
-            .as_deref()
-            .map(node::service)
-            .transpose()?;
-        c.audit = Some(AuditConfig {
-            policy,
-            log,
-            webhook,
-        });
-    }
+    c.audit = o.audit.config()?;
     Ok(c)
 }
 

@@ -190,12 +190,16 @@ impl Node {
                 .with_context(|| format!("cannot read {}", path.display()))?;
             let policy = knarr_apiserver::AuditPolicy::parse(&text)
                 .map_err(|why| anyhow!("{}: {why}", path.display()))?;
-            let log = options.audit_log_path.clone().map(|path| knarr_apiserver::LogFile {
-                path,
-                max_bytes: options.audit_log_maxsize << 20,
-                max_backups: options.audit_log_maxbackup,
+            let log = options.audit_log_path.as_ref().map(|path| {
+                let file = knarr_apiserver::LogFile {
+                    max_bytes: options.audit_log_maxsize << 20,
+                    max_backups: options.audit_log_maxbackup,
+                    ..knarr_apiserver::LogFile::new(path)
+                };
+                (file, knarr_apiserver::AuditDelivery::log())
             });
             let webhook = options.audit_webhook_config_file.as_deref().map(service).transpose()?;
+            let webhook = webhook.map(|w| (w, knarr_apiserver::AuditDelivery::webhook()));
             config.audit = Some(knarr_apiserver::AuditConfig { policy, log, webhook });
         }
         let api = ApiServer::start(config).await?;

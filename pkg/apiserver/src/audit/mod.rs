@@ -1,5 +1,6 @@
 //! Audit: what was asked and answered, as events of `audit.k8s.io/v1`, one a line.
 
+mod log;
 mod policy;
 mod sinks;
 
@@ -17,8 +18,9 @@ use http_body_util::BodyExt;
 use knarr_registry::Object;
 use serde_json::{Map, Value, json};
 
+pub use log::LogFile;
 pub use policy::{AuditPolicy, Level};
-pub use sinks::{LogFile, Sinks};
+pub use sinks::{AuditBatch, AuditDelivery, AuditMode, Sinks};
 
 use crate::{
     auth::UserInfo,
@@ -37,10 +39,10 @@ const OBJECT_LIMIT: u64 = 10 * 1024 * 1024;
 pub struct AuditConfig {
     /// What is recorded.
     pub policy: AuditPolicy,
-    /// The file events go to.
-    pub log: Option<LogFile>,
-    /// The service events go to.
-    pub webhook: Option<RemoteService>,
+    /// The file events go to, and how.
+    pub log: Option<(LogFile, AuditDelivery)>,
+    /// The service events go to, and how.
+    pub webhook: Option<(RemoteService, AuditDelivery)>,
 }
 
 /// The policy, and where events go.
@@ -48,6 +50,10 @@ pub struct Audit {
     policy: AuditPolicy,
     sinks: Arc<Sinks>,
 }
+
+/// The arrival of a request could not be stored, and had to be.
+#[derive(Clone, Copy, Debug)]
+pub struct Unrecorded;
 
 /// The record of one request, from its arrival to its answer.
 pub struct Record {
@@ -70,9 +76,16 @@ impl Audit {
         })
     }
 
+    /// Delivers what is still waiting.
+    pub async fn close(&self) {
+        self.sinks.close().await;
+    }
+
     /// Begins the record of a request; `None` if there is to be none.
-    #[must_use]
-    pub fn begin(
+    ///
+    /// # Errors
+    /// It could not be stored, and had to be.
+    pub async fn begin(
         &self,
         id: &str,
         i: &Info,
@@ -80,10 +93,10 @@ impl Audit {
         headers: &HeaderMap,
         uri: &str,
         peer: Option<IpAddr>,
-    ) -> Option<Arc<Record>> {
+    ) -> Result<Option<Arc<Record>>, Unrecorded> {
         let v = self.policy.verdict(user, i);
         if v.level == Level::None {
-            return None;
+            return Ok(None);
         }
         let mut e = Map::new();
         let mut set = |k: &str, v: Value| e.insert(k.to_owned(), v);
@@ -151,8 +164,7 @@ impl Audit {
             sinks: Arc::clone(&self.sinks),
             event: Mutex::new(e),
         });
-        r.emit("RequestReceived");
-        Some(r)
+        if r.emit("RequestReceived").await { Ok(Some(r)) } else { Err(Unrecorded) }
     }
 }
 
@@ -184,9 +196,10 @@ impl Record {
         f(&mut self.event.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn emit(&self, stage: &str) {
+    /// Gives the record, as it is, to where events go; false if it had to be taken and was not.
+    async fn emit(&self, stage: &str) -> bool {
         if self.omit.iter().any(|s| s == stage) {
-            return;
+            return true;
         }
         let line = self.with(|e| {
             e.insert("stage".into(), json!(stage));
@@ -198,8 +211,9 @@ impl Record {
             }
             serde_json::to_vec(e)
         });
-        if let Ok(event) = line {
-            self.sinks.take(event);
+        match line {
+            Ok(event) => self.sinks.take(event).await,
+            Err(_) => true,
         }
     }
 
@@ -293,7 +307,7 @@ impl Record {
         let code = reply.status().as_u16();
         if long {
             self.status(code, None);
-            self.emit("ResponseStarted");
+            self.emit("ResponseStarted").await;
             return reply.map(|body| {
                 Tail {
                     body,
@@ -309,7 +323,7 @@ impl Record {
             || reply.headers().contains_key(header::CONTENT_ENCODING)
         {
             self.status(code, None);
-            self.emit("ResponseComplete");
+            self.emit("ResponseComplete").await;
             return reply;
         }
         let (parts, body) = reply.into_parts();
@@ -333,7 +347,7 @@ impl Record {
             let v = self.shown(v);
             self.with(|e| e.insert("responseObject".into(), v));
         }
-        self.emit("ResponseComplete");
+        self.emit("ResponseComplete").await;
         Reply::from_parts(parts, full(bytes))
     }
 }
@@ -364,13 +378,13 @@ impl http_body::Body for Tail {
 impl Drop for Tail {
     fn drop(&mut self) {
         if let Some(r) = self.record.take() {
-            r.emit("ResponseComplete");
+            tokio::spawn(async move { r.emit("ResponseComplete").await });
         }
     }
 }
 
 /// The record of a request that nobody was found to be behind.
-pub fn unauthenticated(
+pub async fn unauthenticated(
     core: &Core,
     id: &str,
     i: &Info,
@@ -380,8 +394,8 @@ pub fn unauthenticated(
 ) {
     let Some(a) = &core.audit else { return };
     let nobody = UserInfo::default();
-    if let Some(r) = a.begin(id, i, &nobody, headers, uri, peer) {
+    if let Ok(Some(r)) = a.begin(id, i, &nobody, headers, uri, peer).await {
         r.status(401, Some(&json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "Authentication failed, attempted: ", "reason": "Unauthorized"})));
-        r.emit("ResponseStarted");
+        r.emit("ResponseStarted").await;
     }
 }

@@ -1,186 +1,287 @@
-//! Where audit events go: a file that is begun anew when it is full, a service that takes lists.
+//! How audit events come to where they go: at once, or in batches by the way.
 
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::OpenOptionsExt,
-    path::{Path, PathBuf},
-    sync::mpsc,
+    io,
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use serde_json::{Value, json, value::RawValue};
-use tokio::sync::mpsc as queue;
+use serde_json::{Value, json};
+use tokio::{sync::mpsc, task::JoinHandle, time::Instant};
 
+use super::log::{Log, LogFile};
 use crate::webhook::RemoteService;
 
-/// Events that wait for the service; more are dropped.
-const BUFFER: usize = 10_000;
-/// The most events of one list.
-const BATCH: usize = 400;
-/// The longest an event waits for others.
-const WAIT: Duration = Duration::from_secs(30);
-/// How long the service may take, and how long it is left alone after a failure.
+/// How long the service may take.
 const PATIENCE: Duration = Duration::from_secs(30);
-const PAUSE: Duration = Duration::from_secs(10);
+/// How often a list is sent to a service that does not take it.
+const ATTEMPTS: u32 = 5;
+/// How long what is still waiting may take when the server ends.
+const END: Duration = Duration::from_secs(5);
 
-/// A file of events, one a line.
+/// Whether requests wait for their events.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AuditMode {
+    /// They do not.
+    Batch,
+    /// They do; what fails is lost.
+    Blocking,
+    /// They do; a request whose arrival cannot be recorded is refused.
+    BlockingStrict,
+}
+
+/// How events come together, in [`AuditMode::Batch`].
 #[derive(Clone, Debug)]
-pub struct LogFile {
-    /// The file; `-` is standard output.
-    pub path: PathBuf,
-    /// Bytes from which on it is set aside and begun anew; 0: never.
-    pub max_bytes: u64,
-    /// How many that were set aside are kept; 0: all.
-    pub max_backups: usize,
+pub struct AuditBatch {
+    /// How many may wait; more are lost.
+    pub buffer: usize,
+    /// The most at a time.
+    pub max_size: usize,
+    /// How long one waits for others.
+    pub max_wait: Duration,
+    /// The most batches a second in the long run, and at once.
+    pub throttle: Option<(f64, u32)>,
 }
 
-impl LogFile {
-    /// A file that is set aside at 100 MB, with all that were before.
+/// How events come to a backend.
+#[derive(Clone, Debug)]
+pub struct AuditDelivery {
+    /// Whether requests wait.
+    pub mode: AuditMode,
+    /// How events come together if not.
+    pub batch: AuditBatch,
+    /// Bytes above which an event goes without objects, or not at all; none is no limit.
+    pub max_event_bytes: Option<usize>,
+    /// How long a service is left alone after its first failure.
+    pub initial_backoff: Duration,
+}
+
+impl AuditDelivery {
+    /// As kube-apiserver writes its log: requests wait.
     #[must_use]
-    pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), max_bytes: 100 << 20, max_backups: 0 }
+    pub fn log() -> Self {
+        let batch = AuditBatch { buffer: 10_000, max_size: 1, max_wait: Duration::ZERO, throttle: None };
+        Self { mode: AuditMode::Blocking, batch, max_event_bytes: None, initial_backoff: Duration::from_secs(10) }
     }
-
-    fn is_stdout(&self) -> bool {
-        self.path == Path::new("-")
+    /// As kube-apiserver tells a service: in batches.
+    #[must_use]
+    pub fn webhook() -> Self {
+        let batch = AuditBatch { buffer: 10_000, max_size: 400, max_wait: Duration::from_secs(30), throttle: Some((10.0, 15)) };
+        Self { mode: AuditMode::Batch, batch, ..Self::log() }
     }
+}
 
-    fn open(&self) -> io::Result<(File, u64)> {
-        let f = OpenOptions::new().create(true).append(true).mode(0o600).open(&self.path)?;
-        let size = f.metadata()?.len();
-        Ok((f, size))
-    }
+/// What takes events.
+enum Backend {
+    Log(Mutex<Log>),
+    Service(RemoteService, Duration),
+}
 
-    /// `audit-<time>.log` for `audit.log`.
-    fn aside(&self, name: &str) -> PathBuf {
-        let stem = self.path.file_stem().unwrap_or_default().to_string_lossy();
-        let end = self.path.extension().map(|e| format!(".{}", e.to_string_lossy())).unwrap_or_default();
-        self.path.with_file_name(format!("{stem}-{name}{end}"))
-    }
-
-    /// Sets the file aside and removes the oldest of those that are too many.
-    fn rotate(&self) -> io::Result<()> {
-        let now = chrono::Utc::now().format("%Y-%m-%dT%H-%M-%S%.3f").to_string();
-        fs::rename(&self.path, self.aside(&now))?;
-        if self.max_backups == 0 {
-            return Ok(());
+impl Backend {
+    async fn take(&self, events: &[Vec<u8>]) -> bool {
+        match self {
+            Self::Log(log) => {
+                let mut log = log.lock().unwrap_or_else(PoisonError::into_inner);
+                events.iter().fold(true, |well, e| match log.write(e) {
+                    Ok(()) => well,
+                    Err(error) => {
+                        tracing::error!(%error, "an audit event cannot be written");
+                        false
+                    }
+                })
+            }
+            Self::Service(service, first) => {
+                let items: Vec<Value> = events.iter().filter_map(|e| serde_json::from_slice(e).ok()).collect();
+                let list = json!({"kind": "EventList", "apiVersion": "audit.k8s.io/v1", "metadata": {}, "items": items});
+                let mut pause = *first;
+                for attempt in 1..=ATTEMPTS {
+                    let Err(why) = service.post(&list, PATIENCE).await else { return true };
+                    tracing::warn!(why, attempt, "audit events cannot be delivered");
+                    if attempt < ATTEMPTS {
+                        tokio::time::sleep(pause).await;
+                        pause = pause.mul_f64(1.5);
+                    }
+                }
+                false
+            }
         }
-        let (first, last) = (self.aside("\0"), self.path.extension().map(|e| e.to_owned()));
-        let first = first.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let begin = first.split('\0').next().unwrap_or("").to_owned();
-        let folder = self.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mine = |p: &PathBuf| {
-            let name = p.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            name.strip_prefix(&begin).is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit())) && p.extension().map(|e| e.to_owned()) == last
+    }
+}
+
+/// The turns of batches: as many at once as fit, then so many a second.
+struct Turns {
+    rate: f64,
+    most: f64,
+    left: f64,
+    at: Instant,
+}
+
+impl Turns {
+    async fn next(&mut self) {
+        loop {
+            let now = Instant::now();
+            self.left = (self.left + (now - self.at).as_secs_f64() * self.rate).min(self.most);
+            self.at = now;
+            if self.left >= 1.0 {
+                self.left -= 1.0;
+                return;
+            }
+            tokio::time::sleep(Duration::from_secs_f64((1.0 - self.left) / self.rate)).await;
+        }
+    }
+}
+
+/// Brings events to a backend, in batches.
+async fn batches(backend: Arc<Backend>, how: AuditBatch, mut events: mpsc::Receiver<Vec<u8>>) {
+    let mut turns = how.throttle.map(|(rate, most)| Turns { rate, most: f64::from(most), left: f64::from(most), at: Instant::now() });
+    let mut running = tokio::task::JoinSet::new();
+    while let Some(first) = events.recv().await {
+        let mut all = vec![first];
+        let end = Instant::now() + how.max_wait;
+        while all.len() < how.max_size {
+            match tokio::time::timeout_at(end, events.recv()).await {
+                Ok(Some(e)) => all.push(e),
+                Ok(None) | Err(_) => break,
+            }
+        }
+        if let Some(t) = &mut turns {
+            t.next().await;
+        }
+        while running.try_join_next().is_some() {}
+        match *backend {
+            Backend::Log(_) => {
+                backend.take(&all).await;
+            }
+            // One that is slow must not hold up those that follow.
+            Backend::Service(..) => {
+                let backend = Arc::clone(&backend);
+                running.spawn(async move { backend.take(&all).await });
+            }
+        }
+    }
+    while running.join_next().await.is_some() {}
+}
+
+/// Events that wait, and who delivers them.
+struct Queue {
+    send: mpsc::Sender<Vec<u8>>,
+    task: JoinHandle<()>,
+}
+
+/// One backend, and the way to it.
+struct Sink {
+    backend: Arc<Backend>,
+    mode: AuditMode,
+    limit: Option<usize>,
+    /// In [`AuditMode::Batch`], until it is closed.
+    queue: Mutex<Option<Queue>>,
+}
+
+impl Sink {
+    fn new(backend: Backend, how: &AuditDelivery) -> Self {
+        let backend = Arc::new(backend);
+        let queue = (how.mode == AuditMode::Batch).then(|| {
+            let (send, taken) = mpsc::channel(how.batch.buffer.max(1));
+            Queue { send, task: tokio::spawn(batches(Arc::clone(&backend), how.batch.clone(), taken)) }
+        });
+        Self { backend, mode: how.mode, limit: how.max_event_bytes, queue: Mutex::new(queue) }
+    }
+
+    async fn take(&self, event: &[u8]) -> bool {
+        let Some(event) = fit(event, self.limit) else {
+            tracing::warn!("an audit event is too large even without its objects: it is lost");
+            return true;
         };
-        let mut old: Vec<PathBuf> = fs::read_dir(folder)?.filter_map(|e| e.ok().map(|e| e.path())).filter(mine).collect();
-        old.sort();
-        let many = old.len().saturating_sub(self.max_backups);
-        for p in old.into_iter().take(many) {
-            fs::remove_file(p)?;
+        if self.mode != AuditMode::Batch {
+            return self.backend.take(&[event]).await || self.mode == AuditMode::Blocking;
         }
-        Ok(())
+        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        if queue.as_ref().is_none_or(|q| q.send.try_send(event).is_err()) {
+            tracing::warn!("the audit backend does not keep up: an event is lost");
+        }
+        true
     }
 
-    fn write(&self, lines: &mpsc::Receiver<Vec<u8>>) -> io::Result<()> {
-        if self.is_stdout() {
-            let mut out = io::stdout();
-            while let Ok(line) = lines.recv() {
-                out.write_all(&line)?;
-                out.flush()?;
-            }
-            return Ok(());
+    async fn close(&self) {
+        let queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(Queue { send, task }) = queue {
+            drop(send);
+            let _ = tokio::time::timeout(END, task).await;
         }
-        let (mut out, mut size) = self.open()?;
-        while let Ok(mut all) = lines.recv() {
-            // What has come meanwhile goes in one write.
-            while all.len() < 1 << 20
-                && let Ok(more) = lines.try_recv()
-            {
-                all.extend_from_slice(&more);
-            }
-            if self.max_bytes > 0 && size > 0 && size + all.len() as u64 > self.max_bytes {
-                self.rotate()?;
-                (out, size) = self.open()?;
-            }
-            out.write_all(&all)?;
-            size += all.len() as u64;
-        }
-        Ok(())
     }
 }
 
-/// Takes events.
-pub struct Sinks {
-    lines: Option<mpsc::Sender<Vec<u8>>>,
-    service: Option<queue::Sender<Box<RawValue>>>,
+/// An event that is no longer than it may be: without its objects if it must, `None` if even so it is too long.
+fn fit(event: &[u8], limit: Option<usize>) -> Option<Vec<u8>> {
+    let Some(limit) = limit.filter(|l| event.len() >= *l) else { return Some(event.to_vec()) };
+    let mut v: Value = serde_json::from_slice(event).ok()?;
+    let m = v.as_object_mut().filter(|m| matches!(m.get("level").and_then(Value::as_str), Some("Request" | "RequestResponse")))?;
+    m.remove("requestObject");
+    m.remove("responseObject");
+    let notes = m.entry("annotations").or_insert_with(|| json!({}));
+    notes["audit.k8s.io/truncated"] = json!("true");
+    serde_json::to_vec(&v).ok().filter(|e| e.len() < limit)
 }
+
+/// Everything that takes events.
+pub struct Sinks(Vec<Sink>);
 
 impl Sinks {
     /// Opens the file and begins to serve both.
     ///
     /// # Errors
     /// The file cannot be opened.
-    pub fn open(log: Option<LogFile>, webhook: Option<RemoteService>) -> io::Result<Self> {
-        let mut lines = None;
-        if let Some(log) = log {
-            if !log.is_stdout() {
-                log.open()?;
-            }
-            let (send, taken) = mpsc::channel();
-            std::thread::Builder::new().name("audit".into()).spawn(move || {
-                if let Err(error) = log.write(&taken) {
-                    tracing::error!(%error, path = %log.path.display(), "the audit log cannot be written");
-                }
-            })?;
-            lines = Some(send);
+    pub fn open(log: Option<(LogFile, AuditDelivery)>, webhook: Option<(RemoteService, AuditDelivery)>) -> io::Result<Self> {
+        let mut all = Vec::new();
+        if let Some((file, how)) = log {
+            all.push(Sink::new(Backend::Log(Mutex::new(Log::open(file)?)), &how));
         }
-        let service = webhook.map(|w| {
-            let (send, taken) = queue::channel(BUFFER);
-            tokio::spawn(deliver(w, taken));
-            send
-        });
-        Ok(Self { lines, service })
+        if let Some((service, how)) = webhook {
+            all.push(Sink::new(Backend::Service(service, how.initial_backoff), &how));
+        }
+        Ok(Self(all))
     }
 
-    /// Takes one event, as JSON.
-    pub fn take(&self, event: Vec<u8>) {
-        if let Some(s) = &self.service
-            && let Ok(raw) = String::from_utf8(event.clone()).map_err(|_| ()).and_then(|t| RawValue::from_string(t).map_err(|_| ()))
-            && s.try_send(raw).is_err()
-        {
-            tracing::warn!("the audit service does not keep up: an event is lost");
+    /// Takes one event, as JSON; false if a backend had to have it and has not.
+    pub async fn take(&self, event: Vec<u8>) -> bool {
+        let mut well = true;
+        for s in &self.0 {
+            well &= s.take(&event).await;
         }
-        if let Some(l) = &self.lines {
-            let mut line = event;
-            line.push(b'\n');
-            let _ = l.send(line);
+        well
+    }
+
+    /// Delivers what is still waiting; nothing more is taken in batches.
+    pub async fn close(&self) {
+        for s in &self.0 {
+            s.close().await;
         }
     }
 }
 
-/// Sends events in lists; a list that cannot be delivered is tried again, then lost.
-async fn deliver(service: RemoteService, mut events: queue::Receiver<Box<RawValue>>) {
-    while let Some(first) = events.recv().await {
-        let mut all = vec![first];
-        let end = tokio::time::Instant::now() + WAIT;
-        while all.len() < BATCH {
-            match tokio::time::timeout_at(end, events.recv()).await {
-                Ok(Some(e)) => all.push(e),
-                Ok(None) | Err(_) => break,
-            }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_too_long_goes_without_objects() {
+        let long = json!({"level": "Request", "requestObject": {"a": "x".repeat(200)}}).to_string();
+        let cut: Value = serde_json::from_slice(&fit(long.as_bytes(), Some(150)).expect("fits")).expect("JSON");
+        assert_eq!(cut, json!({"level": "Request", "annotations": {"audit.k8s.io/truncated": "true"}}));
+        assert_eq!(fit(long.as_bytes(), None).expect("all"), long.as_bytes());
+        assert!(fit(long.as_bytes(), Some(10)).is_none());
+        let bare = json!({"level": "Metadata", "requestURI": "x".repeat(200)}).to_string();
+        assert!(fit(bare.as_bytes(), Some(150)).is_none());
+    }
+
+    #[tokio::test]
+    async fn batches_have_their_turn() {
+        let mut t = Turns { rate: 20.0, most: 3.0, left: 3.0, at: Instant::now() };
+        let begin = Instant::now();
+        for _ in 0..5 {
+            t.next().await;
         }
-        let items: Vec<Value> = all.iter().filter_map(|e| serde_json::from_str(e.get()).ok()).collect();
-        let list = json!({"kind": "EventList", "apiVersion": "audit.k8s.io/v1", "metadata": {}, "items": items});
-        for attempt in 0..4 {
-            match service.post(&list, PATIENCE).await {
-                Ok(_) => break,
-                Err(why) => {
-                    tracing::warn!(why, attempt, "audit events cannot be delivered");
-                    tokio::time::sleep(PAUSE).await;
-                }
-            }
-        }
+        // Three at once, and two with a twentieth of a second for each.
+        assert!(begin.elapsed() >= Duration::from_millis(99), "{:?}", begin.elapsed());
     }
 }

@@ -8,6 +8,7 @@ use futures::{StreamExt, stream};
 use http::{Method, Request, header};
 use http_body_util::BodyExt;
 use knarr_registry::{ApiError, Object, cache::Cache, object};
+use knarr_schema::Catalog;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
 
@@ -129,7 +130,7 @@ pub async fn ensure(core: &Arc<Core>) -> Result<(), ApiError> {
     let all = bootstrap();
     let mut work: Vec<(Method, String, Value)> = Vec::new();
     for (member, plural) in [("priorityLevels", LEVELS), ("flowSchemas", SCHEMAS)] {
-        let row = core.table().catalog.lookup(GROUP, "v1", plural).cloned().ok_or_else(ApiError::no_resource)?;
+        let row = Catalog::builtin().lookup(GROUP, "v1", plural).cloned().ok_or_else(ApiError::no_resource)?;
         let cache = cache(core, plural)?;
         let have = objects(&cache);
         let base = format!("/apis/{GROUP}/v1/{plural}");
