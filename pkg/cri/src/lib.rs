@@ -21,6 +21,7 @@ use knarr_images::Images;
 use tokio::sync::broadcast;
 
 mod cdi;
+mod checkpoint;
 mod cni;
 mod container;
 mod error;

@@ -84,7 +84,7 @@ impl Runtime {
 }
 
 /// The last error of a runtime's log.
-fn last_message(text: &str) -> String {
+pub(crate) fn last_message(text: &str) -> String {
     let message = |line: &str| -> Option<String> {
         let value: serde_json::Value = serde_json::from_str(line).ok()?;
         Some(value.get("msg")?.as_str()?.to_owned())

@@ -362,3 +362,99 @@ async fn how_fast() {
     assert_eq!(listed.images[0].repo_tags, [IMAGE]);
     node.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkpoint() {
+    let Some(node) = Node::new("dump").await else {
+        return;
+    };
+    let logs = node.dir.path().join("logs");
+    let mut client = node.client().await;
+    let config = pod("dump", &logs);
+    let sandbox = run(&mut client, &config).await;
+    let id = create(
+        &mut client,
+        &sandbox,
+        &config,
+        container("main", &["sleep"]),
+    )
+    .await
+    .unwrap();
+    let archive = node.dir.path().join("dump.tar");
+    let ask = |location: &str| CheckpointContainerRequest {
+        container_id: id.clone(),
+        location: location.to_owned(),
+        timeout: 60,
+    };
+    let place = archive.display().to_string();
+    let early = client.checkpoint_container(ask(&place)).await.unwrap_err();
+    assert!(
+        early
+            .message()
+            .ends_with("only CONTAINER_RUNNING containers can be checkpointed"),
+        "{early}"
+    );
+    start(&mut client, &id).await.unwrap();
+    let bad = client
+        .checkpoint_container(ask("relative.tar"))
+        .await
+        .unwrap_err();
+    assert_eq!(bad.code(), tonic::Code::InvalidArgument);
+    let has_criu = std::process::Command::new("criu")
+        .arg("check")
+        .output()
+        .is_ok_and(|o| o.status.success());
+    match client.checkpoint_container(ask(&place)).await {
+        Ok(_) => {
+            let mut tar = tar::Archive::new(std::fs::File::open(&archive).unwrap());
+            let names: Vec<String> = tar
+                .entries()
+                .unwrap()
+                .map(|e| e.unwrap().path().unwrap().display().to_string())
+                .collect();
+            for name in [
+                "config.dump",
+                "spec.dump",
+                "status.dump",
+                "rootfs-diff.tar",
+                "checkpoint/inventory.img",
+            ] {
+                assert!(
+                    names.iter().any(|n| n == name),
+                    "{name} is missing in {names:?}"
+                );
+            }
+        }
+        Err(e) if has_criu => panic!("{e}"),
+        // The error names what is missing; nothing half-made is left.
+        Err(e) => {
+            println!("no criu that works: {}", e.message());
+            assert!(
+                e.message().starts_with("checkpointing container failed: "),
+                "{e}"
+            );
+            assert!(!archive.exists());
+        }
+    }
+    assert!(
+        !node
+            .dir
+            .path()
+            .join("r/cri/containers")
+            .join(&id)
+            .join("checkpoint")
+            .exists()
+    );
+    assert_eq!(
+        status(&mut client, &id).await.state(),
+        ContainerState::ContainerRunning
+    );
+    assert_eq!(
+        exec(&mut client, &id, &["/demo", "exit", "7"])
+            .await
+            .unwrap()
+            .exit_code,
+        7
+    );
+    node.close().await;
+}

@@ -4,6 +4,7 @@
 //! container was made, so that a restore can put others in the place of pipes.
 
 mod criu;
+mod fifos;
 mod mounts;
 mod restore;
 mod rpc;
@@ -137,7 +138,10 @@ impl Runtime {
         }
         if !options.pre_dump {
             opts.ext_mnt = mounts::for_dump(&plan, &record.bundle, &record.cgroup, record.pid);
-            let text = serde_json::to_vec(&record.descriptors)
+            let descriptors = fifos::name_outside(&record);
+            let outside = descriptors.iter().filter(|d| fifos::is_outside(d));
+            opts.external.extend(outside.cloned());
+            let text = serde_json::to_vec(&descriptors)
                 .map_err(|e| Error::os("write descriptors", std::io::Error::other(e)))?;
             state::write_whole(&options.criu.images.join(DESCRIPTORS), &text)?;
         }

@@ -439,9 +439,13 @@ impl RuntimeService for Runtime {
 
     async fn checkpoint_container(
         &self,
-        _: Request<CheckpointContainerRequest>,
+        request: Request<CheckpointContainerRequest>,
     ) -> Result<Response<CheckpointContainerResponse>, Status> {
-        Err(unsupported("checkpoint of a container"))
+        let r = request.into_inner();
+        self.0
+            .checkpoint(&r.container_id, &r.location, r.timeout)
+            .await?;
+        Ok(Response::new(CheckpointContainerResponse {}))
     }
 
     async fn checkpoint_pod(

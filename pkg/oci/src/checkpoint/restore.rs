@@ -11,6 +11,7 @@ use knarr_sys::{fs as sysfs, net};
 
 use crate::api::{CreateRequest, Created, Runtime, Status};
 use crate::checkpoint::criu::Criu;
+use crate::checkpoint::fifos;
 use crate::checkpoint::mounts::{self, BoundRoot};
 use crate::checkpoint::rpc::{CgroupRoot, InheritFd, JoinNamespace, Opts, Request, kind};
 use crate::checkpoint::{CriuOptions, DESCRIPTORS, Folders, joined, needed_for, root_key};
@@ -141,7 +142,7 @@ fn streams(images: &std::path::Path) -> Result<Vec<InheritFd>, Error> {
     })?;
     let numbered = (0..).zip(names.into_iter().take(3));
     Ok(numbered
-        .filter(|(_, name)| name.contains("pipe:"))
+        .filter(|(_, name)| name.contains("pipe:") || fifos::is_outside(name))
         .map(|(fd, key)| InheritFd { key, fd })
         .collect())
 }
