@@ -217,18 +217,30 @@ fn add_layer(out: &mut tar::Builder<File>, layer: &Path, below: &Path) -> std::i
         let meta = fs::symlink_metadata(&path)?;
         let kind = meta.file_type();
         if kind.is_char_device() && meta.rdev() == 0 {
-            let mut mark = std::ffi::OsString::from(".wh.");
-            mark.push(entry.file_name());
-            let mut header = tar::Header::new_gnu();
-            header.set_size(0);
-            header.set_mode(0o600);
-            out.append_data(&mut header, below.join(mark), std::io::empty())?;
+            let mut hidden = std::ffi::OsString::from(".wh.");
+            hidden.push(entry.file_name());
+            mark(out, &below.join(hidden))?;
         } else if !kind.is_socket() {
             out.append_path_with_name(&path, &name)?;
             if kind.is_dir() {
+                // It hides all that is below it.
+                let mut opaque = [0; 1];
+                if rustix::fs::lgetxattr(&path, "trusted.overlay.opaque", &mut opaque) == Ok(1)
+                    && opaque == *b"y"
+                {
+                    mark(out, &name.join(".wh..wh..opq"))?;
+                }
                 add_layer(out, layer, &name)?;
             }
         }
     }
     Ok(())
+}
+
+/// An empty file whose name says something.
+fn mark(out: &mut tar::Builder<File>, name: &Path) -> std::io::Result<()> {
+    let mut header = tar::Header::new_gnu();
+    header.set_size(0);
+    header.set_mode(0o600);
+    out.append_data(&mut header, name, std::io::empty())
 }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Value, json};
 use tar::EntryType;
 
+use crate::index::IndexFile;
 use crate::model::{Config, Manifest};
 use crate::unpack::{Options, settle, unpack};
 
@@ -265,4 +266,50 @@ fn any_document_is_an_error_or_an_image() {
             }
         }
     }
+}
+
+#[test]
+fn any_state_file_is_an_error_or_stays_in_the_store() {
+    let digest = format!("sha256:{}", "ab".repeat(32));
+    let name = "example.org/a:1";
+    let image = json!({"id": digest, "manifest": {"mediaType": "", "digest": digest, "size": 5}, "index": digest,
+        "tags": [name], "digests": [], "size": 15, "chain": [digest], "blobs": [digest], "added": 1, "used": 1});
+    let layer = json!({"dir": "7", "diff": digest, "bytes": 5, "inodes": 1});
+    let state = json!({"version": 1, "next": 8, "images": {&digest: image}, "layers": {&digest: layer}});
+    let folder = tempfile::tempdir().unwrap();
+    let mut dice = Dice(0x2545_F491_4F6C_DD1D);
+    let (mut whole, mut refused) = (0, 0);
+    for _ in 0..4000 {
+        let mut value = state.clone();
+        if dice.below(3) == 0 {
+            value["layers"][&digest]["dir"] = json!(dice.of(&NAMES));
+        }
+        for _ in 0..dice.below(3) {
+            change(&mut dice, &mut value);
+        }
+        let mut bytes = serde_json::to_vec(&value).unwrap();
+        if dice.below(4) == 0 {
+            spoil(&mut dice, &mut bytes);
+        }
+        fs::write(folder.path().join("images.json"), bytes).unwrap();
+        // Read anew each time.
+        match IndexFile::new(folder.path()).load() {
+            Ok(index) => {
+                whole += 1;
+                for image in index.images.values() {
+                    for digest in image.content() {
+                        assert!(!digest.contains(['/', '\0']), "{digest:?}");
+                    }
+                }
+                for layer in index.layers.values() {
+                    let path = folder.path().join("s").join(&layer.dir);
+                    let parent = path.parent().map(Path::to_path_buf);
+                    assert_eq!(parent, Some(folder.path().join("s")), "{:?}", layer.dir);
+                    assert_ne!(layer.dir, "..");
+                }
+            }
+            Err(_) => refused += 1,
+        }
+    }
+    assert!(whole > 300 && refused > 300, "{whole} whole, {refused} refused: of no use");
 }

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Error;
 use crate::model::Descriptor;
+use crate::reference::parse_digest;
 
 const VERSION: u32 = 1;
 
@@ -27,6 +28,24 @@ pub(crate) struct Index {
     pub images: BTreeMap<String, Image>,
     /// By chain id.
     pub layers: BTreeMap<String, Layer>,
+}
+
+impl Index {
+    /// A name that leads out of the store's folders.
+    fn misnamed(&self) -> Option<&str> {
+        let digests = self.images.values().flat_map(|image| {
+            let index = image.index.iter();
+            let own = [&image.id, &image.manifest.digest];
+            own.into_iter().chain(&image.blobs).chain(index)
+        });
+        let mut digests = digests.chain(self.images.keys());
+        let dirs = self.layers.values().map(|l| &l.dir);
+        let plain = |dir: &str| !dir.is_empty() && !dir.starts_with('.') && !dir.contains(['/', '\0']);
+        digests
+            .find(|digest| parse_digest(digest).is_none())
+            .or_else(|| dirs.into_iter().find(|dir| !plain(dir)))
+            .map(String::as_str)
+    }
 }
 
 /// One image of the store.
@@ -163,7 +182,14 @@ impl IndexFile {
                 known: VERSION,
             });
         }
-        let index: Arc<Index> = Arc::new(serde_json::from_slice(&bytes).map_err(bad)?);
+        let index: Index = serde_json::from_slice(&bytes).map_err(bad)?;
+        if let Some(name) = index.misnamed() {
+            return Err(Error::malformed(
+                self.path.display().to_string(),
+                format!("{name:?} is no name of what is in the store"),
+            ));
+        }
+        let index = Arc::new(index);
         *cache = Some((stamp, index.clone()));
         Ok(index)
     }

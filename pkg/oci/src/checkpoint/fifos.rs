@@ -28,6 +28,10 @@ pub fn name_outside(record: &Record) -> Vec<String> {
             let Ok(target) = fs::read_link(entry.path()) else {
                 continue;
             };
+            // A pipe is known by its own name.
+            if !target.is_absolute() {
+                continue;
+            }
             for name in names.iter_mut().filter(|n| Path::new(n) == target) {
                 let number = entry.file_name();
                 if let Some(key) = key(pid, &number.to_string_lossy()) {

@@ -88,11 +88,12 @@ pub(super) struct Watched {
 }
 
 fn open_fifo(path: &Path, read: bool, write: bool, wait: bool) -> Result<File, Error> {
-    let flags = if wait { 0 } else { libc::O_NONBLOCK };
+    // CRIU opens what a restored container gets in place of its ends with the same flags, by a link.
+    let flags = if wait { 0 } else { libc::O_NONBLOCK | libc::O_NOFOLLOW };
     OpenOptions::new()
         .read(read)
         .write(write)
-        .custom_flags(flags | libc::O_NOFOLLOW)
+        .custom_flags(flags)
         .open(path)
         .map_err(Error::io("open", path))
 }

@@ -131,3 +131,6 @@ pub(crate) fn message(dialect: Dialect, channel: u8, bytes: &[u8]) -> Bytes {
         encode(BINARY, &[channel], bytes)
     }
 }
+
+#[cfg(test)]
+mod fuzz;
