@@ -72,6 +72,25 @@ pub fn subdomain(s: &str) -> Vec<String> {
     out
 }
 
+/// The same, where a label may have underscores.
+#[must_use]
+pub fn subdomain_with_underscores(s: &str) -> Vec<String> {
+    let label = |l: &str| {
+        let rest = l.strip_prefix('_').unwrap_or(l);
+        edges(rest) && rest.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-' || c == b'_')
+    };
+    let mut out = Vec::new();
+    if s.len() > 253 {
+        out.push("must be no more than 253 characters".into());
+    }
+    if !s.split('.').all(label) {
+        let form = "_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?";
+        let words = SUBDOMAIN.split_once("used for validation is").map_or("", |(w, _)| w);
+        out.push(format!("{words}used for validation is '{form}(\\.{form})*')"));
+    }
+    out
+}
+
 impl NameRule {
     /// What is wrong with a name; with `prefix`, only as the beginning of a generated one.
     #[must_use]
@@ -138,6 +157,20 @@ pub fn labels(map: Option<&Value>, path: &str) -> Vec<FieldError> {
     out
 }
 
+/// Checks a map of annotations.
+pub fn annotations(map: Option<&Value>, path: &str, out: &mut Vec<FieldError>) {
+    let mut total = 0;
+    for (k, v) in map.and_then(Value::as_object).into_iter().flatten() {
+        for m in qualified(&k.to_lowercase()) {
+            out.push(FieldError::invalid(path, k.as_str(), m));
+        }
+        total += k.len() + v.as_str().map_or(0, str::len);
+    }
+    if total > 256 * 1024 {
+        out.push(FieldError::too_long(path, 256 * 1024));
+    }
+}
+
 /// Checks an object's metadata.
 #[must_use]
 pub fn metadata(obj: &Value, namespaced: bool, rule: NameRule) -> Vec<FieldError> {
@@ -169,16 +202,7 @@ pub fn metadata(obj: &Value, namespaced: bool, rule: NameRule) -> Vec<FieldError
         out.push(FieldError::forbidden("metadata.namespace", "not allowed on this type"));
     }
     out.extend(labels(obj.at(&["metadata", "labels"]), "metadata.labels"));
-    let mut total = 0;
-    for (k, v) in obj.at(&["metadata", "annotations"]).and_then(Value::as_object).into_iter().flatten() {
-        for m in qualified(&k.to_lowercase()) {
-            out.push(FieldError::invalid("metadata.annotations", k.as_str(), m));
-        }
-        total += k.len() + v.as_str().map_or(0, str::len);
-    }
-    if total > 256 * 1024 {
-        out.push(FieldError::too_long("metadata.annotations", 256 * 1024));
-    }
+    annotations(obj.at(&["metadata", "annotations"]), "metadata.annotations", &mut out);
     for (i, r) in obj.list_at(&["metadata", "ownerReferences"]).iter().enumerate() {
         let p = format!("metadata.ownerReferences[{i}]");
         for f in ["apiVersion", "kind", "name", "uid"] {

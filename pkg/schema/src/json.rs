@@ -242,7 +242,7 @@ impl<'de> Visitor<'de> for Node<'_> {
         match self.target.shape {
             None | Some(Shape::Bool | Shape::Json | Shape::SchemaOrBool | Shape::RawExtension | Shape::FieldsV1) => Ok(v.into()),
             Some(Shape::IntOrString) => {
-                self.state.fault("json: cannot unmarshal bool into Go value of type int32".into());
+                self.state.wrong("bool", Target { shape: Some(Shape::Int32), go_type: "" });
                 Ok(Value::Null)
             }
             _ => {
@@ -270,7 +270,7 @@ impl<'de> Visitor<'de> for Node<'_> {
                 Ok(Value::Null)
             }
             Some(Shape::IntOrString) => {
-                self.state.fault(format!("json: cannot unmarshal number {number} into Go value of type int32"));
+                self.state.wrong(&format!("number {number}"), Target { shape: Some(Shape::Int32), go_type: "" });
                 Ok(Value::Null)
             }
             _ => {
@@ -377,7 +377,7 @@ impl Node<'_> {
             Some(Shape::Uint(bits)) => v >= 0 && v < (1i128 << bits),
             Some(Shape::IntOrString) => {
                 if i32::try_from(v).is_err() {
-                    self.state.fault(format!("json: cannot unmarshal number {v} into Go value of type int32"));
+                    self.state.wrong(&format!("number {v}"), Target { shape: Some(Shape::Int32), go_type: "" });
                 }
                 return Ok(number());
             }

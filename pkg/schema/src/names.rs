@@ -187,7 +187,7 @@ pub fn env_var_name(text: &str) -> Vec<String> {
 pub fn config_map_key(text: &str) -> Vec<String> {
     let mut errors = Vec::new();
     if text.len() > 253 {
-        errors.push(too_long(253));
+        errors.push("must be no more than 253 characters".into());
     }
     if text.is_empty() || !text.bytes().all(|c| c.is_ascii_alphanumeric() || b"-_.".contains(&c)) {
         errors.push(regex_error(

@@ -122,11 +122,14 @@ pub async fn delete(
         kind.strategy.on_delete(&mut obj);
         let left = obj.at(&["metadata", "deletionGracePeriodSeconds"]).and_then(Value::as_i64).unwrap_or(0);
         if wanted.is_empty() && left == 0 && kind.strategy.removable(&obj) {
+            // Where deletion can take time, what is gone is shown as it was marked.
+            let last = |revision| Arc::new(Entry::new(&key, &obj, revision, Vec::new()));
+            let graceful = kind.strategy.grace(&old, o.grace).is_some() && !old.deleting();
             if o.dry_run {
-                return Ok(Deleted::Gone(entry));
+                return Ok(Deleted::Gone(if graceful { last(entry.revision) } else { entry }));
             }
             match registry.remove(&kind.cache, &entry).await? {
-                Write::Done(e) => return Ok(Deleted::Gone(e)),
+                Write::Done(e) => return Ok(Deleted::Gone(if graceful { last(e.revision) } else { e })),
                 Write::Conflict(now) => current = now,
             }
             continue;

@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 
 use super::{
     Strategy,
-    generic::{Generic, keep, status_only},
+    at::At,
+    generic::{keep, status_only},
 };
 use crate::{error::FieldError, names::NameRule, object::Object};
 
@@ -70,51 +71,80 @@ impl Strategy for Nodes {
     }
     fn validate(&self, obj: &Value) -> Vec<FieldError> {
         let mut out = Vec::new();
-        super::fields::check(obj, super::fields::pod::NODE, &mut out);
-        let mut seen = std::collections::HashSet::new();
-        for (i, t) in obj.list_at(&["spec", "taints"]).iter().enumerate() {
-            let p = format!("spec.taints[{i}]");
-            if t.str_at(&["key"]).is_empty() {
-                out.push(FieldError::required(format!("{p}.key"), ""));
-            }
-            let effect = t.str_at(&["effect"]);
-            if effect.is_empty() {
-                out.push(FieldError::required(format!("{p}.effect"), ""));
-            } else if !matches!(effect, "NoSchedule" | "PreferNoSchedule" | "NoExecute") {
-                out.push(FieldError::not_supported(format!("{p}.effect"), effect, &["NoSchedule", "PreferNoSchedule", "NoExecute"]));
-            }
-            if !seen.insert((t.str_at(&["key"]).to_owned(), effect.to_owned())) {
-                out.push(FieldError::duplicate(p, t.clone()));
-            }
+        node(&At::top(obj, ""), &mut out);
+        let all = obj.list_at(&["spec", "podCIDRs"]);
+        for (i, c) in all.iter().filter_map(Value::as_str).enumerate() {
+            out.extend(super::fields::network(c).into_iter().map(|m| FieldError::invalid(format!("spec.podCIDRs[{i}]"), c, m)));
+        }
+        let six = |v: &Value| v.as_str().is_some_and(|t| t.contains(':'));
+        if all.len() > 2 || matches!(all, [a, b] if six(a) == six(b)) {
+            out.push(FieldError::invalid("spec.podCIDRs", all.to_vec(), "may specify no more than one CIDR for each IP family"));
         }
         out
     }
     fn validate_update(&self, obj: &Value, old: &Value) -> Vec<FieldError> {
         let mut out = self.validate(obj);
-        for f in ["providerID", "podCIDR"] {
-            let (n, o) = (obj.str_at(&["spec", f]), old.str_at(&["spec", f]));
-            if !o.is_empty() && n != o {
-                out.push(FieldError::forbidden(format!("spec.{f}"), "node updates may not change podCIDR except from \"\" to valid".replace("podCIDR", f)));
-            }
+        const CIDRS: &[&str] = &["spec", "podCIDRs"];
+        let (n, o) = (obj.list_at(CIDRS), old.list_at(CIDRS));
+        let changed = if n.len() == o.len() { o.iter().zip(n).filter(|(a, b)| a != b).count() } else { usize::from(!o.is_empty()) };
+        for _ in 0..changed {
+            out.push(FieldError::forbidden(CIDRS.join("."), "node updates may not change podCIDR except from \"\" to valid"));
+        }
+        let (n, o) = (obj.str_at(&["spec", "providerID"]), old.str_at(&["spec", "providerID"]));
+        match (o, n) {
+            ("", _) => {}
+            (_, "") => out.push(FieldError::invalid("spec.providerID", Value::Null, "field cannot be cleared once set")),
+            _ if n != o => out.push(FieldError::invalid("spec.providerID", Value::Null, "field cannot be modified once set")),
+            _ => {}
+        }
+        if obj.at(&["spec", "externalID"]) != old.at(&["spec", "externalID"]) {
+            out.push(FieldError::forbidden("spec.externalID", "may not be updated"));
         }
         out
+    }
+    fn warnings(&self, obj: &Value, _: Option<&Value>) -> Vec<String> {
+        let mut out = Vec::new();
+        if obj.at(&["spec", "configSource"]).is_some() {
+            out.push("spec.configSource: the feature is no longer available".to_owned());
+        }
+        if !obj.str_at(&["spec", "externalID"]).is_empty() {
+            out.push("spec.externalID: this field is deprecated, and is unused by Kubernetes".to_owned());
+        }
+        let root = At::top(obj, "");
+        root.get("spec.podCIDRs").items().for_each(|c| super::pod::odd_network(&c, &mut out));
+        out
+    }
+}
+
+/// The taints and sizes of a node.
+fn node(root: &At, out: &mut Vec<FieldError>) {
+    // Upstream names them as if they stood in the metadata.
+    let meta = root.get("metadata");
+    let taints = meta.get("taints").with(root.get("spec.taints").value);
+    let mut seen = std::collections::HashSet::new();
+    for t in taints.items() {
+        let (key, value, effect) = (t.get("key"), t.get("value"), t.get("effect"));
+        crate::names::qualified(key.text()).into_iter().for_each(|m| key.invalid(key.text(), m, out));
+        let wrong = knarr_schema::names::label_value(value.text());
+        if !wrong.is_empty() {
+            value.wrong(wrong.join(";"), out);
+        }
+        super::pod::policy(&effect, &super::pod::EFFECTS, out);
+        if !seen.insert((key.text(), effect.text())) {
+            out.push(FieldError { detail: "taints must be unique by key and effect pair".into(), ..FieldError::duplicate(t.to_string(), t.value.clone()) });
+        }
+    }
+    for side in ["status.capacity", "status.allocatable"] {
+        for (name, size) in root.get(side).entries() {
+            super::pod::amount(name, &root.get(side).get(name).with(size.value), out);
+        }
     }
 }
 
 fn keys(obj: &Value, member: &str, out: &mut Vec<FieldError>) {
     for k in obj.get(member).and_then(Value::as_object).into_iter().flatten().map(|(k, _)| k) {
         let path = format!("{member}[{k}]");
-        if k.len() > 253 {
-            out.push(FieldError::invalid(&path, k.as_str(), "must be no more than 253 bytes"));
-        }
-        let chars = k.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
-        if k.is_empty() || !chars {
-            out.push(FieldError::invalid(&path, k.as_str(), "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')"));
-        } else if k == "." {
-            out.push(FieldError::invalid(&path, k.as_str(), "must not be '.'"));
-        } else if k.starts_with("..") {
-            out.push(FieldError::invalid(&path, k.as_str(), "must not start with '..'"));
-        }
+        out.extend(knarr_schema::names::config_map_key(k).into_iter().map(|m| FieldError::invalid(&path, k.as_str(), m)));
     }
 }
 
@@ -235,100 +265,6 @@ impl Strategy for Secrets {
         }
         immutable(obj, old, &["data"], &mut out);
         out.extend(self.validate(obj));
-        out
-    }
-}
-
-/// What a claim is filled from is said in an old field and in a new one.
-fn sources(obj: &mut Value) {
-    if obj.str_at(&["kind"]) != "PersistentVolumeClaim" {
-        return;
-    }
-    let (old, new) = (obj.at(&["spec", "dataSource"]).cloned(), obj.at(&["spec", "dataSourceRef"]).cloned());
-    match (old, new) {
-        (Some(old), None) => {
-            obj.set_at(&["spec", "dataSourceRef"], old);
-        }
-        (None, Some(new)) if new.str_at(&["namespace"]).is_empty() => {
-            obj.set_at(&["spec", "dataSource"], new);
-        }
-        _ => {}
-    }
-}
-
-/// What of a claim's spec was changed and may not be.
-fn claim_update(obj: &Value, old: &Value, out: &mut Vec<FieldError>) {
-    let (mut new, before) = (obj["spec"].clone(), &old["spec"]);
-    let mut may = |path: &[&str]| match before.at(path) {
-        Some(v) => new.set_at(path, v.clone()),
-        None => {
-            new.take_at(path);
-        }
-    };
-    if before.str_at(&["volumeName"]).is_empty() {
-        may(&["volumeName"]);
-        // A class may be given later to who asked for the default one.
-        if before.at(&["storageClassName"]).is_none() {
-            may(&["storageClassName"]);
-        }
-    }
-    if old.str_at(&["status", "phase"]) == "Bound" {
-        may(&["resources", "requests"]);
-        may(&["volumeAttributesClassName"]);
-    }
-    if new != *before {
-        out.push(FieldError::forbidden("spec", "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims"));
-    }
-}
-
-/// Volumes and claims: their status begins with a phase.
-pub struct Phased {
-    pub(super) phase: &'static str,
-    pub(super) inner: Generic,
-}
-
-impl Strategy for Phased {
-    fn prepare_create(&self, obj: &mut Value) {
-        obj.set_at(&["status"], json!({"phase": self.phase}));
-        if obj.str_at(&["kind"]) == "PersistentVolume" {
-            obj.set_at(&["status", "lastPhaseTransitionTime"], json!(crate::object::now()));
-        }
-        sources(obj);
-    }
-    fn prepare_update(&self, obj: &mut Value, old: &Value) {
-        self.inner.prepare_update(obj, old);
-        sources(obj);
-    }
-    fn returns_deleted(&self) -> bool {
-        true
-    }
-    fn validate_update(&self, obj: &Value, old: &Value) -> Vec<FieldError> {
-        let mut out = self.validate(obj);
-        if obj.str_at(&["kind"]) == "PersistentVolumeClaim" {
-            claim_update(obj, old, &mut out);
-        }
-        out
-    }
-    fn validate(&self, obj: &Value) -> Vec<FieldError> {
-        let mut out = Vec::new();
-        super::fields::check(obj, super::fields::pod::VOLUME, &mut out);
-        if obj.str_at(&["kind"]) == "PersistentVolumeClaim" {
-            if obj.at(&["spec", "resources", "requests", "storage"]).is_none() {
-                out.push(FieldError::required("spec.resources[storage]", ""));
-            }
-        } else if obj.at(&["spec", "capacity"]).and_then(Value::as_object).is_none_or(serde_json::Map::is_empty) {
-            out.push(FieldError::required("spec.capacity", ""));
-        }
-        if obj.list_at(&["spec", "accessModes"]).is_empty() {
-            out.push(FieldError::required("spec.accessModes", "at least 1 access mode is required"));
-        }
-        for (i, m) in obj.list_at(&["spec", "accessModes"]).iter().enumerate() {
-            let m = m.as_str().unwrap_or("");
-            let all = ["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
-            if !all.contains(&m) {
-                out.push(FieldError::not_supported(format!("spec.accessModes[{i}]").replace(&format!("[{i}]"), ""), m, &all));
-            }
-        }
         out
     }
 }

@@ -8,8 +8,9 @@ mod autoscaling;
 mod cluster;
 mod flow;
 mod network;
-pub(super) mod pod;
 mod storage;
+
+pub(super) use network::outside;
 
 use std::net::IpAddr;
 
@@ -136,7 +137,7 @@ pub(super) fn check(obj: &Value, rules: &[Rule], out: &mut Vec<FieldError>) {
                 return;
             }
             for c in *checks {
-                if !c.apply(v, at, out) {
+                if !c.apply(v, &at, out) {
                     return;
                 }
             }
@@ -189,10 +190,10 @@ pub(super) fn not_supported(at: &str, v: &str, all: &[&str]) -> FieldError {
 
 impl Check {
     /// Whether the next check has anything to look at.
-    fn apply(self, v: Option<&Value>, at: &str, out: &mut Vec<FieldError>) -> bool {
+    pub(super) fn apply(self, v: Option<&Value>, at: &dyn std::fmt::Display, out: &mut Vec<FieldError>) -> bool {
         let Some(v) = v.filter(|v| !matches!(self, Self::Required(_)) || !blank(v)) else {
             if let Self::Required(why) = self {
-                out.push(FieldError::required(at, why));
+                out.push(FieldError::required(at.to_string(), why));
             }
             return false;
         };
@@ -200,7 +201,7 @@ impl Check {
             out.extend(
                 messages
                     .into_iter()
-                    .map(|m| FieldError::invalid(at, v.clone(), m)),
+                    .map(|m| FieldError::invalid(at.to_string(), v.clone(), m)),
             )
         };
         let text = v.as_str().unwrap_or("");
@@ -215,14 +216,14 @@ impl Check {
             Self::QualifiedLower => out.extend(
                 names::qualified(&text.to_lowercase())
                     .into_iter()
-                    .map(|m| FieldError::invalid(at, text.to_lowercase(), m)),
+                    .map(|m| FieldError::invalid(at.to_string(), text.to_lowercase(), m)),
             ),
             Self::LabelValue => all(knarr_schema::names::label_value(text)),
             Self::OneOf(list) if !list.contains(&text) => {
-                out.push(FieldError::not_supported(at, text, list))
+                out.push(FieldError::not_supported(at.to_string(), text, list))
             }
             Self::OneOfAsIs(list) if !list.contains(&text) => {
-                out.push(not_supported(at, text, list))
+                out.push(not_supported(&at.to_string(), text, list))
             }
             Self::Least(least, why) if number.is_some_and(|n| n < least) => {
                 all(vec![why.to_owned()])
@@ -231,16 +232,16 @@ impl Check {
             Self::Quantity if Quantity::parse(text).is_ok_and(|q| q.sign() < 0) => {
                 all(vec!["must be greater than or equal to 0".into()])
             }
-            Self::Bytes(most) if text.len() > most => out.push(FieldError::too_long(at, most)),
+            Self::Bytes(most) if text.len() > most => out.push(FieldError::too_long(at.to_string(), most)),
             Self::Short(most, why) if text.len() > most => all(vec![why.to_owned()]),
             Self::Port => all(number
                 .map(knarr_schema::names::port_number)
                 .unwrap_or_default()),
             Self::PortName => all(knarr_schema::names::port_name(text)),
-            Self::Ip if text.parse::<IpAddr>().is_err() => all(vec![IP.into()]),
-            Self::Cidr if !cidr(text) => all(vec![CIDR.into()]),
-            Self::Selector => selector(v, at, out),
-            Self::Labels => out.extend(names::labels(Some(v), at)),
+            Self::Ip => all(address(text)),
+            Self::Cidr => all(network(text)),
+            Self::Selector => selector(v, &at.to_string(), out),
+            Self::Labels => out.extend(names::labels(Some(v), &at.to_string())),
             Self::Unique => {
                 let list = v.as_array().map_or(&[][..], Vec::as_slice);
                 for (i, item) in list.iter().enumerate() {
@@ -259,15 +260,53 @@ impl Check {
                     seen.push(key);
                 }
             }
-            Self::Custom(f) => f(v, at, out),
+            Self::Custom(f) => f(v, &at.to_string(), out),
             _ => {}
         }
         true
     }
 }
 
+/// What is wrong with an address, as fields of old have it: not in the form it should have, but
+/// without octal numbers and without IPv4 in IPv6.
+pub(super) fn address(text: &str) -> Vec<String> {
+    match text.parse::<IpAddr>() {
+        Ok(IpAddr::V6(a)) if a.to_ipv4_mapped().is_some() => vec!["must not be an IPv4-mapped IPv6 address".into()],
+        Ok(_) => Vec::new(),
+        Err(_) => {
+            let stripped: Vec<&str> = text.split('.').map(|p| if p.len() > 1 { p.trim_start_matches('0') } else { p }).map(|p| if p.is_empty() { "0" } else { p }).collect();
+            let octal = stripped.len() == 4 && text.split('.').all(|p| !p.is_empty()) && stripped.join(".").parse::<IpAddr>().is_ok();
+            vec![if octal { "must not have leading 0s".into() } else { IP.into() }]
+        }
+    }
+}
+
 pub(super) const IP: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
 pub(super) const CIDR: &str = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
+
+/// What is wrong with a network, as fields of old have it.
+pub(super) fn network(text: &str) -> Vec<String> {
+    let Some((ip, bits)) = text.split_once('/') else { return vec![CIDR.into()] };
+    let mut wrong = Vec::new();
+    let plain: Option<IpAddr> = match address(ip).as_slice() {
+        [] => ip.parse().ok(),
+        [why] if why == IP => None,
+        [why, ..] => {
+            wrong.push(if why.contains("leading") { format!("{why} in IP or prefix length") } else { why.replace("not be", "not have") });
+            return wrong;
+        }
+    };
+    let Some(ip) = plain.filter(|_| cidr(text)) else { return vec![CIDR.into()] };
+    let bits: u32 = bits.parse().unwrap_or(0);
+    let low = match ip {
+        IpAddr::V4(a) => u32::from(a).checked_shl(bits).unwrap_or(0) != 0,
+        IpAddr::V6(a) => u128::from(a).checked_shl(bits).unwrap_or(0) != 0,
+    };
+    if low {
+        wrong.push("must not have bits set beyond the prefix length".into());
+    }
+    wrong
+}
 
 /// Whether a text is a network.
 pub(super) fn cidr(text: &str) -> bool {
@@ -280,6 +319,21 @@ pub(super) fn cidr(text: &str) -> bool {
         Err(_) => return false,
     };
     bits.parse::<u8>().is_ok_and(|b| b <= most) && (bits == "0" || !bits.starts_with('0'))
+}
+
+/// `example.com/path`.
+pub(super) fn domain_prefixed(v: &Value, at: &str, out: &mut Vec<FieldError>) {
+    let text = v.as_str().unwrap_or("");
+    if text.is_empty() {
+        return out.push(FieldError::required(at, ""));
+    }
+    let Some((host, path)) = text.split_once('/').filter(|(h, p)| !h.is_empty() && !p.is_empty()) else {
+        return out.push(FieldError::invalid(at, text, "must be a domain-prefixed path (such as \"acme.io/foo\")"));
+    };
+    out.extend(names::subdomain(host).into_iter().map(|m| FieldError::invalid(at, host, m)));
+    if !path.bytes().all(|c| c.is_ascii_alphanumeric() || b"/-_.~!$&'()*+,;=:@%".contains(&c)) {
+        out.push(FieldError::invalid(at, path, "Invalid path (regex used for validation is '[A-Za-z0-9/\\-._~%!$&'()*+,;=:]+')"));
+    }
 }
 
 /// A label selector.

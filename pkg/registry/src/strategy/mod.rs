@@ -2,17 +2,21 @@
 
 mod admission;
 mod aggregation;
+mod at;
 mod certificates;
+mod claims;
 mod core;
 mod custom;
 mod data;
+mod diff;
 mod fields;
 mod generic;
 mod pod;
-mod pod_validation;
-mod projected;
+mod rbac;
+mod names_of_nodes;
 mod rules;
 mod service;
+mod sources;
 #[cfg(test)]
 mod tests;
 mod workloads;
@@ -23,9 +27,8 @@ use serde_json::Value;
 
 use crate::{error::FieldError, names::NameRule};
 
-pub use fields::pod::allow_privileged;
 pub use data::{returns_deleted, status_keeps, unconditional};
-pub use pod::{qos_class, set_pod_condition};
+pub use pod::{allow_privileged, qos_class, set_pod_condition};
 
 /// The hooks of one kind. Every method has the behaviour most kinds share.
 pub trait Strategy: Send + Sync + 'static {
@@ -98,15 +101,15 @@ pub fn of(group: &str, resource: &str) -> Arc<dyn Strategy> {
         ("", "nodes") => Arc::new(core::Nodes),
         ("", "secrets") => Arc::new(core::Secrets),
         ("", "configmaps") => Arc::new(core::ConfigMaps),
-        ("", "persistentvolumes") => Arc::new(core::Phased { phase: "Pending", inner: g }),
-        ("", "persistentvolumeclaims") => Arc::new(core::Phased { phase: "Pending", inner: g }),
+        ("", "persistentvolumes") => Arc::new(claims::Volumes { claims: false, inner: g }),
+        ("", "persistentvolumeclaims") => Arc::new(claims::Volumes { claims: true, inner: g }),
         ("apps", "deployments" | "replicasets" | "statefulsets" | "daemonsets")
-        | ("", "replicationcontrollers")
+        | ("", "replicationcontrollers" | "podtemplates")
         | ("batch", "jobs" | "cronjobs") => {
             Arc::new(workloads::Workloads { resource: resource.to_owned(), inner: g })
         }
         ("rbac.authorization.k8s.io", _) => {
-            Arc::new(workloads::Rbac { binding: resource.ends_with("bindings"), inner: g })
+            Arc::new(rbac::Rbac { binding: resource.ends_with("bindings"), inner: g })
         }
         ("admissionregistration.k8s.io", "mutatingwebhookconfigurations" | "validatingwebhookconfigurations") => {
             Arc::new(admission::Expressions { inner: g, part: "webhooks", check: admission::webhooks })

@@ -1,24 +1,23 @@
 //! Services; addresses and ports are given out by the server right before the write.
 
-use std::collections::HashSet;
+mod check;
 
 use serde_json::Value;
 
-use super::{Strategy, generic};
+use super::{Strategy, at::At, generic};
 use crate::{error::FieldError, names::NameRule, object::Object};
 
 /// Services.
 pub struct Services;
 
 impl Strategy for Services {
-    fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
-        if old.is_some() || obj.list_at(&["spec", "externalIPs"]).is_empty() {
-            return Vec::new();
-        }
-        vec!["spec.externalIPs is deprecated and may no longer be implemented in some clusters".into()]
+    fn warnings(&self, obj: &Value, _: Option<&Value>) -> Vec<String> {
+        let mut out = Vec::new();
+        check::warnings(&At::top(obj, ""), &mut out);
+        out
     }
     fn names(&self) -> NameRule {
-        NameRule::Label1035
+        NameRule::Label
     }
     fn prepare_create(&self, obj: &mut Value) {
         obj.set_at(&["status"], serde_json::json!({"loadBalancer": {}}));
@@ -77,95 +76,13 @@ impl Strategy for Services {
     }
     fn validate(&self, obj: &Value) -> Vec<FieldError> {
         let mut out = Vec::new();
-        super::fields::check(obj, super::fields::pod::SERVICE, &mut out);
-        let kind = obj.str_at(&["spec", "type"]);
-        let all = ["ClusterIP", "ExternalName", "LoadBalancer", "NodePort"];
-        if kind.is_empty() {
-            out.push(FieldError::required("spec.type", ""));
-        } else if !all.contains(&kind) {
-            out.push(FieldError::not_supported("spec.type", kind, &all));
-        }
-        let headless = obj.str_at(&["spec", "clusterIP"]) == "None";
-        let ports = obj.list_at(&["spec", "ports"]);
-        if ports.is_empty() && !headless && kind != "ExternalName" {
-            out.push(FieldError::required("spec.ports", ""));
-        }
-        if kind == "ExternalName" {
-            let n = obj.str_at(&["spec", "externalName"]).trim_end_matches('.');
-            if n.is_empty() {
-                out.push(FieldError::required("spec.externalName", ""));
-            } else {
-                for m in crate::names::subdomain(&n.to_lowercase()) {
-                    out.push(FieldError::invalid("spec.externalName", n, m));
-                }
-            }
-        }
-        if kind == "LoadBalancer" && headless {
-            out.push(FieldError::invalid("spec.clusterIPs[0]", "None", "may not be set to 'None' for LoadBalancer services"));
-        }
-        if kind == "NodePort" && headless {
-            out.push(FieldError::invalid("spec.clusterIPs[0]", "None", "may not be set to 'None' for NodePort services"));
-        }
-        let mut seen_names = HashSet::new();
-        let mut seen = HashSet::new();
-        for (i, p) in ports.iter().enumerate() {
-            let path = format!("spec.ports[{i}]");
-            let name = p.str_at(&["name"]);
-            if name.is_empty() {
-                if ports.len() > 1 {
-                    out.push(FieldError::required(format!("{path}.name"), ""));
-                }
-            } else {
-                for m in crate::names::label(name) {
-                    out.push(FieldError::invalid(format!("{path}.name"), name, m));
-                }
-                if !seen_names.insert(name.to_owned()) {
-                    out.push(FieldError::duplicate(format!("{path}.name"), name));
-                }
-            }
-            let n = p.at(&["port"]).and_then(Value::as_i64).unwrap_or(0);
-            if !(1..=65535).contains(&n) {
-                out.push(FieldError::invalid(format!("{path}.port"), n, "must be between 1 and 65535, inclusive"));
-            }
-            let proto = p.str_at(&["protocol"]);
-            if proto.is_empty() {
-                out.push(FieldError::required(format!("{path}.protocol"), ""));
-            } else if !["TCP", "UDP", "SCTP"].contains(&proto) {
-                out.push(FieldError::not_supported(format!("{path}.protocol"), proto, &["SCTP", "TCP", "UDP"]));
-            }
-            if let Some(t) = p.at(&["targetPort"]).and_then(Value::as_i64)
-                && !(1..=65535).contains(&t)
-            {
-                out.push(FieldError::invalid(format!("{path}.targetPort"), t, "must be between 1 and 65535, inclusive"));
-            }
-            if kind == "ClusterIP" && p.at(&["nodePort"]).and_then(Value::as_i64).unwrap_or(0) != 0 {
-                out.push(FieldError::forbidden(format!("{path}.nodePort"), "may not be used when `type` is 'ClusterIP'"));
-            }
-            if !seen.insert((n, proto.to_owned())) {
-                out.push(FieldError::duplicate(path, p.clone()));
-            }
-        }
-        let affinity = obj.str_at(&["spec", "sessionAffinity"]);
-        if !affinity.is_empty() && !["ClientIP", "None"].contains(&affinity) {
-            out.push(FieldError::not_supported("spec.sessionAffinity", affinity, &["ClientIP", "None"]));
-        }
-        for f in ["externalTrafficPolicy", "internalTrafficPolicy"] {
-            let v = obj.str_at(&["spec", f]);
-            if !v.is_empty() && !["Cluster", "Local"].contains(&v) {
-                out.push(FieldError::not_supported(format!("spec.{f}"), v, &["Cluster", "Local"]));
-            }
-        }
-        out.extend(crate::names::labels(obj.at(&["spec", "selector"]), "spec.selector"));
+        check::service(&At::top(obj, ""), None, &mut out);
         out
     }
     fn validate_update(&self, obj: &Value, old: &Value) -> Vec<FieldError> {
         let mut out = Vec::new();
-        let (n, o) = (obj.str_at(&["spec", "clusterIP"]), old.str_at(&["spec", "clusterIP"]));
-        let ext = |v: &Value| v.str_at(&["spec", "type"]) == "ExternalName";
-        if !o.is_empty() && n != o && !ext(obj) && !ext(old) {
-            out.push(FieldError::invalid("spec.clusterIPs[0]", n, "may not change once set"));
-        }
-        out.extend(self.validate(obj));
+        check::update(obj, old, &mut out);
+        check::service(&At::top(obj, ""), Some(old), &mut out);
         out
     }
 }

@@ -1,59 +1,29 @@
-//! Deployments and the other owners of pods; roles and bindings.
+//! Deployments and the other owners of pods.
+
+mod cron;
+mod job;
 
 use serde_json::{Value, json};
 
-use super::{Strategy, generic::Generic, pod_validation};
-use crate::{error::FieldError, names::NameRule, object::Object};
+use super::{
+    Strategy,
+    at::At,
+    fields::Check::{Label, Required, Selector},
+    generic::Generic,
+    pod,
+};
+use crate::{error::FieldError, names::{self, NameRule}, object::Object};
 
 /// How often the template of a DaemonSet has changed, as clients of before read it.
 const TEMPLATE_GENERATION: &[&str] = &["metadata", "annotations", "deprecated.daemonset.template.generation"];
+const NEGATIVE: &str = "must be greater than or equal to 0";
+const IMMUTABLE: &str = "field is immutable";
+const UNMATCHED: &str = "`selector` does not match template `labels`";
 
 /// Kinds with a pod template.
 pub struct Workloads {
     pub(super) resource: String,
     pub(super) inner: Generic,
-}
-
-impl Workloads {
-    fn template(&self) -> &'static [&'static str] {
-        if self.resource == "cronjobs" {
-            &["spec", "jobTemplate", "spec", "template"]
-        } else {
-            &["spec", "template"]
-        }
-    }
-
-    fn selector(&self, obj: &Value, out: &mut Vec<FieldError>) {
-        let labels = obj.at(&["spec", "template", "metadata", "labels"]);
-        if self.resource == "replicationcontrollers" {
-            let Some(s) = obj.at(&["spec", "selector"]).and_then(Value::as_object).filter(|m| !m.is_empty()) else {
-                out.push(FieldError::required("spec.selector", ""));
-                return;
-            };
-            if !s.iter().all(|(k, v)| labels.and_then(|l| l.get(k)) == Some(v)) {
-                out.push(FieldError::invalid("spec.template.metadata.labels", labels.cloned().unwrap_or_default(), "`selector` does not match template `labels`"));
-            }
-            return;
-        }
-        let Some(s) = obj.at(&["spec", "selector"]) else {
-            out.push(FieldError::required("spec.selector", ""));
-            return;
-        };
-        super::fields::selector(s, "spec.selector", out);
-        let empty = s.at(&["matchLabels"]).and_then(Value::as_object).is_none_or(serde_json::Map::is_empty)
-            && s.list_at(&["matchExpressions"]).is_empty();
-        if empty {
-            out.push(FieldError::invalid("spec.selector", s.clone(), format!("empty selector is invalid for {}", match self.resource.as_str() {
-                "daemonsets" => "daemonset",
-                "statefulsets" => "statefulset",
-                _ => "deployment",
-            })));
-            return;
-        }
-        if !matches_labels(s, labels) {
-            out.push(FieldError::invalid("spec.template.metadata.labels", labels.cloned().unwrap_or_default(), "`selector` does not match template `labels`"));
-        }
-    }
 }
 
 /// Whether a label selector (as an object) matches labels.
@@ -73,37 +43,292 @@ fn matches_labels(s: &Value, labels: Option<&Value>) -> bool {
         })
 }
 
-fn not_negative(obj: &Value, path: &[&str], out: &mut Vec<FieldError>) {
-    if let Some(n) = obj.at(path).and_then(Value::as_i64)
-        && n < 0
-    {
-        out.push(FieldError::invalid(path.join("."), n, "must be greater than or equal to 0"));
+fn not_negative(at: &At, fields: &[&str], out: &mut Vec<FieldError>) {
+    for f in fields {
+        if at.get(f).int().is_some_and(|n| n < 0) {
+            at.get(f).wrong(NEGATIVE, out);
+        }
+    }
+}
+
+/// What cannot change, by its path.
+fn fixed(obj: &Value, old: &Value, fields: &[&str], out: &mut Vec<FieldError>) {
+    for f in fields {
+        let (n, o) = (obj.at(&["spec", f]), old.at(&["spec", f]));
+        if n != o {
+            out.push(FieldError::invalid(format!("spec.{f}"), n.cloned().unwrap_or_default(), IMMUTABLE));
+        }
+    }
+}
+
+/// A selector that is there, valid, and not of everything; gives whether it can select.
+fn selector(spec: &At, kind: &str, out: &mut Vec<FieldError>) -> bool {
+    let at = spec.get("selector");
+    if !at.there() {
+        at.required("", out);
+        return true;
+    }
+    let before = out.len();
+    at.check(&[Selector], out);
+    let good = out.len() == before;
+    if empty(at.value) {
+        at.wrong(format!("empty selector is invalid for {kind}"), out);
+    }
+    good
+}
+
+fn empty(selector: &Value) -> bool {
+    selector.at(&["matchLabels"]).and_then(Value::as_object).is_none_or(serde_json::Map::is_empty) && selector.list_at(&["matchExpressions"]).is_empty()
+}
+
+/// That a template's pods are those that the selector selects.
+fn selected(spec: &At, out: &mut Vec<FieldError>) {
+    let (selector, labels) = (spec.get("selector"), spec.get("template.metadata.labels"));
+    if !matches_labels(selector.value, Some(labels.value)) {
+        labels.wrong(UNMATCHED, out);
+    }
+}
+
+/// A template whose pods run for ever.
+fn lasting(template: &At, old: Option<&Value>, kind: &str, out: &mut Vec<FieldError>) {
+    pod::template(template, old, out);
+    forever(template, kind, out);
+}
+
+fn forever(template: &At, kind: &str, out: &mut Vec<FieldError>) {
+    let policy = template.get("spec.restartPolicy");
+    if policy.text() != "Always" {
+        out.push(FieldError::not_supported(policy.to_string(), policy.text(), &["Always"]));
+    }
+    if template.get("spec.activeDeadlineSeconds").there() {
+        template.get("spec.activeDeadlineSeconds").forbidden(format!("activeDeadlineSeconds in {kind} is not Supported"), out);
+    }
+}
+
+/// A part as a percentage, if the text is one.
+fn percent(v: &Value) -> Option<i64> {
+    v.as_str()?.strip_suffix('%').filter(|d| !d.is_empty() && d.bytes().all(|b| b.is_ascii_digit()))?.parse().ok()
+}
+
+fn share(v: &Value) -> i64 {
+    percent(v).or(v.as_i64()).or_else(|| v.as_str()?.parse().ok()).unwrap_or(0)
+}
+
+/// A number, or a part in percent.
+fn number_or_percent(at: &At, out: &mut Vec<FieldError>) {
+    match at.value {
+        Value::String(_) if percent(at.value).is_none() => at.wrong("a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')", out),
+        v if v.as_i64().is_some_and(|n| n < 0) => at.invalid(v.clone(), NEGATIVE, out),
+        _ => {}
+    }
+}
+
+fn at_most_all(at: &At, out: &mut Vec<FieldError>) {
+    if percent(at.value).is_some_and(|p| p > 100) {
+        at.wrong("must not be greater than 100%", out);
+    }
+}
+
+fn deployment(spec: &At, old: Option<&Value>, out: &mut Vec<FieldError>) {
+    not_negative(spec, &["replicas"], out);
+    replicated(spec, old, out);
+    let strategy = spec.get("strategy");
+    let rolling = strategy.get("rollingUpdate");
+    match strategy.get("type").text() {
+        "Recreate" if rolling.there() => rolling.forbidden("may not be specified when strategy `type` is 'Recreate'", out),
+        "Recreate" => {}
+        "RollingUpdate" if rolling.there() => {
+            let (unavailable, surge) = (rolling.get("maxUnavailable"), rolling.get("maxSurge"));
+            number_or_percent(&unavailable, out);
+            number_or_percent(&surge, out);
+            if share(unavailable.value) == 0 && share(surge.value) == 0 {
+                unavailable.wrong("may not be 0 when `maxSurge` is 0", out);
+            }
+            at_most_all(&unavailable, out);
+        }
+        "RollingUpdate" => rolling.required("this should be defaulted and never be nil", out),
+        _ => strategy.unsupported(&["Recreate", "RollingUpdate"], out),
+    }
+    not_negative(spec, &["minReadySeconds", "revisionHistoryLimit", "progressDeadlineSeconds"], out);
+    let deadline = spec.get("progressDeadlineSeconds");
+    if deadline.int().is_some_and(|n| n <= spec.get("minReadySeconds").int().unwrap_or(0)) {
+        deadline.wrong("must be greater than minReadySeconds", out);
+    }
+}
+
+/// The selector and template of what keeps a number of pods.
+fn replicated(spec: &At, old: Option<&Value>, out: &mut Vec<FieldError>) {
+    if !selector(spec, "deployment", out) {
+        spec.get("selector").wrong("invalid label selector", out);
+        return;
+    }
+    if spec.get("selector").there() && !empty(spec.get("selector").value) {
+        selected(spec, out);
+    } else if !spec.get("selector").there() {
+        // Nothing selects nothing, and no template has no labels.
+        spec.get("template.metadata.labels").wrong(UNMATCHED, out);
+    }
+    lasting(&spec.get("template"), old.and_then(|o| o.at(&["spec", "template"])), "ReplicaSet", out);
+}
+
+fn replica_set(spec: &At, old: Option<&Value>, out: &mut Vec<FieldError>) {
+    not_negative(spec, &["replicas", "minReadySeconds"], out);
+    replicated(spec, old, out);
+}
+
+fn controller(spec: &At, old: Option<&Value>, out: &mut Vec<FieldError>) {
+    not_negative(spec, &["minReadySeconds"], out);
+    let own = spec.get("selector");
+    own.check(&[Required("")], out);
+    not_negative(spec, &["replicas"], out);
+    let template = spec.get("template");
+    if !template.there() {
+        return template.required("", out);
+    }
+    let labels = template.get("metadata.labels");
+    if !own.entries().all(|(k, v)| labels.value.get(k) == Some(v.value)) {
+        labels.wrong(UNMATCHED, out);
+    }
+    lasting(&template, old.and_then(|o| o.at(&["spec", "template"])), "ReplicationController", out);
+}
+
+fn daemon_set(spec: &At, old: Option<&Value>, out: &mut Vec<FieldError>) {
+    let own = spec.get("selector");
+    let before = out.len();
+    own.check(&[Selector], out);
+    if out.len() == before && (!own.there() || !matches_labels(own.value, Some(spec.get("template.metadata.labels").value))) {
+        spec.get("template.metadata.labels").wrong(UNMATCHED, out);
+    }
+    if own.there() && empty(own.value) {
+        own.wrong("empty selector is invalid for daemonset", out);
+    }
+    lasting(&spec.get("template"), old.and_then(|o| o.at(&["spec", "template"])), "DaemonSet", out);
+    not_negative(spec, &["minReadySeconds"], out);
+    let strategy = spec.get("updateStrategy");
+    let rolling = strategy.get("rollingUpdate");
+    match strategy.get("type").text() {
+        "OnDelete" => {}
+        "RollingUpdate" if !rolling.there() => rolling.required("", out),
+        "RollingUpdate" => {
+            let (unavailable, surge) = (rolling.get("maxUnavailable"), rolling.get("maxSurge"));
+            number_or_percent(&unavailable, out);
+            number_or_percent(&surge, out);
+            at_most_all(&unavailable, out);
+            at_most_all(&surge, out);
+            match (share(unavailable.value) != 0, share(surge.value) != 0) {
+                (true, true) => surge.wrong("may not be set when maxUnavailable is non-zero", out),
+                (false, false) => unavailable.required("cannot be 0 when maxSurge is 0", out),
+                _ => {}
+            }
+        }
+        _ => strategy.unsupported(&["OnDelete", "RollingUpdate"], out),
+    }
+    not_negative(spec, &["revisionHistoryLimit"], out);
+}
+
+fn stateful_set(spec: &At, old: Option<&Value>, lax: bool, out: &mut Vec<FieldError>) {
+    let management = spec.get("podManagementPolicy");
+    match management.text() {
+        "" => management.required("", out),
+        "OrderedReady" | "Parallel" => {}
+        _ => management.wrong("must be 'OrderedReady' or 'Parallel'", out),
+    }
+    let strategy = spec.get("updateStrategy");
+    let rolling = strategy.get("rollingUpdate");
+    match strategy.get("type").text() {
+        "" => strategy.required("", out),
+        "OnDelete" if rolling.there() => rolling.wrong("only allowed for updateStrategy 'RollingUpdate'", out),
+        "OnDelete" => {}
+        "RollingUpdate" => {
+            not_negative(&rolling, &["partition"], out);
+            let unavailable = rolling.get("maxUnavailable");
+            if unavailable.there() {
+                number_or_percent(&unavailable, out);
+                if share(unavailable.value) == 0 {
+                    unavailable.wrong("cannot be 0", out);
+                }
+                at_most_all(&unavailable, out);
+            }
+        }
+        _ => strategy.wrong("must be 'RollingUpdate' or 'OnDelete'", out),
+    }
+    let retention = spec.get("persistentVolumeClaimRetentionPolicy");
+    if retention.there() {
+        for f in ["whenDeleted", "whenScaled"] {
+            retention.get(f).with(if retention.get(f).there() { retention.get(f).value } else { &Value::Null }).one_of(&["Delete", "Retain"], out);
+        }
+    }
+    if old.is_none() {
+        for t in spec.get("volumeClaimTemplates").items() {
+            super::claims::spec(&t.get("spec"), out);
+        }
+    }
+    not_negative(spec, &["replicas", "minReadySeconds", "ordinals.start"], out);
+    let service = spec.get("serviceName");
+    if !service.text().is_empty() && old.is_none_or(|o| names::label(o.str_at(&["spec", "serviceName"])).is_empty() || o.str_at(&["spec", "serviceName"]).is_empty()) {
+        service.check(&[Label], out);
+    }
+    if !selector(spec, "statefulset", out) {
+        return spec.get("selector").wrong("", out);
+    }
+    if !empty(spec.get("selector").value) || !spec.get("selector").there() {
+        selected(spec, out);
+    }
+    let template = spec.get("template");
+    if !lax {
+        // The claims of its templates are volumes of its pods; the names of these are its own.
+        let mut whole = template.value.clone();
+        let claimed: Vec<&str> = spec.value.list_at(&["volumeClaimTemplates"]).iter().map(|t| t.str_at(&["metadata", "name"])).collect();
+        let mut volumes: Vec<Value> = claimed.iter().map(|n| json!({"name": n, "persistentVolumeClaim": {"claimName": n}})).collect();
+        volumes.extend(template.value.list_at(&["spec", "volumes"]).iter().filter(|v| !claimed.contains(&v.str_at(&["name"]))).cloned());
+        if whole.get("spec").is_some_and(Value::is_object) {
+            whole.set_at(&["spec", "volumes"], Value::Array(volumes));
+            whole.take_at(&["spec", "subdomain"]);
+            whole.take_at(&["spec", "hostname"]);
+        }
+        let text = template.to_string();
+        pod::template(&At::top(&whole, &text), old.and_then(|o| o.at(&["spec", "template"])), out);
+    }
+    forever(&template, "StatefulSet", out);
+}
+
+impl Workloads {
+    fn check(&self, obj: &Value, old: Option<&Value>, out: &mut Vec<FieldError>) {
+        let root = At::top(obj, "");
+        let spec = root.get("spec");
+        match self.resource.as_str() {
+            "deployments" => deployment(&spec, old, out),
+            "replicasets" => replica_set(&spec, old, out),
+            "replicationcontrollers" => controller(&spec, old, out),
+            "daemonsets" => daemon_set(&spec, old, out),
+            "statefulsets" => {
+                let lax = old.is_some_and(|o| {
+                    let mut wrong = Vec::new();
+                    stateful_set(&At::top(o, "").get("spec"), None, false, &mut wrong);
+                    !wrong.is_empty()
+                });
+                stateful_set(&spec, old, lax, out);
+            }
+            "jobs" => job::check(obj, old, out),
+            "cronjobs" => cron::check(&root, old, out),
+            _ => pod::template(&root.get("template"), old.and_then(|o| o.get("template")), out),
+        }
     }
 }
 
 impl Strategy for Workloads {
     fn names(&self) -> NameRule {
-        NameRule::Subdomain
+        match self.resource.as_str() {
+            "statefulsets" => NameRule::Label,
+            _ => NameRule::Subdomain,
+        }
     }
     fn prepare_create(&self, obj: &mut Value) {
         self.inner.prepare_create(obj);
-        if self.resource == "daemonsets" {
-            obj.set_at(TEMPLATE_GENERATION, json!("1"));
-        }
-        if self.resource == "jobs"
-            && obj.at(&["spec", "manualSelector"]) != Some(&Value::Bool(true))
-        {
-            let uid = obj.uid().to_owned();
-            let name = obj.name().to_owned();
-            for (k, v) in [
-                ("controller-uid", uid.as_str()),
-                ("job-name", name.as_str()),
-                ("batch.kubernetes.io/controller-uid", uid.as_str()),
-                ("batch.kubernetes.io/job-name", name.as_str()),
-            ] {
-                obj.set_at(&["spec", "template", "metadata", "labels", k], json!(v));
-            }
-            obj.set_at(&["spec", "selector"], json!({"matchLabels": {"batch.kubernetes.io/controller-uid": uid}}));
+        match self.resource.as_str() {
+            "daemonsets" => obj.set_at(TEMPLATE_GENERATION, json!("1")),
+            "jobs" => job::select(obj),
+            _ => {}
         }
     }
     fn prepare_update(&self, obj: &mut Value, old: &Value) {
@@ -120,165 +345,56 @@ impl Strategy for Workloads {
     fn orphans_by_default(&self) -> bool {
         matches!(self.resource.as_str(), "replicationcontrollers" | "jobs")
     }
+    fn returns_deleted(&self) -> bool {
+        self.inner.returns_deleted()
+    }
     fn validate(&self, obj: &Value) -> Vec<FieldError> {
         let mut out = Vec::new();
+        self.check(obj, None, &mut out);
+        out
+    }
+    fn validate_update(&self, obj: &Value, old: &Value) -> Vec<FieldError> {
+        let mut out = Vec::new();
+        self.check(obj, Some(old), &mut out);
         match self.resource.as_str() {
-            "jobs" => super::fields::check(obj, super::fields::pod::JOB, &mut out),
-            "cronjobs" => super::fields::check(obj, super::fields::pod::CRON_JOB, &mut out),
+            "deployments" | "replicasets" | "daemonsets" => fixed(obj, old, &["selector"], &mut out),
+            "statefulsets" => {
+                fixed(obj, old, &["selector", "volumeClaimTemplates", "serviceName", "podManagementPolicy"], &mut out);
+            }
+            "jobs" => job::update(obj, old, &mut out),
             _ => {}
         }
-        for f in ["replicas", "minReadySeconds", "revisionHistoryLimit", "parallelism", "completions", "backoffLimit", "ttlSecondsAfterFinished"] {
-            not_negative(obj, &["spec", f], &mut out);
-        }
-        if !matches!(self.resource.as_str(), "jobs" | "cronjobs") {
-            self.selector(obj, &mut out);
-        }
-        let t = self.template();
-        match obj.at(t) {
-            None => out.push(FieldError::required(t.join("."), "")),
-            Some(tpl) => {
-                let path = t.join(".");
-                out.extend(crate::names::labels(tpl.at(&["metadata", "labels"]), &format!("{path}.labels")));
-                // A StatefulSet's template mounts volumes that its claim templates make: as
-                // upstream, its pods are checked when they are created.
-                if self.resource != "statefulsets" {
-                    out.extend(pod_validation::spec(tpl.get("spec").unwrap_or(&Value::Null), &format!("{path}.spec"), true));
-                }
-                let policy = tpl.str_at(&["spec", "restartPolicy"]);
-                match self.resource.as_str() {
-                    "jobs" | "cronjobs" => {
-                        if !matches!(policy, "OnFailure" | "Never") {
-                            if policy == "Always" || policy.is_empty() {
-                                out.push(FieldError::required(format!("{path}.spec.restartPolicy"), "valid values: \"OnFailure\", \"Never\""));
-                            } else {
-                                out.push(FieldError::not_supported(format!("{path}.spec.restartPolicy"), policy, &["OnFailure", "Never"]));
-                            }
-                        }
-                    }
-                    _ => {
-                        if !policy.is_empty() && policy != "Always" {
-                            out.push(FieldError::not_supported(format!("{path}.spec.restartPolicy"), policy, &["Always"]));
-                        }
-                    }
-                }
-            }
-        }
-        if self.resource == "cronjobs" {
-            let s = obj.str_at(&["spec", "schedule"]);
-            if s.is_empty() {
-                out.push(FieldError::required("spec.schedule", ""));
-            } else if !s.starts_with('@') && s.split_whitespace().count() != 5 {
-                out.push(FieldError::invalid("spec.schedule", s, format!("expected exactly 5 fields, found {}: [{s}]", s.split_whitespace().count())));
-            }
-        }
         out
     }
-    fn validate_update(&self, obj: &Value, old: &Value) -> Vec<FieldError> {
-        let mut out = self.validate(obj);
-        let fixed: &[&str] = match self.resource.as_str() {
-            "deployments" | "replicasets" | "daemonsets" => &["selector"],
-            "jobs" => &["selector", "completionMode", "template"],
-            _ => &[],
-        };
-        for f in fixed {
-            let (n, o) = (obj.at(&["spec", f]), old.at(&["spec", f]));
-            if n != o {
-                // A suspended job's template may still be scheduled otherwise.
-                if *f == "template" && old.at(&["spec", "suspend"]) == Some(&Value::Bool(true)) && old.at(&["status", "startTime"]).is_none() {
-                    continue;
-                }
-                out.push(FieldError::invalid(format!("spec.{f}"), n.cloned().unwrap_or_default(), "field is immutable"));
-            }
-        }
-        if self.resource == "statefulsets" {
-            const MAY: [&str; 8] = ["replicas", "ordinals", "template", "updateStrategy", "persistentVolumeClaimRetentionPolicy", "minReadySeconds", "revisionHistoryLimit", "volumeClaimTemplates"];
-            let strip = |v: &Value| {
-                let mut m = v.get("spec").and_then(Value::as_object).cloned().unwrap_or_default();
-                for f in &MAY[..7] {
-                    m.remove(*f);
-                }
-                m
-            };
-            if strip(obj) != strip(old) {
-                out.push(FieldError::forbidden("spec", "updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden"));
-            }
-        }
-        out
-    }
-}
-
-/// Roles and bindings.
-pub struct Rbac {
-    pub(super) binding: bool,
-    pub(super) inner: Generic,
-}
-
-impl Strategy for Rbac {
-    fn names(&self) -> NameRule {
-        NameRule::PathSegment
-    }
-    fn create_on_update(&self) -> bool {
-        self.inner.create_on_update()
-    }
-    fn validate(&self, obj: &Value) -> Vec<FieldError> {
+    fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
         let mut out = Vec::new();
-        if self.binding {
-            let group = obj.str_at(&["roleRef", "apiGroup"]);
-            if group != "rbac.authorization.k8s.io" {
-                out.push(FieldError::not_supported("roleRef.apiGroup", group, &["rbac.authorization.k8s.io"]));
-            }
-            let kind = obj.str_at(&["roleRef", "kind"]);
-            if !matches!(kind, "Role" | "ClusterRole") {
-                out.push(super::fields::not_supported("roleRef.kind", kind, &["Role", "ClusterRole"]));
-            }
-            let name = obj.str_at(&["roleRef", "name"]);
-            if name.is_empty() {
-                out.push(FieldError::required("roleRef.name", ""));
-            }
-            out.extend(NameRule::PathSegment.check(name, false).into_iter().map(|m| FieldError::invalid("roleRef.name", name, m)));
-            for (i, s) in obj.list_at(&["subjects"]).iter().enumerate() {
-                if s.str_at(&["name"]).is_empty() {
-                    out.push(FieldError::required(format!("subjects[{i}].name"), ""));
-                }
-                let kind = s.str_at(&["kind"]);
-                if !matches!(kind, "ServiceAccount" | "User" | "Group") {
-                    out.push(super::fields::not_supported(&format!("subjects[{i}].kind"), kind, &["ServiceAccount", "User", "Group"]));
-                }
-                let group = s.str_at(&["apiGroup"]);
-                let wanted = if kind == "ServiceAccount" { "" } else { "rbac.authorization.k8s.io" };
-                if matches!(kind, "ServiceAccount" | "User" | "Group") && group != wanted {
-                    out.push(FieldError::not_supported(format!("subjects[{i}].apiGroup"), group, &[wanted]));
-                }
-                if kind == "ServiceAccount" {
-                    let name = s.str_at(&["name"]);
-                    out.extend(crate::names::subdomain(name).into_iter().filter(|_| !name.is_empty()).map(|m| FieldError::invalid(format!("subjects[{i}].name"), name, m)));
-                }
-                if kind == "ServiceAccount" && s.str_at(&["namespace"]).is_empty() && obj.namespace().is_empty() {
-                    out.push(FieldError::required(format!("subjects[{i}].namespace"), ""));
-                }
-            }
-        } else {
-            for (i, r) in obj.list_at(&["rules"]).iter().enumerate() {
-                let p = format!("rules[{i}]");
-                if r.list_at(&["verbs"]).is_empty() {
-                    out.push(FieldError::required(format!("{p}.verbs"), ""));
-                }
-                if r.list_at(&["nonResourceURLs"]).is_empty() {
-                    if r.list_at(&["apiGroups"]).is_empty() {
-                        out.push(FieldError::required(format!("{p}.apiGroups"), "resource rules must supply at least one api group"));
-                    }
-                    if r.list_at(&["resources"]).is_empty() {
-                        out.push(FieldError::required(format!("{p}.resources"), "resource rules must supply at least one resource"));
-                    }
-                }
-            }
+        // What changed nothing but a label is not looked at again.
+        if old.is_some_and(|o| o.generation() == obj.generation()) {
+            return out;
         }
-        out
-    }
-    fn validate_update(&self, obj: &Value, old: &Value) -> Vec<FieldError> {
-        let mut out = self.validate(obj);
-        if self.binding && obj.get("roleRef") != old.get("roleRef") {
-            out.push(FieldError::invalid("roleRef", obj.get("roleRef").cloned().unwrap_or_default(), "field is immutable"));
+        let root = At::top(obj, "");
+        let spec = root.get("spec");
+        match self.resource.as_str() {
+            "jobs" => job::warnings(&root, old.is_none(), &mut out),
+            "cronjobs" => cron::warnings(&root, old.is_none(), &mut out),
+            "podtemplates" => pod::template_warnings(&root.get("template"), &mut out),
+            other => {
+                if other == "replicationcontrollers" || other == "replicasets" {
+                    let wrong = names::label(obj.name());
+                    if old.is_none() && !wrong.is_empty() {
+                        out.push(format!("metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: [{}]", wrong.join(" ")));
+                    }
+                }
+                pod::template_warnings(&spec.get("template"), &mut out);
+                if other == "statefulsets" {
+                    for t in spec.get("volumeClaimTemplates").items() {
+                        super::claims::warnings(&t.get("spec"), &mut out);
+                    }
+                    if spec.get("revisionHistoryLimit").int().is_some_and(|n| n < 0) {
+                        out.push("spec.revisionHistoryLimit: a negative value retains all historical revisions; a value >= 0 is recommended".to_owned());
+                    }
+                }
+            }
         }
         out
     }

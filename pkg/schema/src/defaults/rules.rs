@@ -25,7 +25,8 @@ fn items<'o>(object: &'o mut Object, key: &str) -> impl Iterator<Item = &'o mut 
 }
 
 /// The structs that [`of_struct`] knows.
-pub(crate) const RULED: [&str; 15] = [
+pub(crate) const RULED: [&str; 16] = [
+    "io.k8s.api.core.v1.Volume",
     "io.k8s.api.core.v1.LimitRangeItem",
     "io.k8s.api.rbac.v1.Subject",
     "io.k8s.api.core.v1.Container",
@@ -88,6 +89,12 @@ pub(super) fn of_struct(ty: &'static Type, object: &mut Object) {
         "core.v1.ImageVolumeSource" => {
             let policy = pull_policy(text(object, "reference"));
             set(object, "pullPolicy", || policy.into());
+        }
+        "core.v1.Volume" => {
+            // A volume of no kind is an empty folder.
+            if object.iter().all(|(key, value)| key == "name" || value.is_null()) {
+                object.insert("emptyDir".into(), json!({}));
+            }
         }
         "core.v1.PodSpec" => {
             if text(object, "serviceAccountName").is_empty() {
@@ -192,6 +199,9 @@ fn image_tag(image: &str) -> Option<&str> {
         None => (name, None),
     };
     let host_ok = |b: u8| b.is_ascii_alphanumeric() || b"._-:[]".contains(&b);
+    if path.len() > 255 {
+        return None;
+    }
     let mut segments = path.split('/').peekable();
     let mut first = true;
     while let Some(segment) = segments.next() {

@@ -129,7 +129,7 @@ fn backend(b: &Value, at: &str, out: &mut Vec<FieldError>) {
 
 static CLASSES: Table = Table {
     rules: &[
-        ("spec.controller", &[Required(""), Bytes(250), Custom(domain_prefixed)]),
+        ("spec.controller", &[Required(""), Bytes(250), Custom(super::domain_prefixed)]),
         ("spec.parameters.apiGroup", &[Subdomain]),
         ("spec.parameters.kind", &[Required(""), Segment]),
         ("spec.parameters.name", &[Required(""), Segment]),
@@ -140,16 +140,6 @@ static CLASSES: Table = Table {
     fixed: &[Always("spec.controller")],
     warn_unset: &[],
 };
-
-fn domain_prefixed(v: &Value, at: &str, out: &mut Vec<FieldError>) {
-    let text = v.as_str().unwrap_or("");
-    let good = text.split_once('/').is_some_and(|(host, path)| {
-        !host.is_empty() && !path.is_empty() && names::subdomain(host).is_empty() && path.bytes().all(|c| c.is_ascii_alphanumeric() || b"/-_.~!$&'()*+,;=:@%".contains(&c))
-    });
-    if !good {
-        out.push(FieldError::invalid(at, text, "must be a domain-prefixed path (such as \"acme.io/foo\")"));
-    }
-}
 
 fn scope(p: &Value, at: &str, out: &mut Vec<FieldError>) {
     let namespace = p.get("namespace").and_then(Value::as_str);
@@ -332,10 +322,10 @@ static SLICES: Table = Table {
 };
 
 /// Addresses that no endpoint has.
-fn outside(ip: &IpAddr, text: &str, field: &str, out: &mut Vec<FieldError>) {
+pub(in crate::strategy) fn outside(ip: &IpAddr, text: &str, field: &str, out: &mut Vec<FieldError>) {
     let mut bad = |why: &str| out.push(FieldError::invalid(field, text, why));
     if ip.is_unspecified() {
-        bad("may not be unspecified (0.0.0.0 or ::)");
+        bad(&format!("may not be unspecified ({text})"));
     }
     if ip.is_loopback() {
         bad("may not be in the loopback range (127.0.0.0/8, ::1/128)");
