@@ -6,12 +6,47 @@ import re
 UID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 CHOSEN = re.compile(r"\b10\.96\.\d+\.\d+\b")
-# What differs in a pod, as Go prints it.
-PRINTED = re.compile(r"((?:pod updates may not change fields|spec is immutable after creation).*?)\n.*", re.S)
+# The diff after the sentence, which upstream makes of Go's structs.
+PRINTED = re.compile(r"((?:pod updates may not change fields|spec is immutable after creation|persistentvolumesource is immutable).*?)\n.*", re.S)
+# A value that an error shows.
+SHOWN = re.compile(r"((?:Invalid|Duplicate|Unsupported) value: )(?=[\[{n])")
+DECODER = json.JSONDecoder()
 # A patched object in an error, its members in whatever order.
 OBJECT = re.compile(r'Invalid value: "\{.*\}": ', re.S)
 # Values that each server chooses for itself.
 OWN = {"resourceVersion": "<revision>", "continue": "<continue>"}
+
+
+def content(value):
+    """What an object says, whether it is shown as the API or as Go's structs have it: names in any
+    case, without what is zero."""
+    if isinstance(value, dict):
+        out = {}
+        for k, v in value.items():
+            v = content(v)
+            if k == "metadata" and isinstance(v, dict):
+                out.update(v)
+            elif v not in (None, "", 0, False, {}, []) and k not in ("apiVersion", "kind"):
+                out[k.lower()] = v
+        return out or None
+    if isinstance(value, list):
+        return [content(v) for v in value] or None
+    return value
+
+
+def shown(text):
+    """A message with the objects in it brought into one form."""
+    out, at = [], 0
+    for found in SHOWN.finditer(text):
+        if found.start() < at:
+            continue
+        try:
+            value, end = DECODER.raw_decode(text, found.end())
+        except ValueError:
+            continue
+        out.append(text[at:found.end()] + json.dumps(content(value), sort_keys=True, separators=(",", ":")))
+        at = end
+    return "".join(out) + text[at:]
 
 
 def normal(value, key=""):
@@ -31,6 +66,8 @@ def normal(value, key=""):
             return "<port>"
         value = PRINTED.sub(r"\1", value)
         value = OBJECT.sub('Invalid value: "<object>": ', value)
+        if key == "message":
+            value = shown(value)
         return CHOSEN.sub("<service>", TIME.sub("<time>", UID.sub("<uid>", value)))
     if key == "nodePort" and value:
         return "<port>"

@@ -149,7 +149,7 @@ impl FieldError {
             s.push_str(": ");
             match v {
                 Value::String(t) => s.push_str(&format!("{t:?}")),
-                other => s.push_str(&other.to_string()),
+                other => show(other, &mut s),
             }
         }
         if !self.detail.is_empty() {
@@ -157,6 +157,38 @@ impl FieldError {
             s.push_str(&self.detail);
         }
         s
+    }
+}
+
+/// Types whose members have an order of their own where they are shown.
+const ORDERS: [&[&str]; 2] = [&["matchLabels", "matchExpressions"], &["apiVersion", "kind", "name", "uid", "controller", "blockOwnerDeletion"]];
+
+/// A value as JSON, the members of well-known types in their order.
+fn show(v: &Value, out: &mut String) {
+    let list = |out: &mut String, open: char, close: char, n: usize, each: &mut dyn FnMut(usize, &mut String)| {
+        out.push(open);
+        for i in 0..n {
+            if i > 0 {
+                out.push(',');
+            }
+            each(i, out);
+        }
+        out.push(close);
+    };
+    match v {
+        Value::Object(m) => {
+            let mut keys: Vec<&String> = m.keys().collect();
+            if let Some(order) = ORDERS.iter().find(|o| keys.iter().all(|k| o.contains(&k.as_str()))) {
+                keys.sort_by_key(|k| order.iter().position(|o| *o == k.as_str()));
+            }
+            list(out, '{', '}', keys.len(), &mut |i, out| {
+                out.push_str(&Value::from(keys[i].as_str()).to_string());
+                out.push(':');
+                show(&m[keys[i]], out);
+            });
+        }
+        Value::Array(a) => list(out, '[', ']', a.len(), &mut |i, out| show(&a[i], out)),
+        other => out.push_str(&other.to_string()),
     }
 }
 
@@ -318,14 +350,13 @@ impl ApiError {
         )
         .about(group, kind, name);
         if let Some(d) = &mut e.details {
-            d.causes = errors
-                .iter()
-                .map(|f| Cause {
-                    reason: f.kind.reason().into(),
-                    message: f.body(),
-                    field: f.field.clone(),
-                })
-                .collect();
+            for f in errors {
+                let cause = Cause { reason: f.kind.reason().into(), message: f.body(), field: f.field.clone() };
+                // What is wrong is said once.
+                if !d.causes.contains(&cause) {
+                    d.causes.push(cause);
+                }
+            }
         }
         e
     }

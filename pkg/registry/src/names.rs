@@ -10,6 +10,8 @@ pub enum NameRule {
     /// A DNS subdomain: dots allowed, up to 253.
     #[default]
     Subdomain,
+    /// The same, whose length is said in bytes.
+    LongName,
     /// A DNS label: no dots, up to 63.
     Label,
     /// A DNS label that begins with a letter.
@@ -103,6 +105,7 @@ impl NameRule {
         };
         match self {
             Self::Subdomain => subdomain(&probe),
+            Self::LongName => subdomain(&probe).into_iter().map(|m| m.replace("no more than 253 characters", "no more than 253 bytes")).collect(),
             Self::Label => label(&probe),
             Self::Label1035 => {
                 let mut out = Vec::new();

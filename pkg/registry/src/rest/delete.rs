@@ -77,7 +77,15 @@ impl DeleteOptions {
             let text = format!("the {what} in the precondition ({wanted}) does not match the {what} in record ({found}). The object might have been {since}");
             Err(ApiError::conflict(&kind.group, &kind.kind, name, &text))
         };
+        // Namespaces have words of their own.
+        let own = |what: &str, wanted: &str, found: &str| {
+            let text = format!("Precondition failed: {what} in precondition: {wanted}, {what} in object meta: {found}");
+            Err(ApiError::conflict("", "namespaces", name, &text))
+        };
+        let namespaces = kind.group.is_empty() && kind.resource == "namespaces";
         match (&self.uid, &self.resource_version) {
+            (Some(uid), _) if namespaces && uid != obj.uid() => own("UID", uid, obj.uid()),
+            (_, Some(rv)) if namespaces && rv != obj.resource_version() => own("ResourceVersion", rv, obj.resource_version()),
             (Some(uid), _) if uid != obj.uid() => other("UID", uid, obj.uid(), "deleted and then recreated"),
             (_, Some(rv)) if rv != obj.resource_version() => other("ResourceVersion", rv, obj.resource_version(), "modified"),
             _ => Ok(()),

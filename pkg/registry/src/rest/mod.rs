@@ -410,9 +410,6 @@ where
     errors.extend(names::metadata_update(&obj, &old));
     if options.subresource.is_empty() {
         errors.extend(kind.strategy.validate_update(&obj, &old));
-        for w in kind.strategy.warnings(&obj, Some(&old)) {
-            hooks.warn(w);
-        }
     } else {
         errors.extend(
             kind.strategy
@@ -420,6 +417,11 @@ where
         );
     }
     kind.invalid(name, &errors)?;
+    if options.subresource.is_empty() {
+        for w in kind.strategy.warnings(&obj, Some(&old)) {
+            hooks.warn(w);
+        }
+    }
     hooks.validate(&obj, Some(&old)).await?;
     hooks.allocate(&mut obj, Some(&old)).await?;
     if obj.deleting()

@@ -150,7 +150,8 @@ impl<'v, 'p> At<'v, 'p> {
     }
     /// The value here is none of these, which are shown as they are.
     pub fn unsupported_as_is(&self, all: &[&str], out: &mut Vec<FieldError>) {
-        out.push(super::fields::not_supported(&self.to_string(), self.text(), all));
+        let e = super::fields::not_supported(&self.to_string(), "", all);
+        out.push(FieldError { value: Some(self.value_or_empty()), ..e });
     }
     /// The text here must be one of these.
     pub fn one_of(&self, all: &[&str], out: &mut Vec<FieldError>) {

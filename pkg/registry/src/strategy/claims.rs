@@ -180,7 +180,7 @@ fn volume(spec: &At, name: &str, out: &mut Vec<FieldError>) {
         capacity.required("", out);
     }
     if sizes > 1 || capacity.value.get("storage").is_none() {
-        capacity.unsupported(&["storage"], out);
+        out.push(FieldError::not_supported(capacity.to_string(), capacity.value.clone(), &["storage"]));
     }
     for (_, size) in capacity.entries() {
         if let Some(q) = Quantity::parse(size.text()).ok().filter(|q| q.value() < 0) {
@@ -301,6 +301,14 @@ fn same_but_newer(new: &Value, old: &Value) -> bool {
     }
 }
 
+/// The old field knows claims and snapshots only; others are dropped as they always were.
+fn known_source(obj: &mut Value) {
+    let source = |f: &str| obj.str_at(&["spec", "dataSource", f]);
+    if !matches!((source("kind"), source("apiGroup")), ("PersistentVolumeClaim", "") | ("VolumeSnapshot", "snapshot.storage.k8s.io")) {
+        obj.take_at(&["spec", "dataSource"]);
+    }
+}
+
 /// What a claim is filled from is said in an old field and in a new one.
 fn sources_of(obj: &mut Value) {
     let (old, new) = (obj.at(&["spec", "dataSource"]).cloned(), obj.at(&["spec", "dataSourceRef"]).cloned());
@@ -372,6 +380,7 @@ impl Strategy for Volumes {
     fn prepare_create(&self, obj: &mut Value) {
         obj.set_at(&["status"], json!({"phase": "Pending"}));
         if self.claims {
+            known_source(obj);
             sources_of(obj);
         } else {
             obj.set_at(&["status", "lastPhaseTransitionTime"], json!(crate::object::now()));
@@ -380,6 +389,9 @@ impl Strategy for Volumes {
     fn prepare_update(&self, obj: &mut Value, old: &Value) {
         self.inner.prepare_update(obj, old);
         if self.claims {
+            if old.at(&["spec", "dataSource"]).is_none() {
+                known_source(obj);
+            }
             sources_of(obj);
         }
     }

@@ -37,8 +37,19 @@ impl Strategy for Namespaces {
             status_only(obj, old, &[]);
         }
     }
+    fn validate(&self, obj: &Value) -> Vec<FieldError> {
+        let mut out = Vec::new();
+        finalizers(obj, &mut out);
+        out
+    }
+    fn validate_update(&self, _: &Value, _: &Value) -> Vec<FieldError> {
+        Vec::new()
+    }
     fn validate_subresource(&self, sub: &str, obj: &Value, _: &Value) -> Vec<FieldError> {
         let mut out = Vec::new();
+        if sub == "finalize" {
+            finalizers(obj, &mut out);
+        }
         if sub == "status" {
             let phase = obj.str_at(&["status", "phase"]);
             if obj.deleting() {
@@ -53,12 +64,26 @@ impl Strategy for Namespaces {
     }
     fn on_delete(&self, obj: &mut Value) {
         obj.set_at(&["status", "phase"], json!("Terminating"));
+        // It ends when it is empty, not after a time.
+        obj.take_at(&["metadata", "deletionGracePeriodSeconds"]);
     }
     fn removable(&self, obj: &Value) -> bool {
         obj.list_at(&["spec", "finalizers"]).is_empty()
     }
     fn returns_deleted(&self) -> bool {
         true
+    }
+}
+
+/// What holds a namespace back has a name that belongs to someone.
+fn finalizers(obj: &Value, out: &mut Vec<FieldError>) {
+    for f in obj.list_at(&["spec", "finalizers"]).iter().filter_map(Value::as_str) {
+        let wrong = crate::names::qualified(f);
+        let known = ["kubernetes", "orphan", "foregroundDeletion"].contains(&f);
+        out.extend(wrong.into_iter().map(|m| FieldError::invalid("spec.finalizers", f, m)));
+        if !f.contains('/') && !known {
+            out.push(FieldError::invalid("spec.finalizers", f, "name is neither a standard finalizer name nor is it fully qualified"));
+        }
     }
 }
 

@@ -18,8 +18,8 @@ pub struct Generic {
     pub(super) create_on_update: bool,
     pub(super) returns_deleted: bool,
     pub(super) status_keeps: &'static [&'static str],
-    /// Whether labels count as changes.
-    pub(super) labels_count: bool,
+    /// A map of the metadata that counts as a change.
+    pub(super) also_counts: Option<&'static str>,
 }
 
 impl Generic {
@@ -36,7 +36,11 @@ impl Generic {
             create_on_update: data::create_on_update(group, resource),
             returns_deleted: data::returns_deleted(group, resource),
             status_keeps: data::status_keeps(group, resource),
-            labels_count: group == "discovery.k8s.io",
+            also_counts: match (group, resource) {
+                ("discovery.k8s.io", _) => Some("labels"),
+                ("apps", "deployments") => Some("annotations"),
+                _ => None,
+            },
         }
     }
 }
@@ -130,8 +134,8 @@ impl Strategy for Generic {
         }
         if self.generation || self.counts {
             count(obj, old);
-            let labels = |v: &Value| v.at(&["metadata", "labels"]).cloned();
-            if self.labels_count && obj.generation() == old.generation() && labels(obj) != labels(old) {
+            let changed = |map: &str| obj.at(&["metadata", map]) != old.at(&["metadata", map]);
+            if obj.generation() == old.generation() && self.also_counts.is_some_and(changed) {
                 obj.set_at(&["metadata", "generation"], json!(old.generation() + 1));
             }
         }

@@ -144,7 +144,7 @@ pub fn custom(has_status: bool, schema: Option<Arc<Value>>) -> Arc<dyn Strategy>
         create_on_update: false,
         returns_deleted: false,
         status_keeps: &["labels", "annotations", "finalizers"],
-        labels_count: false,
+        also_counts: None,
     };
     Arc::new(custom::Custom { inner, schema, rules: std::sync::OnceLock::new() })
 }

@@ -20,8 +20,8 @@ use crate::{error::FieldError, names, object::{self, Object}};
 
 pub(super) use affinity::node_selector;
 pub(super) use handlers::port;
-pub(super) use resources::{amount, container_name, name as resource_name};
-pub(super) use spec::{EFFECTS, policy, tolerations};
+pub(super) use resources::amount;
+pub(super) use spec::{EFFECTS, policy};
 pub(super) use volumes::{descending, no_backsteps};
 
 /// Pods.
@@ -316,11 +316,7 @@ impl Strategy for Pods {
     fn validate_update(&self, obj: &Value, old: &Value) -> Vec<FieldError> {
         let mut out = Vec::new();
         whole(&At::top(obj, ""), Some(old), &mut out);
-        let before = out.clone();
-        let mut more = Vec::new();
-        update::check(obj, old, &mut more);
-        // What is wrong with the pod itself is not said twice.
-        out.extend(more.into_iter().filter(|e| !before.contains(e)));
+        update::check(obj, old, &mut out);
         out
     }
     fn validate_subresource(&self, sub: &str, obj: &Value, old: &Value) -> Vec<FieldError> {

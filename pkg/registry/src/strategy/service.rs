@@ -28,45 +28,15 @@ impl Strategy for Services {
         // What the user does not mention is kept, so that a service does not lose its address.
         if before != "ExternalName" && new != "ExternalName" {
             for f in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"] {
-                if obj.at(&["spec", f]).is_none_or(|v| v == "" || v.as_array().is_some_and(Vec::is_empty))
+                if obj.at(&["spec", f]).is_none_or(|v| (v == "" && f != "ipFamilyPolicy") || v.as_array().is_some_and(Vec::is_empty))
                     && let Some(v) = old.at(&["spec", f])
                 {
                     obj.set_at(&["spec", f], v.clone());
                 }
             }
         }
-        if matches!(new.as_str(), "NodePort" | "LoadBalancer") && matches!(before.as_str(), "NodePort" | "LoadBalancer") {
-            let old_ports = old.list_at(&["spec", "ports"]).to_vec();
-            for p in obj.pointer_mut("/spec/ports").and_then(Value::as_array_mut).into_iter().flatten() {
-                if p.at(&["nodePort"]).and_then(Value::as_i64).unwrap_or(0) == 0
-                    && let Some(o) = old_ports.iter().find(|o| o.get("port") == p.get("port") && o.get("protocol") == p.get("protocol"))
-                    && let Some(n) = o.get("nodePort")
-                {
-                    p["nodePort"] = n.clone();
-                }
-            }
-        }
-        if !matches!(new.as_str(), "NodePort" | "LoadBalancer") && matches!(before.as_str(), "NodePort" | "LoadBalancer") {
-            let old_ports = old.list_at(&["spec", "ports"]).to_vec();
-            for p in obj.pointer_mut("/spec/ports").and_then(Value::as_array_mut).into_iter().flatten() {
-                if old_ports.iter().any(|o| o.get("nodePort") == p.get("nodePort"))
-                    && let Some(m) = p.as_object_mut()
-                {
-                    m.remove("nodePort");
-                }
-            }
-        }
-        if new == "ExternalName" && before != "ExternalName" {
-            for f in ["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy", "healthCheckNodePort"] {
-                if obj.at(&["spec", f]) == old.at(&["spec", f]) {
-                    obj.take_at(&["spec", f]);
-                }
-            }
-        }
-        if new != "LoadBalancer" && before == "LoadBalancer" {
-            obj.set_at(&["status", "loadBalancer"], serde_json::json!({}));
-            obj.take_at(&["spec", "allocateLoadBalancerNodePorts"]);
-        }
+        ports(obj, old);
+        forget(obj, old);
     }
     fn create_on_update(&self) -> bool {
         true
@@ -84,5 +54,56 @@ impl Strategy for Services {
         check::update(obj, old, &mut out);
         check::service(&At::top(obj, ""), Some(old), &mut out);
         out
+    }
+}
+
+fn has_node_ports(service: &Value) -> bool {
+    matches!(service.str_at(&["spec", "type"]), "NodePort" | "LoadBalancer")
+}
+
+fn node_port(port: &Value) -> i64 {
+    port.at(&["nodePort"]).and_then(Value::as_i64).unwrap_or(0)
+}
+
+/// Ports that keep their names keep the nodes' ports; those of a type without go.
+fn ports(obj: &mut Value, old: &Value) {
+    const PORTS: &[&str] = &["spec", "ports"];
+    if !has_node_ports(old) {
+        return;
+    }
+    let before = old.list_at(PORTS);
+    let numbers = |v: &Value| v.list_at(PORTS).iter().map(node_port).filter(|n| *n != 0).collect::<Vec<_>>();
+    let (has, had) = (numbers(obj), numbers(old));
+    if has_node_ports(obj) {
+        for p in obj.pointer_mut("/spec/ports").and_then(Value::as_array_mut).into_iter().flatten().filter(|p| node_port(p) == 0) {
+            let same = before.iter().rev().find(|o| o.str_at(&["name"]) == p.str_at(&["name"])).map_or(0, node_port);
+            if same != 0 && !has.contains(&same) {
+                p.set_at(&["nodePort"], same.into());
+            }
+        }
+    } else if has.iter().all(|n| had.contains(n)) {
+        for p in obj.pointer_mut("/spec/ports").and_then(Value::as_array_mut).into_iter().flatten() {
+            p.take_at(&["nodePort"]);
+        }
+    }
+}
+
+/// What was filled in for the type that a service had goes with the type, if it was not changed.
+fn forget(obj: &mut Value, old: &Value) {
+    let kind = |v: &Value, k: &str| v.str_at(&["spec", "type"]) == k;
+    let lost = |had: bool, has: bool| had && !has;
+    let gone: [(bool, &[&str]); 4] = [
+        (lost(!kind(old, "ExternalName"), !kind(obj, "ExternalName")), &["clusterIP", "clusterIPs", "ipFamilies", "ipFamilyPolicy"]),
+        (lost(check::health(old), check::health(obj)), &["healthCheckNodePort"]),
+        (lost(kind(old, "LoadBalancer"), kind(obj, "LoadBalancer")), &["allocateLoadBalancerNodePorts", "loadBalancerClass"]),
+        (lost(check::outside(old), check::outside(obj)), &["externalTrafficPolicy"]),
+    ];
+    for field in gone.iter().filter(|(lost, _)| *lost).flat_map(|(_, fields)| *fields) {
+        if obj.at(&["spec", field]) == old.at(&["spec", field]) {
+            obj.take_at(&["spec", field]);
+        }
+    }
+    if !kind(obj, "LoadBalancer") {
+        obj.set_at(&["status", "loadBalancer"], serde_json::json!({}));
     }
 }

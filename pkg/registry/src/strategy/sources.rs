@@ -247,7 +247,7 @@ pub(super) fn is_kind(name: &str) -> bool {
 }
 
 /// The member of a volume that says what it is.
-pub(super) fn named<'v>(spec: &'v Value) -> impl Iterator<Item = &'v str> {
+pub(super) fn named(spec: &Value) -> impl Iterator<Item = &str> {
     spec.as_object().into_iter().flatten().filter(|(k, v)| !v.is_null() && is_kind(k)).map(|(k, _)| k.as_str())
 }
 

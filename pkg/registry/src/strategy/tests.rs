@@ -56,6 +56,7 @@ fn a_pod_with_users_of_its_own_shares_nothing_else_with_the_host() {
         for (key, value) in [("restartPolicy", "Always"), ("dnsPolicy", "ClusterFirst")] {
             spec[key] = json!(value);
         }
+        spec["terminationGracePeriodSeconds"] = json!(30);
         s.validate(&json!({"metadata": {"name": "p", "namespace": "n"}, "spec": spec}))
             .iter()
             .map(ToString::to_string)

@@ -84,7 +84,8 @@ fn empty(selector: &Value) -> bool {
 /// That a template's pods are those that the selector selects.
 fn selected(spec: &At, out: &mut Vec<FieldError>) {
     let (selector, labels) = (spec.get("selector"), spec.get("template.metadata.labels"));
-    if !matches_labels(selector.value, Some(labels.value)) {
+    // Nothing selects nothing.
+    if !selector.there() || !matches_labels(selector.value, Some(labels.value)) {
         labels.wrong(UNMATCHED, out);
     }
 }
@@ -162,11 +163,8 @@ fn replicated(spec: &At, old: Option<&Value>, out: &mut Vec<FieldError>) {
         spec.get("selector").wrong("invalid label selector", out);
         return;
     }
-    if spec.get("selector").there() && !empty(spec.get("selector").value) {
+    if !spec.get("selector").there() || !empty(spec.get("selector").value) {
         selected(spec, out);
-    } else if !spec.get("selector").there() {
-        // Nothing selects nothing, and no template has no labels.
-        spec.get("template.metadata.labels").wrong(UNMATCHED, out);
     }
     lasting(&spec.get("template"), old.and_then(|o| o.at(&["spec", "template"])), "ReplicaSet", out);
 }
@@ -221,7 +219,7 @@ fn daemon_set(spec: &At, old: Option<&Value>, out: &mut Vec<FieldError>) {
                 _ => {}
             }
         }
-        _ => strategy.unsupported(&["OnDelete", "RollingUpdate"], out),
+        _ => strategy.unsupported_as_is(&["RollingUpdate", "OnDelete"], out),
     }
     not_negative(spec, &["revisionHistoryLimit"], out);
 }
@@ -255,7 +253,9 @@ fn stateful_set(spec: &At, old: Option<&Value>, lax: bool, out: &mut Vec<FieldEr
     let retention = spec.get("persistentVolumeClaimRetentionPolicy");
     if retention.there() {
         for f in ["whenDeleted", "whenScaled"] {
-            retention.get(f).with(if retention.get(f).there() { retention.get(f).value } else { &Value::Null }).one_of(&["Delete", "Retain"], out);
+            if !matches!(retention.get(f).text(), "Delete" | "Retain") {
+                retention.get(f).unsupported_as_is(&["Retain", "Delete"], out);
+            }
         }
     }
     if old.is_none() {
@@ -320,6 +320,7 @@ impl Strategy for Workloads {
     fn names(&self) -> NameRule {
         match self.resource.as_str() {
             "statefulsets" => NameRule::Label,
+            "replicationcontrollers" => NameRule::LongName,
             _ => NameRule::Subdomain,
         }
     }
@@ -379,7 +380,7 @@ impl Strategy for Workloads {
             "cronjobs" => cron::warnings(&root, old.is_none(), &mut out),
             "podtemplates" => pod::template_warnings(&root.get("template"), &mut out),
             other => {
-                if other == "replicationcontrollers" || other == "replicasets" {
+                if matches!(other, "deployments" | "replicationcontrollers" | "replicasets") {
                     let wrong = names::label(obj.name());
                     if old.is_none() && !wrong.is_empty() {
                         out.push(format!("metadata.name: this is used in Pod names and hostnames, which can result in surprising behavior; a DNS label is recommended: [{}]", wrong.join(" ")));

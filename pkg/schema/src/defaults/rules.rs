@@ -25,7 +25,8 @@ fn items<'o>(object: &'o mut Object, key: &str) -> impl Iterator<Item = &'o mut 
 }
 
 /// The structs that [`of_struct`] knows.
-pub(crate) const RULED: [&str; 16] = [
+pub(crate) const RULED: [&str; 17] = [
+    "io.k8s.api.core.v1.NodeSpec",
     "io.k8s.api.core.v1.Volume",
     "io.k8s.api.core.v1.LimitRangeItem",
     "io.k8s.api.rbac.v1.Subject",
@@ -90,11 +91,9 @@ pub(super) fn of_struct(ty: &'static Type, object: &mut Object) {
             let policy = pull_policy(text(object, "reference"));
             set(object, "pullPolicy", || policy.into());
         }
-        "core.v1.Volume" => {
-            // A volume of no kind is an empty folder.
-            if object.iter().all(|(key, value)| key == "name" || value.is_null()) {
-                object.insert("emptyDir".into(), json!({}));
-            }
+        // A volume of no kind is an empty folder.
+        "core.v1.Volume" if object.iter().all(|(key, value)| key == "name" || value.is_null()) => {
+            object.insert("emptyDir".into(), json!({}));
         }
         "core.v1.PodSpec" => {
             if text(object, "serviceAccountName").is_empty() {
@@ -111,6 +110,19 @@ pub(super) fn of_struct(ty: &'static Type, object: &mut Object) {
             object.insert("apiGroup".into(), "rbac.authorization.k8s.io".into());
         }
         "core.v1.PodStatus" => pod_status(object),
+        "core.v1.NodeSpec" => {
+            // The older field is the one that counts.
+            let one = text(object, "podCIDR").to_owned();
+            match object.get("podCIDRs").and_then(|l| l.get(0)).and_then(Value::as_str).map(str::to_owned) {
+                Some(first) if one.is_empty() => {
+                    object.insert("podCIDR".into(), first.into());
+                }
+                first if !one.is_empty() && first.as_ref() != Some(&one) => {
+                    object.insert("podCIDRs".into(), json!([one]));
+                }
+                _ => {}
+            }
+        }
         "core.v1.NodeStatus" => {
             if let Some(capacity) = object.get("capacity").cloned() {
                 set(object, "allocatable", || capacity);

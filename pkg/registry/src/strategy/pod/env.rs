@@ -7,7 +7,7 @@ use crate::{
     names,
     strategy::{
         at::At,
-        fields::Check::{Label, Required, Subdomain},
+        fields::Check::{Label, Required},
     },
 };
 
@@ -178,9 +178,4 @@ pub(super) fn from(all: &At, out: &mut Vec<FieldError>) {
             _ => all.invalid("", "may not have more than one field specified at a time", out),
         }
     }
-}
-
-/// A name that is needed, and is a DNS subdomain.
-pub(super) fn named(at: &At, out: &mut Vec<FieldError>) {
-    at.check(&[Required(""), Subdomain], out);
 }

@@ -29,12 +29,12 @@ fn headless(service: &Value) -> bool {
 }
 
 /// Whether others than the cluster reach it.
-fn outside(service: &Value) -> bool {
+pub(super) fn outside(service: &Value) -> bool {
     let kind = service.str_at(&["spec", "type"]);
     matches!(kind, "LoadBalancer" | "NodePort") || (kind == "ClusterIP" && !service.list_at(&["spec", "externalIPs"]).is_empty())
 }
 
-fn health(service: &Value) -> bool {
+pub(super) fn health(service: &Value) -> bool {
     service.str_at(&["spec", "type"]) == "LoadBalancer" && service.str_at(&["spec", "externalTrafficPolicy"]) == "Local"
 }
 

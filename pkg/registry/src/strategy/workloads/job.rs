@@ -30,9 +30,15 @@ pub(super) fn select(obj: &mut Value) {
     if obj.at(&["spec", "manualSelector"]) == Some(&Value::Bool(true)) {
         return;
     }
+    // Labels that the job has from its template stay those of its template.
+    const LABELS: &[&str] = &["metadata", "labels"];
+    let shared = obj.at(LABELS).is_some_and(|l| obj.at(&["spec", "template", "metadata", "labels"]) == Some(l));
     for (label, of) in NAMES {
         let value = obj.str_at(&["metadata", of]).to_owned();
         obj.set_at(&["spec", "template", "metadata", "labels", label], json!(value));
+        if shared {
+            obj.set_at(&["metadata", "labels", label], json!(value));
+        }
     }
     let uid = obj.uid().to_owned();
     obj.set_at(&["spec", "selector", "matchLabels", "batch.kubernetes.io/controller-uid"], json!(uid));
