@@ -21,6 +21,7 @@ use crate::{error::FieldError, names, object::{self, Object}};
 pub(super) use affinity::node_selector;
 pub(super) use handlers::port;
 pub(super) use resources::amount;
+pub use security::allow_privileged;
 pub(super) use spec::{EFFECTS, policy};
 pub(super) use volumes::{descending, no_backsteps};
 
