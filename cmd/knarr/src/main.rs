@@ -20,7 +20,11 @@ mod trace;
 mod tree;
 mod up;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    ffi::{OsStr, OsString},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
@@ -65,6 +69,9 @@ enum Command {
     Reset,
     /// Run the API server alone, with kube-apiserver's flags
     Apiserver(Box<apiserver::Options>),
+    /// Stand in for etcd where a tool starts etcd whatever is to use it
+    #[command(hide = true)]
+    Etcd(apiserver::stand_in::Options),
     /// Run the kubelet alone on a folder of static pods, with no API server
     Kubelet(Box<node::KubeletOptions>),
     /// Run the container runtime alone: CRI v1 on a unix socket, for any kubelet
@@ -78,8 +85,22 @@ enum Command {
     Kubeconfig,
 }
 
+/// The words of the command line; as a link that is named like one of upstream's programs this
+/// is that program.
+fn command_line() -> Vec<OsString> {
+    let mut words: Vec<OsString> = std::env::args_os().collect();
+    let name = words.first().and_then(|w| Path::new(w).file_name()).and_then(OsStr::to_str);
+    let command = match name {
+        Some("kube-apiserver") => "apiserver",
+        Some("etcd") => "etcd",
+        _ => return words,
+    };
+    words.insert(1, command.into());
+    words
+}
+
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(command_line());
     let result = run(cli);
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -95,6 +116,7 @@ fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Up(options) => up::run(&layout, &options, &cli.log),
         Command::Apiserver(options) => apiserver::run(&layout, &options, &cli.log),
+        Command::Etcd(options) => apiserver::stand_in::run(&layout, &options),
         Command::Agent(options) => node::run_agent(&layout, &options, &cli.log),
         Command::Cluster(command) => cluster::run(command, &cli.log),
         Command::Token(command) => runtime(1)?.block_on(token::run(&layout, command)),

@@ -3,6 +3,7 @@
 mod audit;
 mod flags;
 mod setup;
+pub mod stand_in;
 
 use std::time::Duration;
 

@@ -17,7 +17,7 @@ use knarr_apiserver::{
 use knarr_pki::{Leaf, Pki};
 use knarr_storage::{EtcdConfig, SharedStore};
 
-use super::flags::Options;
+use super::{flags::Options, stand_in};
 use crate::{layout::Layout, node, preflight, reset};
 
 /// How long etcd may take to answer.
@@ -35,10 +35,22 @@ fn pair(certificate: Option<&PathBuf>, key: Option<&PathBuf>) -> Result<Option<(
     Ok(optional(certificate)?.zip(optional(key)?))
 }
 
+/// The embedded store, in the folder of `layout`.
+async fn embedded(layout: &Layout) -> Result<SharedStore> {
+    reset::claim(&layout.data_dir)?;
+    Ok(knarr_storage::open_embedded(&layout.store()).await?)
+}
+
 async fn store(layout: &Layout, o: &Options) -> Result<SharedStore> {
-    if o.etcd_servers.is_empty() {
-        reset::claim(&layout.data_dir)?;
-        return Ok(knarr_storage::open_embedded(&layout.store()).await?);
+    match o.etcd_servers.as_slice() {
+        [] => return embedded(layout).await,
+        [url] => {
+            if let Some(data_dir) = stand_in::folder(url).await {
+                tracing::info!(folder = %data_dir.display(), "no etcd but what stands in for it: everything is kept in that folder");
+                return embedded(&Layout { data_dir, ..layout.clone() }).await;
+            }
+        }
+        _ => {}
     }
     let identity = pair(o.etcd_certfile.as_ref(), o.etcd_keyfile.as_ref())?;
     let config = EtcdConfig {

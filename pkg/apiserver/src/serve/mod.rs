@@ -127,11 +127,16 @@ pub async fn show(ctx: &Ctx, code: u16, entry: &Entry) -> Result<Reply, ApiError
 
 /// The answer that shows one object of the row's version.
 pub fn show_value(ctx: &Ctx, code: u16, v: &Value) -> Result<Reply, ApiError> {
+    show_value_of(ctx, &ctx.resource, code, v)
+}
+
+/// The answer that shows an object of another row.
+fn show_value_of(ctx: &Ctx, row: &knarr_schema::Resource, code: u16, v: &Value) -> Result<Reply, ApiError> {
     let r = match ctx.format.view {
         View::Full => respond::object(code, v, ctx.format),
         View::Table => {
             let meta = json!({"resourceVersion": v["metadata"]["resourceVersion"]});
-            respond::object(code, &bridge::table(&ctx.resource, &[v], ctx.query.get("includeObject"), meta, true)?, ctx.format)
+            respond::object(code, &bridge::table(row, &[v], ctx.query.get("includeObject"), meta, true)?, ctx.format)
         }
         View::Partial => respond::object(code, &partial(v), ctx.format),
     };

@@ -10,6 +10,7 @@ use knarr_registry::{
     selector::{Requirement, Selector},
     strategy,
 };
+use knarr_schema::Resource;
 use serde_json::{Value, json};
 
 use super::{Hooked, show, write};
@@ -164,7 +165,24 @@ async fn scale(ctx: &Arc<Ctx>, body: Bytes) -> Result<Reply, ApiError> {
 }
 
 fn show_scale(ctx: &Ctx, v: &Value) -> Result<Reply, ApiError> {
-    Ok(super::finish(ctx, crate::respond::object(200, v, ctx.format)))
+    super::show_value_of(ctx, &scale_row(ctx), 200, v)
+}
+
+/// The row of scales: a custom resource's have columns of their own.
+fn scale_row(ctx: &Ctx) -> Resource {
+    let mut row = Resource { group: "autoscaling".into(), version: "v1".into(), plural: "scales".into(), kind: "Scale".into(), ..Resource::default() };
+    let Some(paths) = &ctx.resource.scale else {
+        row.ty = ctx.table.catalog.type_of("autoscaling", "v1", "Scale");
+        return row;
+    };
+    let columns = [
+        ("Desired", "integer", ".spec.replicas", "Number of desired replicas", "specReplicasPath"),
+        ("Available", "integer", ".status.replicas", "Number of actual replicas", "statusReplicasPath"),
+        ("Age", "date", ".metadata.creationTimestamp", "When it was made", ""),
+    ];
+    let given = columns.iter().filter(|(.., path)| path.is_empty() || !paths.str_at(&[path]).is_empty());
+    row.printer_columns = given.map(|(name, kind, path, what, _)| json!({"name": name, "type": kind, "jsonPath": path, "description": what})).collect();
+    row
 }
 
 /// Binds a pod to a node.
