@@ -11,6 +11,7 @@ import os
 import pathlib
 import shutil
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -22,6 +23,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 TOP = HERE.parent.parent
 XDG = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
 CACHE = pathlib.Path(os.environ.get("KNARR_CACHE") or os.path.join(XDG, "knarr"))
+UPSTREAM = CACHE / "upstream"
 PREFIX = "knarr-clients-"
 NAMES = ["kubectl", "python", "javascript", "helm", "go", "envtest"]
 LIBC = ctypes.CDLL(None)
@@ -46,11 +48,17 @@ def sweep():
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
 class Server:
-    """`knarr apiserver` in a folder of its own; `kubeconfig` is its administrator's."""
+    """`knarr apiserver` in a folder of its own, or upstream's over etcd; `kubeconfig` is its administrator's."""
 
     def __init__(self, knarr):
-        self.knarr = knarr
+        self.knarr, self.etcd = knarr, None
 
     def __enter__(self):
         self.work = pathlib.Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
@@ -58,17 +66,21 @@ class Server:
         run("openssl", "genrsa", "-out", key, "2048", stderr=subprocess.DEVNULL)
         tokens.write_text('admin,admin,1,"system:masters"\nplain,plain,2,"people"\n')
         self.log = self.work / "log"
-        flags = ["--bind-address=127.0.0.1", "--advertise-address=192.0.2.10", f"--token-auth-file={tokens}", "--secure-port=0",
+        flags = ["--bind-address=127.0.0.1", "--advertise-address=192.0.2.10", f"--token-auth-file={tokens}", f"--secure-port={(port := free_port())}",
                  f"--cert-dir={self.work}/pki", "--authorization-mode=Node,RBAC", "--service-cluster-ip-range=10.96.0.0/16",
                  "--service-account-issuer=https://kubernetes.default.svc", f"--service-account-key-file={key}",
                  f"--service-account-signing-key-file={key}", "--disable-admission-plugins=ServiceAccount"]
         with open(self.log, "w") as log:
-            self.process = subprocess.Popen([self.knarr, "--data-dir", self.work / "data", "apiserver", *flags], stdout=subprocess.PIPE, stderr=log,
-                                            text=True, preexec_fn=dies_with_parent)
-        line = self.process.stdout.readline()
-        if "https://" not in line:
-            raise SystemExit(f"clients: the server does not start: {self.log.read_text()[-2000:]}")
-        self.url = "https://" + line.strip().rsplit("https://", 1)[1]
+            def start(*command):
+                return subprocess.Popen([str(c) for c in command], stdout=log, stderr=log, preexec_fn=dies_with_parent)
+            if self.knarr:
+                self.process = start(self.knarr, "--data-dir", self.work / "data", "apiserver", *flags)
+            else:
+                url, peer = (f"http://127.0.0.1:{free_port()}" for _ in range(2))
+                self.etcd = start(UPSTREAM / "etcd", "--data-dir", self.work / "etcd", "--unsafe-no-fsync", "--listen-client-urls", url,
+                                  "--advertise-client-urls", url, "--listen-peer-urls", peer)
+                self.process = start(UPSTREAM / "kube-apiserver", f"--etcd-servers={url}", *flags)
+        self.url = f"https://127.0.0.1:{port}"
         self.ca = self.work / "pki" / "apiserver.crt"
         self.kubeconfig = self.work / "kubeconfig"
         self.kubeconfig.write_text(json.dumps({
@@ -76,10 +88,11 @@ class Server:
             "clusters": [{"name": "knarr", "cluster": {"server": self.url, "certificate-authority": str(self.ca)}}],
             "contexts": [{"name": n, "context": {"cluster": "knarr", "user": n}} for n in ("admin", "plain")],
             "users": [{"name": n, "user": {"token": n}} for n in ("admin", "plain")]}))
-        request = urllib.request.Request(self.url + "/readyz")
-        for _ in range(200):
+        for _ in range(1200):
+            if self.process.poll() is not None:
+                raise SystemExit(f"clients: the server does not start: {self.log.read_text()[-2000:]}")
             try:
-                urllib.request.urlopen(request, context=ssl.create_default_context(cafile=self.ca), timeout=5)
+                urllib.request.urlopen(self.url + "/readyz", context=ssl.create_default_context(cafile=self.ca), timeout=5)
                 break
             except OSError:
                 time.sleep(0.05)
@@ -87,12 +100,13 @@ class Server:
         return self
 
     def __exit__(self, *_):
-        self.process.terminate()
-        try:
-            self.process.wait(10)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        for process in filter(None, (self.process, self.etcd)):
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
         said = [line for line in self.log.read_text(errors="replace").splitlines() if "panicked" in line]
         shutil.rmtree(self.work, ignore_errors=True)
         if said:
@@ -133,7 +147,7 @@ def javascript(knarr):
 def helm(knarr):
     run(TOP / "e2e" / "upstream" / "build", "helm")
     with Server(knarr) as s:
-        run(sys.executable, HERE / "helm" / "test.py", CACHE / "upstream" / "helm", CACHE / "bin" / "kubectl", cwd=s.work, env=s.env)
+        run(sys.executable, HERE / "helm" / "test.py", UPSTREAM / "helm", CACHE / "bin" / "kubectl", cwd=s.work, env=s.env)
 
 
 def go_test(folder, env, *flags):
@@ -151,12 +165,13 @@ def go(knarr):
 
 def envtest(knarr):
     run(TOP / "e2e" / "upstream" / "build", "etcd")
-    for etcd in (CACHE / "upstream" / "etcd", pathlib.Path(knarr)):
+    pairs = [(knarr, UPSTREAM / "etcd"), (knarr, knarr)] if knarr else [(UPSTREAM / "kube-apiserver", UPSTREAM / "etcd")]
+    for server, etcd in pairs:
         work = pathlib.Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))
         try:
-            (work / "kube-apiserver").symlink_to(knarr)
+            (work / "kube-apiserver").symlink_to(server)
             (work / "etcd").symlink_to(etcd)
-            print(f"# kube-apiserver is knarr, etcd is {etcd.name}", flush=True)
+            print(f"# kube-apiserver is {server}, etcd is {etcd}", flush=True)
             go_test(HERE / "envtest", {**os.environ, "KUBEBUILDER_ASSETS": str(work), "TMPDIR": str(work)})
         finally:
             shutil.rmtree(work, ignore_errors=True)
@@ -165,6 +180,7 @@ def envtest(knarr):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--knarr", required=True, help="the program")
+    parser.add_argument("--upstream", action="store_true", help="try the tests themselves: on upstream's kube-apiserver over etcd")
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(NAMES))
     choice = parser.parse_args()
     for name in choice.names:
@@ -172,10 +188,12 @@ def main():
             parser.error(f"{name} is none of {', '.join(NAMES)}")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("clients: told to end"))
     sweep()
+    if choice.upstream:
+        run(TOP / "e2e" / "upstream" / "build", "etcd", "kube-apiserver")
     for name in choice.names or NAMES:
         begin = time.time()
         print(f"# {name}", flush=True)
-        globals()[name](os.path.abspath(choice.knarr))
+        globals()[name](None if choice.upstream else os.path.abspath(choice.knarr))
         print(f"# {name}: {time.time() - begin:.1f} s", flush=True)
 
 

@@ -258,7 +258,8 @@ async fn endpoints(core: &Core) -> Result<(), ApiError> {
     let port = core.settings.advertise.port();
     if ip.is_loopback() {
         // Pods cannot reach it, and endpoints may not be loopback addresses.
-        tracing::debug!("the advertised address is a loopback one");
+        tracing::warn!("the advertised address is a loopback one: the service kubernetes has no endpoints");
+        return Ok(());
     }
     let family = if ip.is_ipv4() { "IPv4" } else { "IPv6" };
     let set = |have: &mut Value, want: &Value| {

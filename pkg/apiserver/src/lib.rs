@@ -28,6 +28,7 @@ mod respond;
 mod runtime_config;
 mod serve;
 mod server;
+mod trust;
 mod webhook;
 
 pub use audit::{AuditBatch, AuditConfig, AuditDelivery, AuditMode, AuditPolicy, LogFile};

@@ -28,6 +28,9 @@ struct Issuer {
     ca: String,
     ec: EcdsaKeyPair,
     rsa: RsaKeyPair,
+    p521: p521::ecdsa::SigningKey,
+    /// The token with groups that it gives to who comes with another token.
+    groups: Arc<std::sync::Mutex<String>>,
 }
 
 /// Made for these tests alone.
@@ -44,9 +47,12 @@ async fn issuer() -> Issuer {
     let PrivateKeyDer::Pkcs8(der) = PrivateKeyDer::from_pem_slice(RSA.as_bytes()).expect("pem") else { panic!("PKCS#8") };
     let rsa = RsaKeyPair::from_pkcs8(der.secret_pkcs8_der()).expect("key");
     let point = ec.public_key().as_ref().to_vec();
+    let p521 = p521::ecdsa::SigningKey::from_slice(&[&[0; 2][..], &[7; 64]].concat()).expect("key");
+    let wide = p521.verifying_key().to_sec1_point(false).as_bytes().to_vec();
     let public: ring::rsa::PublicKeyComponents<Vec<u8>> = rsa.public().into();
     let keys = json!({"keys": [
         {"kty": "EC", "use": "sig", "crv": "P-256", "kid": "e", "alg": "ES256", "x": B64.encode(&point[1..33]), "y": B64.encode(&point[33..65])},
+        {"kty": "EC", "use": "sig", "crv": "P-521", "kid": "p", "alg": "ES512", "x": B64.encode(&wide[1..67]), "y": B64.encode(&wide[67..133])},
         {"kty": "RSA", "use": "sig", "kid": "r", "alg": "RS256", "n": B64.encode(&public.n), "e": B64.encode(&public.e)}]});
     let chain: Vec<_> = CertificateDer::pem_slice_iter(leaf.certificate.as_bytes()).collect::<Result<_, _>>().expect("pem");
     let key = PrivateKeyDer::from_pem_slice(leaf.key.as_bytes()).expect("pem");
@@ -60,15 +66,18 @@ async fn issuer() -> Issuer {
     let listener = tokio::net::TcpListener::bind("localhost:0").await.expect("port");
     let url = format!("https://localhost:{}", listener.local_addr().expect("address").port());
     let discovery = json!({"issuer": url, "jwks_uri": format!("{url}/keys")});
+    let groups: Arc<std::sync::Mutex<String>> = Arc::default();
+    let kept = Arc::clone(&groups);
     tokio::spawn(async move {
         while let Ok((tcp, _)) = listener.accept().await {
-            let (acceptor, discovery, keys) = (acceptor.clone(), discovery.clone(), keys.clone());
+            let (acceptor, discovery, keys, groups) = (acceptor.clone(), discovery.clone(), keys.clone(), Arc::clone(&groups));
             tokio::spawn(async move {
                 let Ok(tls) = acceptor.accept(tcp).await else { return };
                 let service = hyper::service::service_fn(move |r: Request<hyper::body::Incoming>| {
                     let body = match r.uri().path() {
                         "/.well-known/openid-configuration" => discovery.to_string(),
                         "/keys" => keys.to_string(),
+                        "/groups" if r.headers().get("authorization").is_some_and(|a| a == "Bearer open") => groups.lock().expect("groups").clone(),
                         _ => String::new(),
                     };
                     async move { Ok::<_, std::convert::Infallible>(Response::new(Full::new(Bytes::from(body)))) }
@@ -77,7 +86,7 @@ async fn issuer() -> Issuer {
             });
         }
     });
-    Issuer { url, ca: ca.certificate().to_owned(), ec, rsa }
+    Issuer { url, ca: ca.certificate().to_owned(), ec, rsa, p521, groups: kept }
 }
 
 impl Issuer {
@@ -87,13 +96,22 @@ impl Issuer {
         for (k, v) in more.as_object().expect("claims") {
             claims[k] = v.clone();
         }
-        let head = json!({"alg": alg, "kid": if alg == "RS256" { "r" } else { "e" }});
+        let kid = match alg {
+            "RS256" => "r",
+            "ES512" => "p",
+            _ => "e",
+        };
+        let head = json!({"alg": alg, "kid": kid});
         let text = format!("{}.{}", B64.encode(head.to_string()), B64.encode(claims.to_string()));
         let random = SystemRandom::new();
         let sig = if alg == "RS256" {
             let mut sig = vec![0; self.rsa.public().modulus_len()];
             self.rsa.sign(&RSA_PKCS1_SHA256, &random, text.as_bytes(), &mut sig).expect("signed");
             sig
+        } else if alg == "ES512" {
+            use p521::ecdsa::signature::Signer;
+            let sig: p521::ecdsa::Signature = self.p521.sign(text.as_bytes());
+            sig.to_bytes().to_vec()
         } else {
             self.ec.sign(&random, text.as_bytes()).expect("signed").as_ref().to_vec()
         };
@@ -167,7 +185,7 @@ async fn claims_make_users() {
     };
     ready(&h, &i.token("ES256", good.clone())).await;
     let user = json!({"username": "oidc:jane@example.com", "uid": "42", "groups": ["oidc:dev", "oidc:ops", "system:authenticated"], "extra": {"authentication.kubernetes.io/credential-id": ["JTI=7"]}});
-    for alg in ["ES256", "RS256"] {
+    for alg in ["ES256", "RS256", "ES512"] {
         assert_eq!(whoami(&h, &i.token(alg, good.clone())).await, Ok(user.clone()), "{alg}");
     }
     assert_eq!(whoami(&h, &i.token("ES256", with(json!({"roles": "one", "aud": ["x", "other"]})))).await.map(|u| u["groups"].clone()), Ok(json!(["oidc:one", "system:authenticated"])));
@@ -187,6 +205,37 @@ async fn claims_make_users() {
         assert_eq!(whoami(&h, &token).await, Err(401), "{message}");
         assert_eq!(why(&h, &token).await, format!("[invalid bearer token, {message}]"));
     }
+}
+
+#[tokio::test]
+async fn groups_may_be_elsewhere() {
+    let i = issuer().await;
+    let config = json!({"apiVersion": "apiserver.config.k8s.io/v1", "kind": "AuthenticationConfiguration", "jwt": [{
+        "issuer": {"url": i.url, "audiences": ["cluster"], "certificateAuthority": i.ca},
+        "claimMappings": {"username": {"claim": "sub", "prefix": ""}, "groups": {"claim": "roles", "prefix": "far:"}}}]});
+    let h = common::start_with(|c| c.authentication = Some(parsed(&config))).await;
+    let token = |with: &str| {
+        let more = json!({"sub": "jane", "_claim_names": {"roles": "src"}, "_claim_sources": {"src": {"endpoint": format!("{}/groups", i.url), "access_token": with}}});
+        i.token("ES256", more)
+    };
+    ready(&h, &token("open")).await;
+    let give = |claims: Value| *i.groups.lock().expect("groups") = i.token("ES512", claims);
+    give(json!({"roles": ["dev", "ops"]}));
+    assert_eq!(whoami(&h, &token("open")).await.map(|u| u["groups"].clone()), Ok(json!(["far:dev", "far:ops", "system:authenticated"])));
+    // What is in the token itself goes before.
+    let own = i.token("ES256", json!({"sub": "jane", "roles": "own", "_claim_names": {"roles": "none"}}));
+    assert_eq!(whoami(&h, &own).await.map(|u| u["groups"].clone()), Ok(json!(["far:own", "system:authenticated"])));
+    let refused = async |token: &str, part: &str| {
+        let why = why(&h, token).await;
+        assert!(why.contains("oidc: could not expand distributed claims: ") && why.contains(part), "{part} not in {why}");
+    };
+    refused(&token("shut"), "failed for claim \"roles\"").await;
+    give(json!({"roles": ["dev"], "aud": "else"}));
+    refused(&token("open"), "verify distributed claim token: oidc: expected audience in [\"cluster\"] got [\"else\"]").await;
+    give(json!({"other": 1}));
+    refused(&token("open"), "did not contain claim: roles").await;
+    let lost = i.token("ES256", json!({"sub": "jane", "_claim_names": {"roles": "src"}, "_claim_sources": {}}));
+    refused(&lost, "id token _claim_names contained a source src missing in _claims_sources").await;
 }
 
 #[tokio::test]

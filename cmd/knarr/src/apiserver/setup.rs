@@ -278,7 +278,7 @@ pub async fn config(layout: &Layout, o: &Options) -> Result<Config> {
         .context("--service-account-signing-key-file is required")?;
     let advertise = match o.advertise_address {
         Some(a) => a,
-        None if o.bind_address.is_unspecified() => preflight::node_address(),
+        None if o.bind_address.is_unspecified() || o.bind_address.is_loopback() => preflight::node_address(),
         None => o.bind_address,
     };
     let range = o

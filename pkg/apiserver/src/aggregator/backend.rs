@@ -10,7 +10,7 @@ use http_body_util::{BodyExt, Limited};
 use hyper::{body::Incoming, client::conn};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use knarr_registry::Object;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
 use serde_json::Value;
 use tokio::net::TcpStream;
@@ -20,7 +20,7 @@ use crate::{
     auth::UserInfo,
     core::Core,
     respond::{Body, full},
-    serve::connect::AnyServer,
+    trust,
     webhook,
 };
 
@@ -54,23 +54,11 @@ pub struct Backend {
     shared: Mutex<Option<conn::http2::SendRequest<Body>>>,
 }
 
-fn trust(spec: &Value, client: Option<&ProxyClient>) -> Result<ClientConfig, String> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions().map_err(|e| e.to_string())?;
+fn tls(spec: &Value, client: Option<&ProxyClient>) -> Result<ClientConfig, String> {
     let builder = if spec.at(&["insecureSkipTLSVerify"]) == Some(&Value::Bool(true)) {
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyServer::new(provider)))
+        trust::anybody()?
     } else {
-        let bundle = STANDARD.decode(spec.str_at(&["caBundle"])).map_err(|e| e.to_string())?;
-        let mut roots = RootCertStore::empty();
-        if bundle.is_empty() {
-            for c in rustls_native_certs::load_native_certs().certs {
-                let _ = roots.add(c);
-            }
-        }
-        for c in CertificateDer::pem_slice_iter(&bundle) {
-            roots.add(c.map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
-        }
-        builder.with_root_certificates(roots)
+        trust::by(&STANDARD.decode(spec.str_at(&["caBundle"])).map_err(|e| e.to_string())?)?
     };
     match client {
         Some(c) => builder.with_client_auth_cert(c.chain.clone(), c.key.clone_key()).map_err(|e| e.to_string()),
@@ -124,7 +112,7 @@ fn chain(e: &dyn std::error::Error) -> String {
 impl Backend {
     /// From the `spec` of an APIService with a service.
     pub fn new(spec: &Value, client: Option<&ProxyClient>) -> Self {
-        let tls = trust(spec, client).map(|c| {
+        let tls = tls(spec, client).map(|c| {
             let (mut multiplexed, mut plain) = (c.clone(), c);
             multiplexed.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
             plain.alpn_protocols = vec![b"http/1.1".to_vec()];

@@ -7,11 +7,8 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
 use knarr_registry::{ApiError, Object};
-use rustls::{
-    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-};
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::ClientConfig;
+use rustls_pki_types::{CertificateDer, ServerName};
 use serde_json::Value;
 use tokio::net::TcpStream;
 
@@ -19,6 +16,7 @@ use crate::{
     admission::{self, Attrs, Operation},
     core::Ctx,
     respond::{Body, Reply, full},
+    trust,
 };
 
 /// How long a connection may take to be made: a machine that is off does not answer.
@@ -33,33 +31,6 @@ pub struct Kubelets {
     open: Arc<ClientConfig>,
 }
 
-/// Accepts any certificate, as kube-apiserver does when it is given no authority for kubelets.
-#[derive(Debug)]
-pub struct AnyServer(Arc<rustls::crypto::CryptoProvider>);
-
-impl AnyServer {
-    /// With the algorithms that signatures may use.
-    #[must_use]
-    pub fn new(provider: Arc<rustls::crypto::CryptoProvider>) -> Self {
-        Self(provider)
-    }
-}
-
-impl ServerCertVerifier for AnyServer {
-    fn verify_server_cert(&self, _: &CertificateDer<'_>, _: &[CertificateDer<'_>], _: &ServerName<'_>, _: &[u8], _: UnixTime) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-    fn verify_tls12_signature(&self, m: &[u8], c: &CertificateDer<'_>, d: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(m, c, d, &self.0.signature_verification_algorithms)
-    }
-    fn verify_tls13_signature(&self, m: &[u8], c: &CertificateDer<'_>, d: &DigitallySignedStruct) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(m, c, d, &self.0.signature_verification_algorithms)
-    }
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
-}
-
 impl Kubelets {
     /// From PEM: a client certificate and key, and the authorities of kubelets.
     ///
@@ -67,28 +38,10 @@ impl Kubelets {
     /// What is wrong with the PEM.
     pub fn new(client: Option<&(String, String)>, ca: Option<&str>) -> Result<Self, String> {
         use rustls_pki_types::pem::PemObject;
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let open = || {
-            Ok::<_, String>(
-                ClientConfig::builder_with_provider(Arc::clone(&provider))
-                    .with_safe_default_protocol_versions()
-                    .map_err(|e| e.to_string())?
-                    .dangerous()
-                    .with_custom_certificate_verifier(Arc::new(AnyServer(Arc::clone(&provider)))),
-            )
-        };
         let builder = match ca {
-            Some(ca) => {
-                let mut roots = RootCertStore::empty();
-                for c in CertificateDer::pem_slice_iter(ca.as_bytes()) {
-                    roots.add(c.map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
-                }
-                ClientConfig::builder_with_provider(Arc::clone(&provider))
-                    .with_safe_default_protocol_versions()
-                    .map_err(|e| e.to_string())?
-                    .with_root_certificates(roots)
-            }
-            None => open()?,
+            // As kube-apiserver does.
+            None => trust::anybody()?,
+            Some(ca) => trust::by(ca.as_bytes())?,
         };
         let tls = match client {
             Some((cert, key)) => {
@@ -98,7 +51,7 @@ impl Kubelets {
             }
             None => builder.with_no_client_auth(),
         };
-        Ok(Self { tls: Arc::new(tls), open: Arc::new(open()?.with_no_client_auth()) })
+        Ok(Self { tls: Arc::new(tls), open: Arc::new(trust::anybody()?.with_no_client_auth()) })
     }
 }
 

@@ -12,12 +12,12 @@ use http::{Request, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::rt::TokioIo;
 use knarr_registry::Object;
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
 use serde_json::Value;
 use tokio::{io::{AsyncRead, AsyncWrite}, net::TcpStream};
 
-use crate::core::Core;
+use crate::{core::Core, trust};
 
 /// The most a webhook's answer may be.
 const ANSWER_LIMIT: usize = 16 * 1024 * 1024;
@@ -69,6 +69,21 @@ pub fn endpoint(core: &Core, namespace: &str, service: &str, port: u64) -> Resul
     Ok(found.swap_remove(i))
 }
 
+/// A path as upstream's clients send it: without empty parts and dots.
+fn clean(path: &str) -> String {
+    let mut parts = Vec::new();
+    for part in path.split('/') {
+        match part {
+            "" | "." => {}
+            ".." => {
+                parts.pop();
+            }
+            other => parts.push(other),
+        }
+    }
+    format!("/{}", parts.join("/"))
+}
+
 /// Reads a `clientConfig`.
 ///
 /// # Errors
@@ -77,7 +92,7 @@ pub fn address(core: &Core, config: &Value) -> Result<Address, (String, String)>
     if let Some(s) = config.at(&["service"]) {
         let (ns, service) = (s.str_at(&["namespace"]), s.str_at(&["name"]));
         let port = s.at(&["port"]).and_then(Value::as_u64).unwrap_or(443);
-        let path = format!("/{}", s.str_at(&["path"]).trim_start_matches('/'));
+        let path = clean(s.str_at(&["path"]));
         let name = format!("{service}.{ns}.svc");
         let url = format!("https://{name}:{port}{path}");
         let (host, port) = endpoint(core, ns, service, port).map_err(|why| (url.clone(), why))?;
@@ -90,27 +105,15 @@ pub fn address(core: &Core, config: &Value) -> Result<Address, (String, String)>
         return Err(bad("the URL is no https URL"));
     }
     let host = uri.host().ok_or_else(|| bad("no host in request URL"))?.trim_matches(['[', ']']).to_owned();
-    let path = uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string);
+    let path = clean(uri.path());
+    let url = format!("https://{}{path}", uri.authority().map_or("", |a| a.as_str()));
     Ok(Address { name: host.clone(), port: uri.port_u16().unwrap_or(443), host, path, url })
 }
 
 /// How a webhook's certificate is checked.
-fn trust(config: &Value) -> Result<ClientConfig, String> {
-    let mut roots = RootCertStore::empty();
+fn tls(config: &Value) -> Result<ClientConfig, String> {
     let bundle = STANDARD.decode(config.str_at(&["caBundle"])).map_err(|e| e.to_string())?;
-    if bundle.is_empty() {
-        for c in rustls_native_certs::load_native_certs().certs {
-            let _ = roots.add(c);
-        }
-    }
-    for c in CertificateDer::pem_slice_iter(&bundle) {
-        roots.add(c.map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
-    }
-    Ok(ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|e| e.to_string())?
-        .with_root_certificates(roots)
-        .with_no_client_auth())
+    Ok(trust::by(&bundle)?.with_no_client_auth())
 }
 
 /// Posts JSON to a webhook and reads its answer.
@@ -136,7 +139,7 @@ pub async fn post(core: &Core, config: &Value, body: &Value, timeout: Duration) 
 }
 
 async fn send(to: &Address, config: &Value, body: &Value, timeout: Duration) -> Result<(u16, Bytes), String> {
-    let tls = trust(config)?;
+    let tls = tls(config)?;
     let tcp = TcpStream::connect((to.host.as_str(), to.port)).await.map_err(|e| {
         let why = if e.kind() == std::io::ErrorKind::ConnectionRefused { "connection refused".to_owned() } else { e.to_string() };
         format!("dial tcp {}:{}: connect: {why}", to.host, to.port)
@@ -179,6 +182,16 @@ where
                     tracing::debug!(%error, "a webhook's connection ended");
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn paths_are_cleaned() {
+        for (given, sent) in [("", "/"), ("//mutate", "/mutate"), ("/a//b/", "/a/b"), ("/a/./b/../c", "/a/c"), ("../x", "/x")] {
+            assert_eq!(super::clean(given), sent, "{given}");
         }
     }
 }

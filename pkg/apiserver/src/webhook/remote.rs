@@ -8,12 +8,12 @@ use http::{Request, header};
 use http_body_util::Full;
 use hyper_util::rt::TokioIo;
 use knarr_registry::Object;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
 use serde_json::Value;
 use tokio::net::TcpStream;
 
-use crate::serve::connect::AnyServer;
+use crate::trust;
 
 /// A service, by the current context of a kubeconfig.
 #[derive(Clone)]
@@ -69,7 +69,7 @@ impl RemoteService {
             "" => host.clone(),
             n => n.to_owned(),
         };
-        let tls = if secure { Some(Arc::new(trust(cluster, user, dir)?)) } else { None };
+        let tls = if secure { Some(Arc::new(tls(cluster, user, dir)?)) } else { None };
         let mut token = user.str_at(&["token"]).to_owned();
         if token.is_empty() && !user.str_at(&["tokenFile"]).is_empty() {
             let path = dir.join(user.str_at(&["tokenFile"]));
@@ -126,24 +126,8 @@ impl RemoteService {
     }
 }
 
-fn trust(cluster: &Value, user: &Value, dir: &Path) -> Result<ClientConfig, String> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions().map_err(|e| e.to_string())?;
-    let builder = if cluster["insecure-skip-tls-verify"] == true {
-        builder.dangerous().with_custom_certificate_verifier(Arc::new(AnyServer::new(provider)))
-    } else {
-        let ca = pem(cluster, "certificate-authority", dir)?;
-        let mut roots = RootCertStore::empty();
-        if ca.is_empty() {
-            for c in rustls_native_certs::load_native_certs().certs {
-                let _ = roots.add(c);
-            }
-        }
-        for c in CertificateDer::pem_slice_iter(&ca) {
-            roots.add(c.map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
-        }
-        builder.with_root_certificates(roots)
-    };
+fn tls(cluster: &Value, user: &Value, dir: &Path) -> Result<ClientConfig, String> {
+    let builder = if cluster["insecure-skip-tls-verify"] == true { trust::anybody()? } else { trust::by(&pem(cluster, "certificate-authority", dir)?)? };
     let (certificate, key) = (pem(user, "client-certificate", dir)?, pem(user, "client-key", dir)?);
     if certificate.is_empty() {
         return Ok(builder.with_no_client_auth());

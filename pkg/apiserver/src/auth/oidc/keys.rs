@@ -12,10 +12,12 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use knarr_registry::Object;
 use ring::signature::{self, RsaParameters, RsaPublicKeyComponents, UnparsedPublicKey, VerificationAlgorithm};
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::{CertificateDer, ServerName, pem::PemObject};
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
 use serde_json::Value;
 use tokio::net::TcpStream;
+
+use crate::trust;
 
 /// The most a document of an issuer may be.
 const LIMIT: usize = 1024 * 1024;
@@ -24,8 +26,14 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// An issuer is not asked for its keys more often.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Reads a document over HTTPS.
+/// Reads a JSON document over HTTPS.
 async fn fetch(url: &str, tls: &Arc<ClientConfig>) -> Result<Value, String> {
+    let bytes = get(url, tls, "").await?;
+    serde_json::from_slice(&bytes).map_err(|e| format!("Get {url:?}: {e}"))
+}
+
+/// Reads a document over HTTPS, with a token if there is one.
+async fn get(url: &str, tls: &Arc<ClientConfig>, token: &str) -> Result<Bytes, String> {
     let uri: http::Uri = url.parse().map_err(|e: http::uri::InvalidUri| e.to_string())?;
     let host = uri.host().ok_or("no host in the URL")?.trim_matches(['[', ']']).to_owned();
     let port = uri.port_u16().unwrap_or(443);
@@ -35,11 +43,13 @@ async fn fetch(url: &str, tls: &Arc<ClientConfig>) -> Result<Value, String> {
         let io = tokio_rustls::TlsConnector::from(Arc::clone(tls)).connect(name, tcp).await.map_err(|e| e.to_string())?;
         let (mut sender, conn) = hyper::client::conn::http1::handshake(TokioIo::new(io)).await.map_err(|e| e.to_string())?;
         let conn = tokio::spawn(conn);
-        let request = Request::get(uri.path_and_query().map_or("/", |p| p.as_str()))
+        let mut request = Request::get(uri.path_and_query().map_or("/", |p| p.as_str()))
             .header(header::HOST, uri.authority().map_or("", |a| a.as_str()))
-            .header(header::ACCEPT, "application/json")
-            .body(Empty::<Bytes>::new())
-            .map_err(|e| e.to_string())?;
+            .header(header::ACCEPT, "application/json");
+        if !token.is_empty() {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        let request = request.body(Empty::<Bytes>::new()).map_err(|e| e.to_string())?;
         let answer = sender.send_request(request).await.map_err(|e| e.to_string())?;
         let code = answer.status();
         let body = Limited::new(answer.into_body(), LIMIT).collect().await.map_err(|e| e.to_string())?.to_bytes();
@@ -47,7 +57,7 @@ async fn fetch(url: &str, tls: &Arc<ClientConfig>) -> Result<Value, String> {
         if code != http::StatusCode::OK {
             return Err(format!("{code}: {}", String::from_utf8_lossy(&body[..body.len().min(200)])));
         }
-        serde_json::from_slice(&body).map_err(|e| e.to_string())
+        Ok(body)
     };
     let answer = tokio::time::timeout(PATIENCE, work).await;
     answer.map_err(|_| "context deadline exceeded".to_owned()).and_then(|r| r).map_err(|why: String| format!("Get {url:?}: {why}"))
@@ -74,23 +84,10 @@ impl Keys {
     /// # Errors
     /// What is wrong with the PEM.
     pub fn new(issuer: &str, discovery: &str, ca: &str) -> Result<Self, String> {
-        let mut roots = RootCertStore::empty();
-        if ca.is_empty() {
-            for c in rustls_native_certs::load_native_certs().certs {
-                let _ = roots.add(c);
-            }
-        }
-        for c in CertificateDer::pem_slice_iter(ca.as_bytes()) {
-            roots.add(c.map_err(|e| e.to_string())?).map_err(|e| e.to_string())?;
-        }
-        if !ca.is_empty() && roots.is_empty() {
+        if !ca.is_empty() && !ca.contains("BEGIN CERTIFICATE") {
             return Err("data does not contain any valid RSA or ECDSA certificates".into());
         }
-        let tls = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(|e| e.to_string())?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+        let tls = trust::by(ca.as_bytes())?.with_no_client_auth();
         let own = format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'));
         Ok(Self {
             issuer: issuer.to_owned(),
@@ -117,6 +114,14 @@ impl Keys {
         }
         self.known.lock().unwrap_or_else(PoisonError::into_inner).url = Some(url.to_owned());
         Ok(())
+    }
+
+    /// Reads another document as the issuer's own are read, with a token if there is one.
+    ///
+    /// # Errors
+    /// Why it cannot be read.
+    pub async fn get(&self, url: &str, token: &str) -> Result<Bytes, String> {
+        get(url, &self.tls, token).await
     }
 
     fn keys(&self) -> Arc<Vec<Value>> {
@@ -176,6 +181,9 @@ pub(in crate::auth) fn verified(key: &Value, alg: &str, text: &[u8], sig: &[u8])
     if let Some(p) = rsa {
         return key.str_at(&["kty"]) == "RSA" && RsaPublicKeyComponents { n: part("n"), e: part("e") }.verify(p, text, sig).is_ok();
     }
+    if alg == "ES512" {
+        return key.str_at(&["kty"]) == "EC" && key.str_at(&["crv"]) == "P-521" && verified_p521(&part("x"), &part("y"), text, sig);
+    }
     let (curve, ec): (&str, &'static dyn VerificationAlgorithm) = match alg {
         "ES256" => ("P-256", &signature::ECDSA_P256_SHA256_FIXED),
         "ES384" => ("P-384", &signature::ECDSA_P384_SHA384_FIXED),
@@ -186,4 +194,14 @@ pub(in crate::auth) fn verified(key: &Value, alg: &str, text: &[u8], sig: &[u8])
     }
     let point = [vec![4], part("x"), part("y")].concat();
     UnparsedPublicKey::new(ec, point).verify(text, sig).is_ok()
+}
+
+/// Whether a key of the curve P-521, given by its point, has made a signature.
+fn verified_p521(x: &[u8], y: &[u8], text: &[u8], sig: &[u8]) -> bool {
+    use p521::ecdsa::{Signature, VerifyingKey, signature::Verifier};
+    let point = [&[4], x, y].concat();
+    match (VerifyingKey::from_sec1_bytes(&point), Signature::from_slice(sig)) {
+        (Ok(key), Ok(sig)) => key.verify(text, &sig).is_ok(),
+        _ => false,
+    }
 }

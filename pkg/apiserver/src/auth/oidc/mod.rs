@@ -1,6 +1,7 @@
 //! Tokens of other issuers: OpenID Connect, as structured authentication configuration says.
 
 mod config;
+mod distributed;
 mod keys;
 
 pub(super) use keys::verified;
@@ -46,6 +47,7 @@ struct Authenticator {
     config: JwtAuthenticator,
     programs: config::Programs,
     keys: keys::Keys,
+    distributed: Option<distributed::Resolver>,
 }
 
 impl Issuers {
@@ -58,7 +60,8 @@ impl Issuers {
         for ((n, j), programs) in c.jwt.iter().enumerate().zip(c.compile(own)?) {
             let keys = keys::Keys::new(&j.issuer.url, &j.issuer.discovery_url, &j.issuer.certificate_authority);
             let keys = keys.map_err(|why| format!("jwt[{n}].issuer.certificateAuthority: Invalid value: \"<omitted>\": {why}"))?;
-            all.push(Arc::new(Authenticator { config: j.clone(), programs, keys }));
+            let distributed = distributed::Resolver::new(j)?;
+            all.push(Arc::new(Authenticator { config: j.clone(), programs, keys, distributed }));
         }
         Ok(Self { all })
     }
@@ -89,8 +92,11 @@ impl Issuers {
     /// Why it is not accepted.
     pub async fn authenticate(&self, token: &str) -> Result<Option<UserInfo>, String> {
         let Some(a) = self.all.iter().find(|a| jwt::issued_by(token, &a.config.issuer.url)) else { return Ok(None) };
-        let claims = a.keys.verify(token).await.map_err(|why| if why.starts_with("oidc: authenticator") { why } else { format!("oidc: verify token: {why}") })?;
-        a.current(&claims).map_err(|why| format!("oidc: verify token: {why}"))?;
+        let mut claims = a.keys.verify(token).await.map_err(|why| if why.starts_with("oidc: authenticator") { why } else { format!("oidc: verify token: {why}") })?;
+        audience(&a.config.issuer.audiences, &claims).and_then(|()| current(&claims)).map_err(|why| format!("oidc: verify token: {why}"))?;
+        if let Some(d) = &a.distributed {
+            d.expand(&mut claims).await.map_err(|why| format!("oidc: could not expand distributed claims: {why}"))?;
+        }
         a.user(&claims).map(Some)
     }
 }
@@ -135,30 +141,34 @@ fn check(rules: &[(String, String, Program)], name: &'static str, v: &Value) -> 
     Ok(())
 }
 
-impl Authenticator {
-    /// Whether a token is meant for this cluster, and for now.
-    fn current(&self, claims: &Value) -> Result<(), String> {
-        let wanted = &self.config.issuer.audiences;
-        let got = texts(&claims["aud"]).unwrap_or_default();
-        if !got.iter().any(|a| wanted.contains(a)) {
-            let mut sorted = wanted.clone();
-            sorted.sort();
-            let show = |l: &[String]| format!("[{}]", l.iter().map(|s| format!("{s:?}")).collect::<Vec<_>>().join(" "));
-            return Err(format!("oidc: expected audience in {} got {}", show(&sorted), show(&got)));
-        }
-        let now = chrono::Utc::now().timestamp();
-        let seconds = |f: &str| claims[f].as_i64().or_else(|| claims[f].as_f64().map(|n| n as i64));
-        let expiry = seconds("exp").unwrap_or(0);
-        if now > expiry {
-            return Err(format!("oidc: token is expired (Token Expiry: {})", chrono::DateTime::from_timestamp(expiry, 0).unwrap_or_default().format("%Y-%m-%d %H:%M:%S +0000 UTC")));
-        }
-        // Clocks differ by minutes at most.
-        if let Some(from) = seconds("nbf").filter(|n| now + 300 < *n) {
-            return Err(format!("oidc: current time {now} before the nbf (not before) time: {from}"));
-        }
-        Ok(())
+/// Whether a token is meant for one of these.
+fn audience(wanted: &[String], claims: &Value) -> Result<(), String> {
+    let got = texts(&claims["aud"]).unwrap_or_default();
+    if got.iter().any(|a| wanted.contains(a)) {
+        return Ok(());
     }
+    let mut sorted = wanted.to_vec();
+    sorted.sort();
+    let show = |l: &[String]| format!("[{}]", l.iter().map(|s| format!("{s:?}")).collect::<Vec<_>>().join(" "));
+    Err(format!("oidc: expected audience in {} got {}", show(&sorted), show(&got)))
+}
 
+/// Whether a token is meant for now.
+fn current(claims: &Value) -> Result<(), String> {
+    let now = chrono::Utc::now().timestamp();
+    let seconds = |f: &str| claims[f].as_i64().or_else(|| claims[f].as_f64().map(|n| n as i64));
+    let expiry = seconds("exp").unwrap_or(0);
+    if now > expiry {
+        return Err(format!("oidc: token is expired (Token Expiry: {})", chrono::DateTime::from_timestamp(expiry, 0).unwrap_or_default().format("%Y-%m-%d %H:%M:%S +0000 UTC")));
+    }
+    // Clocks differ by minutes at most.
+    if let Some(from) = seconds("nbf").filter(|n| now + 300 < *n) {
+        return Err(format!("oidc: current time {now} before the nbf (not before) time: {from}"));
+    }
+    Ok(())
+}
+
+impl Authenticator {
     fn username(&self, claims: &Value) -> Result<String, String> {
         if let Some(p) = &self.programs.username {
             let fail = |why: &str| format!("oidc: error evaluating username claim expression: {why}");
