@@ -152,6 +152,8 @@ fn lasting_runtime(workers: usize) -> Result<tokio::runtime::Runtime> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers)
         .thread_name("knarr")
+        // Of memory it costs only what is used.
+        .thread_stack_size(knarr_apiserver::STACK_BYTES)
         .on_thread_unpark(quiet::woken)
         .enable_all()
         .build()?;

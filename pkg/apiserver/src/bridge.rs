@@ -62,7 +62,7 @@ impl Codec for ObjectCodec {
             let map = proto::decode(e.raw, ty).map_err(|e| e.to_string())?;
             Value::Object(map)
         } else {
-            serde_json::from_slice(stored).map_err(|e| e.to_string())?
+            schema_json::value(stored).map_err(|e| e.to_string())?
         };
         if !self.row.is_custom() {
             v["apiVersion"] = json!(self.row.api_version());
@@ -160,23 +160,26 @@ fn shown(body: &[u8]) -> String {
     }
 }
 
+/// Why a body cannot be read.
+fn unread(r: &Resource, body: &[u8], prefix: &str, e: schema_json::Error) -> ApiError {
+    ApiError::bad_request(match e {
+        schema_json::Error::Syntax(why) => {
+            format!("the object provided is unrecognized (must be of type {}): couldn't get version/kind; json parse error: {why} ({})", r.kind, shown(body))
+        }
+        other => format!("{prefix}{other}"),
+    })
+}
+
 fn typed(r: &Resource, body: &[u8], mode: schema_json::FieldValidation) -> Result<(Value, Vec<String>), ApiError> {
     let prefix = format!("{} in version {:?} cannot be handled as a {}: ", r.kind, r.version, r.kind);
     if r.is_custom() {
         let d = schema_json::decode(body, None, if mode == schema_json::FieldValidation::Strict { schema_json::FieldValidation::Warn } else { mode })
-            .map_err(|e| ApiError::bad_request(format!("{prefix}{e}")))?;
+            .map_err(|e| unread(r, body, &prefix, e))?;
         let mut v = d.object;
         let warnings = custom::coerce(r, &mut v, d.warnings, mode).map_err(|m| ApiError::bad_request(format!("{prefix}{m}")))?;
         return Ok((v, warnings));
     }
-    let d = schema_json::decode(body, r.ty, mode).map_err(|e| {
-        match e {
-            schema_json::Error::Syntax(why) => ApiError::bad_request(format!(
-                "the object provided is unrecognized (must be of type {}): couldn't get version/kind; json parse error: {why} ({})", r.kind, shown(body)
-            )),
-            other => ApiError::bad_request(format!("{prefix}{other}")),
-        }
-    })?;
+    let d = schema_json::decode(body, r.ty, mode).map_err(|e| unread(r, body, &prefix, e))?;
     let mut v = d.object;
     if !v.is_object() {
         return Err(ApiError::bad_request("the object provided is unrecognized (must be of type ".to_owned() + &r.kind + "): it is no JSON object"));
@@ -228,8 +231,8 @@ pub fn checked(r: &Resource, v: &Value, validation: &str) -> Result<(Value, Vec<
 pub fn decode_any(media: &str, body: &[u8], api_version: &str, kind: &str) -> Result<Value, ApiError> {
     let bad = |e: &dyn std::fmt::Display| ApiError::bad_request(format!("{kind} cannot be read: {e}"));
     let mut v: Value = match media {
-        "application/json" | "" => serde_json::from_slice(body).map_err(|e| bad(&e))?,
-        "application/yaml" | "text/yaml" => serde_json::from_slice(&yaml(body)?).map_err(|e| bad(&e))?,
+        "application/json" | "" => schema_json::value(body).map_err(|e| bad(&e))?,
+        "application/yaml" | "text/yaml" => schema_json::value(&yaml(body)?).map_err(|e| bad(&e))?,
         "application/vnd.kubernetes.protobuf" => {
             let e = proto::envelope(body).map_err(|e| bad(&e))?;
             let ty = proto::type_of(api_version, kind).ok_or_else(|| bad(&"unknown kind"))?;

@@ -39,6 +39,7 @@ pub use authz::webhook::{
 };
 pub use config::{AuthorizationMode, Config};
 pub use encryption::Encryption;
+pub use knarr_schema::json::STACK_BYTES;
 pub use knarr_schema::features::Gates as FeatureGates;
 pub use request::duration;
 pub use runtime_config::RuntimeConfig;

@@ -2,11 +2,15 @@
 //! has after it went through a Go struct (unknown fields gone, empty optional members gone,
 //! mandatory members present, quantities and times canonical).
 
+mod deep;
+
 use std::fmt;
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::de::{self, DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
+
+pub use deep::{MAX_DEPTH, STACK_BYTES, value};
 
 use crate::{
     quantity::Quantity,
@@ -69,9 +73,15 @@ pub struct Decoded {
 /// # Errors
 /// [`Error::Syntax`], [`Error::Type`], and [`Error::Strict`] when asked for.
 pub fn decode(bytes: &[u8], ty: Option<&'static Type>, validation: FieldValidation) -> Result<Decoded, Error> {
+    if let Some(why) = deep::too_deep(bytes) {
+        return Err(Error::Syntax(why));
+    }
     let mut state = State { collect: validation != FieldValidation::Ignore, ..State::default() };
     let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let object = Node { state: &mut state, target: Target::root(ty) }.deserialize(&mut reader).map_err(syntax)?;
+    let object = match (Node { state: &mut state, target: Target::root(ty) }).deserialize(&mut reader) {
+        Err(e) if deep::is_depth(&e) => return normalize(&deep::value(bytes).map_err(syntax)?, ty, validation),
+        object => object.map_err(syntax)?,
+    };
     reader.end().map_err(syntax)?;
     state.finish(object, validation)
 }
@@ -98,7 +108,7 @@ pub(crate) fn with_node(ty: Option<&'static Type>, validation: FieldValidation, 
 /// # Errors
 /// As [`decode`].
 pub fn parse(bytes: &[u8]) -> Result<Value, Error> {
-    serde_json::from_slice(bytes).map_err(syntax)
+    deep::value(bytes).map_err(syntax)
 }
 
 fn syntax(error: serde_json::Error) -> Error {

@@ -4,7 +4,7 @@ use serde::de::DeserializeSeed;
 use serde_json::Value;
 
 use crate::{
-    json::{Decoded, Error, FieldValidation},
+    json::{Decoded, Error, FieldValidation, MAX_DEPTH},
     types::Type,
 };
 
@@ -17,10 +17,17 @@ pub fn decode(
     ty: Option<&'static Type>,
     validation: FieldValidation,
 ) -> Result<Decoded, Error> {
-    if too_deep(bytes) {
+    if nests(bytes, MAX_DEPTH) {
         return Err(Error::Syntax(format!(
             "error converting YAML to JSON: yaml: exceeded max depth of {MAX_DEPTH}"
         )));
+    }
+    // JSON is YAML, and may be deeper than the parser goes.
+    if nests(bytes, USUAL) && bytes.trim_ascii_start().first() == Some(&b'{') {
+        let read = crate::json::decode(bytes, ty, validation);
+        if read.is_ok() {
+            return read;
+        }
     }
     crate::json::with_node(ty, validation, |node| {
         node.deserialize(serde_yaml_ng::Deserializer::from_slice(bytes))
@@ -28,12 +35,12 @@ pub fn decode(
     })
 }
 
-/// How many brackets may be open at once, as upstream's parser has it.
-const MAX_DEPTH: usize = 10_000;
+/// How deep the parser goes by itself, at least.
+const USUAL: usize = 100;
 
-/// Whether more brackets are open somewhere than may be: the parser takes time by the square of them,
+/// Whether more brackets than `most` are open somewhere: the parser takes time by the square of them,
 /// before it finds that it cannot nest so deep.
-fn too_deep(bytes: &[u8]) -> bool {
+fn nests(bytes: &[u8], most: usize) -> bool {
     let mut depth = 0_usize;
     bytes.iter().any(|b| {
         match b {
@@ -41,7 +48,7 @@ fn too_deep(bytes: &[u8]) -> bool {
             b']' | b'}' => depth = depth.saturating_sub(1),
             _ => {}
         }
-        depth > MAX_DEPTH
+        depth > most
     })
 }
 

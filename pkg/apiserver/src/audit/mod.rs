@@ -187,7 +187,7 @@ fn object(media: &str, body: &[u8]) -> Option<Value> {
     match media.split(';').next().unwrap_or("").trim() {
         "application/vnd.kubernetes.protobuf" => knarr_schema::proto::decode_object(body).ok(),
         "application/yaml" | "application/apply-patch+yaml" => knarr_schema::yaml::parse(body).ok(),
-        _ => serde_json::from_slice(body).ok(),
+        _ => knarr_schema::json::value(body).ok(),
     }
 }
 

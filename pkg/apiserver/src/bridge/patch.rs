@@ -1,7 +1,7 @@
 //! The four kinds of patches, and who owns which fields.
 
 use knarr_registry::{ApiError, Object};
-use knarr_schema::{Resource, patch};
+use knarr_schema::{Resource, json::value, patch};
 use serde_json::Value;
 
 use super::{normalize, yaml};
@@ -39,10 +39,10 @@ impl Patch {
     pub fn parse(r: &Resource, media: &str, body: &[u8]) -> Result<Self, ApiError> {
         let bad = |e: serde_json::Error| ApiError::bad_request(format!("error decoding patch: {e}"));
         Ok(match media {
-            "application/json-patch+json" => Self::Json(serde_json::from_slice(body).map_err(bad)?),
-            "application/merge-patch+json" => Self::Merge(object(serde_json::from_slice(body).map_err(|_| ApiError::bad_request("invalid JSON patch"))?)?),
-            "application/strategic-merge-patch+json" if !r.is_custom() => Self::Strategic(object(serde_json::from_slice(body).map_err(bad)?)?),
-            "application/apply-patch+yaml" => Self::Apply(object(serde_json::from_slice(&yaml(body)?).map_err(bad)?)?),
+            "application/json-patch+json" => Self::Json(value(body).map_err(bad)?),
+            "application/merge-patch+json" => Self::Merge(object(value(body).map_err(|_| ApiError::bad_request("invalid JSON patch"))?)?),
+            "application/strategic-merge-patch+json" if !r.is_custom() => Self::Strategic(object(value(body).map_err(bad)?)?),
+            "application/apply-patch+yaml" => Self::Apply(object(value(&yaml(body).map_err(|e| ApiError::bad_request(format!("error decoding patch: {}", e.message)))?).map_err(bad)?)?),
             _ => {
                 let mut e = ApiError::new(415, "UnsupportedMediaType", "415: Unsupported Media Type");
                 e.details = Some(Box::default());

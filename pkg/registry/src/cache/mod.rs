@@ -104,7 +104,7 @@ impl Entry {
     /// The object as a value.
     #[must_use]
     pub fn value(&self) -> Value {
-        serde_json::from_slice(&self.json).unwrap_or_default()
+        knarr_schema::json::value(&self.json).unwrap_or_default()
     }
     /// A label's value.
     #[must_use]

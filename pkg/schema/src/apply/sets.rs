@@ -4,11 +4,17 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
+/// One path, and what is below it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Node {
-    member: bool,
-    children: Set,
+pub(super) struct Node {
+    /// Whether the path itself is in the set.
+    pub member: bool,
+    /// What is below it.
+    pub children: Set,
 }
+
+/// How long the paths of one message may be together: those of deep objects are long and many.
+const SHOWN_BYTES: usize = 4 << 20;
 
 /// A set of paths. Each element is written as in `fieldsV1`: `f:name`, `k:{…}`, `v:…`, `i:n`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,6 +57,37 @@ impl Set {
             map.insert(key.clone(), value);
         }
         Value::Object(map)
+    }
+
+    /// The path of one element, made if it is missing; [`Set::settle`] removes it again if it stays empty.
+    pub(super) fn node(&mut self, key: &str) -> &mut Node {
+        self.nodes.entry(key.to_owned()).or_default()
+    }
+
+    /// Puts what was found below an element there, if it is something.
+    pub(super) fn put(&mut self, key: &str, node: Node) {
+        if node.member || !node.children.is_empty() {
+            let mine = self.node(key);
+            mine.member |= node.member;
+            mine.children.add(node.children);
+        }
+    }
+
+    /// Removes an element of which nothing is in the set.
+    pub(super) fn settle(&mut self, key: &str) {
+        if self.nodes.get(key).is_some_and(|n| !n.member && n.children.is_empty()) {
+            self.nodes.remove(key);
+        }
+    }
+
+    fn add(&mut self, other: Self) {
+        if self.is_empty() {
+            *self = other;
+            return;
+        }
+        for (key, node) in other.nodes {
+            self.put(&key, node);
+        }
     }
 
     pub(super) fn insert(&mut self, path: &[String]) {
@@ -106,11 +143,7 @@ impl Set {
     /// Paths in either.
     pub fn union(&self, other: &Self) -> Self {
         let mut out = self.clone();
-        for (key, node) in &other.nodes {
-            let mine = out.nodes.entry(key.clone()).or_default();
-            mine.member |= node.member;
-            mine.children = mine.children.union(&node.children);
-        }
+        out.add(other.clone());
         out
     }
 
@@ -142,14 +175,22 @@ impl Set {
     /// Every path as error messages show it, e.g. `.spec.containers[name="c"].image`.
     pub fn paths(&self) -> Vec<String> {
         let mut out = Vec::new();
-        self.collect("", &mut out);
+        self.collect(&mut String::new(), &mut out, &mut { SHOWN_BYTES });
         out
     }
 
-    fn collect(&self, prefix: &str, out: &mut Vec<String>) {
-        out.extend(self.nodes.iter().filter(|(_, n)| n.member).map(|(key, _)| format!("{prefix}{}", element(key))));
+    fn collect(&self, prefix: &mut String, out: &mut Vec<String>, left: &mut usize) {
+        for (key, _) in self.nodes.iter().filter(|(_, n)| n.member) {
+            let path = format!("{prefix}{}", element(key));
+            let Some(rest) = left.checked_sub(path.len()) else { return };
+            *left = rest;
+            out.push(path);
+        }
         for (key, node) in &self.nodes {
-            node.children.collect(&format!("{prefix}{}", element(key)), out);
+            let long = prefix.len();
+            prefix.push_str(&element(key));
+            node.children.collect(prefix, out, left);
+            prefix.truncate(long);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::Set;
+use super::{Set, sets::Node};
 use crate::types::{Field, Merge, Shape, Type, types};
 
 /// How a value merges.
@@ -185,9 +185,9 @@ pub(super) fn atomics(value: &Value, kind: Kind<'_>, path: &str, out: &mut Vec<S
 
 /// The paths of a configuration.
 pub(super) fn fields(value: &Value, kind: Kind<'_>) -> Result<Set, String> {
-    let mut set = Set::default();
-    collect(value, kind, &mut Vec::new(), &mut set)?;
-    Ok(set)
+    let mut root = Node::default();
+    collect(value, kind, &mut Vec::new(), &mut root)?;
+    Ok(root.children)
 }
 
 /// Whether the member is one that a custom resource's schema names.
@@ -201,7 +201,8 @@ fn shown(path: &[String]) -> String {
     set.paths().pop().unwrap_or_default()
 }
 
-fn collect(value: &Value, kind: Kind<'_>, path: &mut Vec<String>, set: &mut Set) -> Result<(), String> {
+/// Finds the paths of a value, below the one that is `node`'s; `path` is for messages.
+fn collect(value: &Value, kind: Kind<'_>, path: &mut Vec<String>, node: &mut Node) -> Result<(), String> {
     match (kind.of(value), value) {
         (Kind::Struct(_) | Kind::Map(_) | Kind::Open | Kind::Object(_) | Kind::Root(_), Value::Object(map)) => {
             for (key, member) in map {
@@ -209,11 +210,14 @@ fn collect(value: &Value, kind: Kind<'_>, path: &mut Vec<String>, set: &mut Set)
                 let Some(inner) = kind.member(key) else {
                     return Err(format!("{}: field not declared in schema", shown(path)));
                 };
-                collect(member, inner, path, set)?;
+                let element = path.last().map_or("", String::as_str).to_owned();
+                let child = node.children.node(&element);
+                collect(member, inner, path, child)?;
                 let empty = member.is_null() || member.as_object().is_some_and(Map::is_empty);
                 if empty || !matches!(kind, Kind::Struct(_) | Kind::Root(_)) && !declared(kind, key) {
-                    set.insert(path);
+                    child.member = true;
                 }
+                node.children.settle(&element);
                 path.pop();
             }
             Ok(())
@@ -223,15 +227,16 @@ fn collect(value: &Value, kind: Kind<'_>, path: &mut Vec<String>, set: &mut Set)
                 let Some(key) = item_key(kind, item) else {
                     return Err(format!("{}: element {i}: associative list with keys has an element that omits all key fields {} (and doesn't have default values for any key fields)", shown(path), missing(kind)));
                 };
+                let child = node.children.node(&key);
                 path.push(key);
-                collect(item, element_kind(kind), path, set)?;
-                set.insert(path);
+                collect(item, element_kind(kind), path, child)?;
+                child.member = true;
                 path.pop();
             }
             Ok(())
         }
         (Kind::Leaf, _) => {
-            set.insert(path);
+            node.member = true;
             Ok(())
         }
         (_, Value::Null) => Ok(()),
@@ -257,16 +262,32 @@ pub(super) struct Changes {
 }
 
 pub(super) fn compare(old: &Value, new: &Value, kind: Kind<'_>) -> Changes {
-    let mut changes = Changes::default();
-    differ(Some(old), Some(new), kind, &mut Vec::new(), &mut changes);
-    changes
+    let mut c = Change::default();
+    differ(Some(old), Some(new), kind, &mut c);
+    Changes { added: c.added.children, modified: c.modified.children, removed: c.removed.children }
 }
 
-fn leaf(old: Option<&Value>, new: Option<&Value>, path: &[String], changes: &mut Changes) {
+/// What differs at one path and below it.
+#[derive(Default)]
+struct Change {
+    added: Node,
+    modified: Node,
+    removed: Node,
+}
+
+impl Change {
+    fn put(&mut self, key: &str, below: Self) {
+        self.added.children.put(key, below.added);
+        self.modified.children.put(key, below.modified);
+        self.removed.children.put(key, below.removed);
+    }
+}
+
+fn leaf(old: Option<&Value>, new: Option<&Value>, c: &mut Change) {
     match (old, new) {
-        (None, Some(_)) => changes.added.insert(path),
-        (Some(_), None) => changes.removed.insert(path),
-        (a, b) if a != b => changes.modified.insert(path),
+        (None, Some(_)) => c.added.member = true,
+        (Some(_), None) => c.removed.member = true,
+        (a, b) if a != b => c.modified.member = true,
         _ => {}
     }
 }
@@ -275,53 +296,55 @@ fn blank(value: Option<&Value>) -> bool {
     value.is_none_or(|v| v.is_null() || v.as_object().is_some_and(Map::is_empty) || v.as_array().is_some_and(Vec::is_empty))
 }
 
-fn differ(old: Option<&Value>, new: Option<&Value>, kind: Kind<'_>, path: &mut Vec<String>, changes: &mut Changes) {
+fn differ(old: Option<&Value>, new: Option<&Value>, kind: Kind<'_>, c: &mut Change) {
     if old.is_none() && new.is_none() {
         return;
     }
     let form = kind.of(new.or(old).unwrap_or(&Value::Null));
     if matches!(form, Kind::Leaf) || (blank(old) && blank(new)) {
-        return leaf(old, new, path, changes);
+        return leaf(old, new, c);
     }
     match form {
         Kind::Struct(_) | Kind::Map(_) | Kind::Open | Kind::Object(_) | Kind::Root(_) => {
             if kind_differs(old, new, Value::is_object) {
-                return leaf(old, new, path, changes);
+                return leaf(old, new, c);
             }
             let none = Map::new();
             let (a, b) = (old.and_then(Value::as_object).unwrap_or(&none), new.and_then(Value::as_object).unwrap_or(&none));
             for key in a.keys().chain(b.keys().filter(|k| !a.contains_key(*k))) {
-                path.push(format!("f:{key}"));
-                differ(a.get(key), b.get(key), form.member(key).unwrap_or(Kind::Leaf), path, changes);
-                path.pop();
+                let mut below = Change::default();
+                differ(a.get(key), b.get(key), form.member(key).unwrap_or(Kind::Leaf), &mut below);
+                c.put(&format!("f:{key}"), below);
             }
         }
         Kind::SetOf | Kind::Keyed(..) | Kind::Items(_) => {
-            let list = |v: Option<&Value>| -> Vec<(String, Value)> {
+            fn list<'v>(form: Kind<'_>, v: Option<&'v Value>) -> Vec<(String, &'v Value)> {
                 let items = v.and_then(Value::as_array).into_iter().flatten();
-                let mut out: Vec<(String, Value)> = Vec::new();
+                let mut out: Vec<(String, &Value)> = Vec::new();
                 for item in items {
                     if let Some(key) = item_key(form, item)
                         && !out.iter().any(|(k, _)| *k == key)
                     {
-                        out.push((key, item.clone()));
+                        out.push((key, item));
                     }
                 }
                 out
-            };
-            let (a, b) = (list(old), list(new));
-            let find = |l: &[(String, Value)], key: &str| l.iter().find(|(k, _)| k == key).map(|(_, v)| v.clone());
+            }
+            fn find<'v>(l: &[(String, &'v Value)], key: &str) -> Option<&'v Value> {
+                l.iter().find(|(k, _)| k == key).map(|(_, v)| *v)
+            }
+            let (a, b) = (list(form, old), list(form, new));
             for (key, _) in a.iter().chain(b.iter().filter(|(k, _)| !a.iter().any(|(o, _)| o == k))) {
-                path.push(key.clone());
-                differ(find(&a, key).as_ref(), find(&b, key).as_ref(), element_kind(form), path, changes);
-                path.pop();
+                let mut below = Change::default();
+                differ(find(&a, key), find(&b, key), element_kind(form), &mut below);
+                c.put(key, below);
             }
         }
         Kind::Leaf => {}
     }
     match (old, new) {
-        (None, Some(_)) => changes.added.insert(path),
-        (Some(_), None) => changes.removed.insert(path),
+        (None, Some(_)) => c.added.member = true,
+        (Some(_), None) => c.removed.member = true,
         _ => {}
     }
 }
@@ -335,14 +358,17 @@ fn kind_differs(old: Option<&Value>, new: Option<&Value>, is: fn(&Value) -> bool
 pub(super) fn merge(live: &Value, config: &Value, kind: Kind<'_>) -> Value {
     match (kind.of(config), live, config) {
         (form @ (Kind::Struct(_) | Kind::Map(_) | Kind::Open | Kind::Object(_) | Kind::Root(_)), Value::Object(a), Value::Object(b)) => {
-            let mut out = a.clone();
-            for (key, value) in b {
-                let inner = form.member(key).unwrap_or(Kind::Leaf);
-                let merged = match a.get(key) {
-                    Some(current) => merge(current, value, inner),
-                    None => value.clone(),
+            // What both have is not copied before it is merged: of deep objects that would be much.
+            let mut out = Map::new();
+            for (key, current) in a {
+                let merged = match b.get(key) {
+                    Some(value) => merge(current, value, form.member(key).unwrap_or(Kind::Leaf)),
+                    None => current.clone(),
                 };
                 out.insert(key.clone(), merged);
+            }
+            for (key, value) in b.iter().filter(|(k, _)| !a.contains_key(*k)) {
+                out.insert(key.clone(), value.clone());
             }
             Value::Object(out)
         }

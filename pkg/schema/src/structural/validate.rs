@@ -11,7 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::flag;
 
-/// How deep a value may be nested; the decoders refuse what is deeper.
+/// How deep a value is looked into.
 const DEEP: usize = 200;
 /// How many compiled patterns are kept.
 const PATTERNS: usize = 1024;
