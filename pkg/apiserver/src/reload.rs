@@ -1,7 +1,7 @@
 //! Configuration files that are read again while the server runs.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -10,6 +10,41 @@ use std::{
 };
 
 use futures::future::BoxFuture;
+use rustix::fs::inotify::{CreateFlags, WatchFlags, add_watch, init};
+use tokio::{io::AsyncReadExt, net::unix::pipe::Receiver};
+
+/// What is written in several steps is read when it is complete.
+const SETTLE: Duration = Duration::from_millis(50);
+
+/// The folder of a file, which tells of changes: also when the file is replaced by another one, or by
+/// way of a link, as in mounted volumes.
+struct Folder(Option<Receiver>);
+
+impl Folder {
+    fn of(file: &Path) -> Self {
+        let folder = file.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let open = || -> std::io::Result<Receiver> {
+            let fd = init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?;
+            let what = WatchFlags::CREATE | WatchFlags::MOVED_TO | WatchFlags::CLOSE_WRITE | WatchFlags::MODIFY | WatchFlags::DELETE;
+            add_watch(&fd, folder, what)?;
+            // It is read as a pipe is.
+            Receiver::from_owned_fd_unchecked(fd)
+        };
+        Self(open().inspect_err(|error| tracing::warn!(%error, folder = %folder.display(), "changes are not told of; they are looked for")).ok())
+    }
+
+    /// Waits for a change; for ever if nobody tells.
+    async fn changed(&mut self) {
+        let Some(told) = &mut self.0 else { return std::future::pending().await };
+        let mut events = [0; 4096];
+        if told.read(&mut events).await.is_err() {
+            self.0 = None;
+            return;
+        }
+        tokio::time::sleep(SETTLE).await;
+        while told.try_read(&mut events).is_ok_and(|n| n > 0) {}
+    }
+}
 
 /// How often a configuration was read again, and when last: with failure, and with success.
 #[derive(Debug, Default)]
@@ -47,16 +82,20 @@ impl Reloads {
     }
 }
 
-/// Looks at a file every `every`, and gives it to `take` when it has changed; ends when that says
+/// Looks at a file when its folder changes, and every `every`, and gives it to `take` when it has changed; ends when that says
 /// `None`, for who takes it is gone. A file that is wrong is tried again when it changes again.
 pub fn follow<F>(name: &'static str, path: PathBuf, every: Duration, reloads: Arc<Reloads>, take: F)
 where
     F: Fn(String) -> BoxFuture<'static, Option<Result<(), String>>> + Send + 'static,
 {
     tokio::spawn(async move {
+        let mut folder = Folder::of(&path);
         let mut known = tokio::fs::read_to_string(&path).await.unwrap_or_default();
         loop {
-            tokio::time::sleep(every).await;
+            tokio::select! {
+                () = tokio::time::sleep(every) => {}
+                () = folder.changed() => {}
+            }
             let done = match tokio::fs::read_to_string(&path).await {
                 Ok(text) if text == known => continue,
                 Ok(text) => {

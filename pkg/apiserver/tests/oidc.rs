@@ -309,7 +309,8 @@ async fn a_changed_file_is_read_again() {
     std::fs::write(&path, text(true)).expect("written");
     let first = AuthenticationConfiguration::parse(&text(true)).expect("a configuration");
     let h = common::start_with(|c| c.authentication = Some(first)).await;
-    h.server.follow_authentication(path.clone(), std::time::Duration::from_millis(20));
+    // So long that only what the folder tells counts.
+    h.server.follow_authentication(path.clone(), std::time::Duration::from_secs(3600));
     let nobody = bearer(&h, "").await;
     let until = async |code: u16| {
         for _ in 0..200 {
@@ -330,4 +331,9 @@ async fn a_changed_file_is_read_again() {
     assert_eq!(send(&nobody, "GET", "/livez", &Value::Null).await.0, 401);
     std::fs::write(&path, text(true)).expect("written");
     until(200).await;
+    // Another file in its place, as editors and mounted volumes do it.
+    let next = dir.path().join("next");
+    std::fs::write(&next, text(false)).expect("written");
+    std::fs::rename(&next, &path).expect("renamed");
+    until(401).await;
 }
