@@ -40,12 +40,24 @@ def run(*command, **more):
         raise SystemExit(f"clients: {command[0]} ended with {done.returncode}")
 
 
+def end(folder):
+    """Ends the programs that a test has started from a folder, and removes it."""
+    for process in pathlib.Path("/proc").glob("[0-9]*"):
+        try:
+            first = (process / "cmdline").read_bytes().split(b"\0")[0].decode(errors="replace")
+            if first.startswith(f"{folder}/"):
+                os.kill(int(process.name), signal.SIGKILL)
+        except OSError:
+            pass
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def sweep():
-    """Removes the folders of those that were killed."""
+    """Ends and removes what those that were killed have left."""
     for folder in pathlib.Path(tempfile.gettempdir()).glob(PREFIX + "*"):
         pid = folder.name[len(PREFIX):].split("-")[0]
         if not pathlib.Path("/proc", pid).exists():
-            shutil.rmtree(folder, ignore_errors=True)
+            end(folder)
 
 
 def free_port():
@@ -174,7 +186,7 @@ def envtest(knarr):
             print(f"# kube-apiserver is {server}, etcd is {etcd}", flush=True)
             go_test(HERE / "envtest", {**os.environ, "KUBEBUILDER_ASSETS": str(work), "TMPDIR": str(work)})
         finally:
-            shutil.rmtree(work, ignore_errors=True)
+            end(work)
 
 
 def main():

@@ -14,7 +14,7 @@ use crate::{layout::Layout, log_to, say};
 
 pub use flags::Options;
 
-/// How often the authentication configuration is looked at.
+/// How often configurations are looked at that nobody has told to have changed.
 const LOOK: Duration = Duration::from_secs(60);
 
 /// Serves until it is told to stop.
