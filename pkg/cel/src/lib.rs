@@ -28,7 +28,7 @@ pub use authorizer::{Authorizer, Check, Decision};
 pub use check::Env;
 pub use error::{EvalError, Issue, Issues};
 pub use eval::{Bindings, Variables};
-pub use parse::parse;
+pub use parse::{is_identifier, parse};
 pub use types::{Decl, Field, ListKind, ObjectType, Type};
 pub use value::{Key, Opaque, Struct, Text, Value};
 

@@ -14,7 +14,22 @@ const DEEPEST: usize = 150;
 /// Words that may not name anything.
 const RESERVED: [&str; 17] =
     ["as", "break", "const", "continue", "else", "for", "function", "if", "import", "let", "loop", "package", "namespace", "return", "var", "void", "while"];
+/// Words of the language that are no identifiers either.
+const KEYWORDS: [&str; 4] = ["true", "false", "null", "in"];
 const PRIMARY: &str = "{'[', '{', '(', '.', '-', '!', 'true', 'false', 'null', NUM_FLOAT, NUM_INT, NUM_UINT, STRING, BYTES, IDENTIFIER}";
+
+/// Whether a variable may be named so.
+#[must_use]
+pub fn is_identifier(name: &str) -> bool {
+    let first = name
+        .chars()
+        .next()
+        .is_some_and(|c| c == '_' || c.is_ascii_alphabetic());
+    first
+        && name.chars().all(|c| c == '_' || c.is_ascii_alphanumeric())
+        && !RESERVED.contains(&name)
+        && !KEYWORDS.contains(&name)
+}
 
 pub(crate) struct Parser {
     source: Vec<char>,

@@ -350,13 +350,7 @@ impl ApiError {
         )
         .about(group, kind, name);
         if let Some(d) = &mut e.details {
-            for f in errors {
-                let cause = Cause { reason: f.kind.reason().into(), message: f.body(), field: f.field.clone() };
-                // What is wrong is said once.
-                if !d.causes.contains(&cause) {
-                    d.causes.push(cause);
-                }
-            }
+            d.causes = errors.iter().map(|f| Cause { reason: f.kind.reason().into(), message: f.body(), field: f.field.clone() }).collect();
         }
         e
     }

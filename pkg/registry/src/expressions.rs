@@ -75,6 +75,24 @@ pub fn mutations() -> &'static Env {
     })
 }
 
+/// The names that the expressions of one policy may use: `params` only where it has parameters,
+/// `variables` only where it has some.
+fn of_policy(spec: &Value, patches: bool) -> Env {
+    let mut env = admission().with("namespaceObject", Decl::ANY);
+    if spec.at(&["paramKind"]).is_some() {
+        env = env.with("params", Decl::ANY);
+    }
+    // Mutations always may.
+    if patches || !spec.list_at(&["variables"]).is_empty() {
+        env = env.with("variables", Decl::ANY);
+    }
+    if patches {
+        env.structs.clone_from(&mutations().structs);
+        env.open_structs.clone_from(&mutations().open_structs);
+    }
+    env
+}
+
 /// Compiles an expression that has to be a truth.
 ///
 /// # Errors
@@ -91,12 +109,17 @@ pub(crate) fn validate_match_conditions(all: &[Value], path: &str) -> Vec<FieldE
 
 /// Everything wrong with the expressions of a ValidatingAdmissionPolicy's `spec`.
 pub(crate) fn validate_policy(spec: &Value) -> Vec<FieldError> {
-    let env = policies();
+    let env = &of_policy(spec, false);
     let mut out = conditions(spec.list_at(&["matchConditions"]), "spec.matchConditions", env);
     let mut compiles = |at: String, expression: &str, wanted: Option<Type>| {
         let expression = expression.trim();
         if expression.is_empty() {
-            out.push(FieldError::required(at, ""));
+            let what = if at.ends_with("valueExpression") {
+                "valueExpression"
+            } else {
+                "expression"
+            };
+            out.push(FieldError::required(at, format!("{what} is not specified")));
             return;
         }
         match Program::compile(expression, env) {
@@ -113,7 +136,7 @@ pub(crate) fn validate_policy(spec: &Value) -> Vec<FieldError> {
     }
     for (i, v) in spec.list_at(&["validations"]).iter().enumerate() {
         compiles(format!("spec.validations[{i}].expression"), v.str_at(&["expression"]), Some(Type::Bool));
-        if v.get("messageExpression").is_some() {
+        if !v.str_at(&["messageExpression"]).trim().is_empty() {
             compiles(format!("spec.validations[{i}].messageExpression"), v.str_at(&["messageExpression"]), Some(Type::String));
         }
     }
@@ -121,7 +144,7 @@ pub(crate) fn validate_policy(spec: &Value) -> Vec<FieldError> {
         compiles(format!("spec.auditAnnotations[{i}].valueExpression"), v.str_at(&["valueExpression"]), None);
     }
     if spec.list_at(&["validations"]).is_empty() && spec.list_at(&["auditAnnotations"]).is_empty() {
-        let why = "validations or auditAnnotations must be non-empty; at least one is required";
+        let why = "validations or auditAnnotations must contain at least one item";
         out.push(FieldError::required("spec.validations", why));
         out.push(FieldError::required("spec.auditAnnotations", why));
     }
@@ -134,28 +157,27 @@ type Wanted<'a> = Option<(&'a str, fn(&Type) -> bool)>;
 /// Everything wrong with a MutatingAdmissionPolicy's `spec`.
 pub(crate) fn validate_mutating_policy(spec: &Value) -> Vec<FieldError> {
     let mut out = Vec::new();
-    match spec.at(&["matchConstraints"]) {
-        None => out.push(FieldError::required("spec.matchConstraints", "")),
-        Some(c) => {
-            let rules = c.list_at(&["resourceRules"]);
-            if rules.is_empty() {
-                out.push(FieldError::required("spec.matchConstraints.resourceRules", ""));
-            }
-            for op in rules.iter().flat_map(|r| r.list_at(&["operations"])) {
-                if !matches!(op.as_str(), Some("CREATE" | "UPDATE")) {
-                    out.push(FieldError::not_supported("spec.matchConstraints.resourceRules.operations", op.clone(), &["CREATE", "UPDATE"]));
-                }
-            }
+    for op in spec.list_at(&["matchConstraints", "resourceRules"]).iter().flat_map(|r| r.list_at(&["operations"])) {
+        if !matches!(op.as_str(), Some("CREATE" | "UPDATE")) {
+            out.push(FieldError::not_supported("spec.matchConstraints.resourceRules.operations", op.clone(), &["CREATE", "UPDATE"]));
         }
     }
-    out.extend(conditions(spec.list_at(&["matchConditions"]), "spec.matchConditions", policies()));
+    let env = &of_policy(spec, true);
+    out.extend(conditions(spec.list_at(&["matchConditions"]), "spec.matchConditions", env));
     let compiled = |at: String, expression: &str, wanted: Wanted<'_>, out: &mut Vec<FieldError>| {
         let expression = expression.trim();
         if expression.is_empty() {
-            out.push(FieldError::required(at, ""));
+            out.push(FieldError::required(
+                &at,
+                if at.contains("variables[") {
+                    "expression is not specified"
+                } else {
+                    ""
+                },
+            ));
             return;
         }
-        match Program::compile(expression, mutations()) {
+        match Program::compile(expression, env) {
             Err(e) => out.push(FieldError::invalid(at, expression, format!("compilation failed: {e}"))),
             Ok(p) => {
                 if let Some((name, fits)) = wanted

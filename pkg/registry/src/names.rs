@@ -88,6 +88,7 @@ pub fn subdomain_with_underscores(s: &str) -> Vec<String> {
     if !s.split('.').all(label) {
         let form = "_?[a-z0-9]([-_a-z0-9]*[a-z0-9])?";
         let words = SUBDOMAIN.split_once("used for validation is").map_or("", |(w, _)| w);
+        let words = words.replace("characters, '-'", "characters, '_', '-'");
         out.push(format!("{words}used for validation is '{form}(\\.{form})*')"));
     }
     out

@@ -59,10 +59,24 @@ impl Kind {
     }
     fn invalid(&self, name: &str, errors: &[crate::FieldError]) -> Result<(), ApiError> {
         if errors.is_empty() {
-            Ok(())
-        } else {
-            Err(ApiError::invalid(&self.group, &self.kind, name, errors))
+            return Ok(());
         }
+        // Both groups' events are the core group's.
+        let group = if self.group == "events.k8s.io" {
+            ""
+        } else {
+            self.group.as_str()
+        };
+        let mut once: Vec<crate::FieldError> = Vec::new();
+        for e in errors {
+            // Extensions say what is wrong twice, where two find it.
+            if matches!(group, "apiextensions.k8s.io" | "apiregistration.k8s.io")
+                || !once.contains(e)
+            {
+                once.push(e.clone());
+            }
+        }
+        Err(ApiError::invalid(group, &self.kind, name, &once))
     }
 }
 

@@ -24,14 +24,33 @@ pub(super) fn webhooks(obj: &Value) -> Vec<FieldError> {
     out
 }
 
-/// Expressions of ValidatingAdmissionPolicies.
+/// ValidatingAdmissionPolicies and their expressions.
 pub(super) fn policy(obj: &Value) -> Vec<FieldError> {
-    expressions::validate_policy(obj.get("spec").unwrap_or(&Value::Null))
+    with_table(
+        obj,
+        expressions::validate_policy(obj.get("spec").unwrap_or(&Value::Null)),
+    )
 }
 
-/// Expressions of MutatingAdmissionPolicies.
+/// MutatingAdmissionPolicies and their expressions.
 pub(super) fn mutating_policy(obj: &Value) -> Vec<FieldError> {
-    expressions::validate_mutating_policy(obj.get("spec").unwrap_or(&Value::Null))
+    with_table(
+        obj,
+        expressions::validate_mutating_policy(obj.get("spec").unwrap_or(&Value::Null)),
+    )
+}
+
+/// What the table of policies says, and then what is wrong with expressions.
+fn with_table(obj: &Value, expressions: Vec<FieldError>) -> Vec<FieldError> {
+    let table = super::fields::of(
+        "admissionregistration.k8s.io",
+        "validatingadmissionpolicies",
+    );
+    let mut out = table
+        .map(|t| super::fields::validate(obj, &t))
+        .unwrap_or_default();
+    out.extend(expressions);
+    out
 }
 
 impl Strategy for Expressions {

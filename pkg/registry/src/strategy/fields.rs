@@ -85,6 +85,8 @@ pub(super) type Rule = (&'static str, &'static [Check]);
 pub(super) enum Fixed {
     /// Never.
     Always(&'static str),
+    /// Never; the value is not shown, and what else is wrong with it is said too.
+    Unshown(&'static str),
     /// Never, and the answer is that.
     Forbidden(&'static str, &'static str),
     /// Never in an event of the new kind; with the name that errors give the field.
@@ -408,7 +410,10 @@ pub(super) fn validate(obj: &Value, table: &Table) -> Vec<FieldError> {
 /// What a change may not change, by a table.
 pub(super) fn fixed(obj: &Value, old: &Value, table: &Table, out: &mut Vec<FieldError>) {
     for f in table.fixed {
-        let (Fixed::Always(path) | Fixed::Forbidden(path, _) | Fixed::New(path, _)) = *f;
+        let (Fixed::Always(path)
+        | Fixed::Unshown(path)
+        | Fixed::Forbidden(path, _)
+        | Fixed::New(path, _)) = *f;
         if matches!(f, Fixed::New(..)) && old.str_at(&["eventTime"]).is_empty() {
             continue;
         }
@@ -424,6 +429,7 @@ pub(super) fn fixed(obj: &Value, old: &Value, table: &Table, out: &mut Vec<Field
                 new.filter(|v| !blank(v)).cloned().unwrap_or_default(),
                 "field is immutable",
             ),
+            Fixed::Unshown(_) => FieldError::invalid(path, Value::Null, "field is immutable"),
             Fixed::New(_, shown) => FieldError::invalid(
                 *shown,
                 new.cloned().unwrap_or_default(),
@@ -456,8 +462,11 @@ impl Strategy for Checked {
         fixed(obj, old, &self.table, &mut out);
         // What may not change at all is not looked at further.
         all.retain(|e| {
-            !out.iter()
-                .any(|f| f.kind == FieldErrorKind::Invalid && f.field == e.field)
+            !out.iter().any(|f| {
+                f.kind == FieldErrorKind::Invalid
+                    && f.value != Some(Value::Null)
+                    && f.field == e.field
+            })
         });
         out.extend(all);
         out

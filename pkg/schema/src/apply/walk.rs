@@ -1,5 +1,7 @@
 //! Walking values by their kind: field sets, comparison, merge and pruning.
 
+use std::collections::HashMap;
+
 use serde_json::{Map, Value};
 
 use super::{Set, sets::Node};
@@ -60,7 +62,6 @@ impl<'s> Kind<'s> {
             Shape::Map(element) if field.map_type != Merge::Atomic => Self::Map(element),
             Shape::List(_) if field.list_type == Merge::Set => Self::SetOf,
             Shape::List(Shape::Struct(id)) if field.list_type == Merge::Map && !field.list_keys.is_empty() => Self::Keyed(id.get(), &field.list_keys),
-            Shape::RawExtension => Self::Open,
             _ => Self::Leaf,
         }
     }
@@ -223,13 +224,21 @@ fn collect(value: &Value, kind: Kind<'_>, path: &mut Vec<String>, node: &mut Nod
             Ok(())
         }
         (Kind::SetOf | Kind::Keyed(..) | Kind::Items(_), Value::Array(items)) => {
+            let mut times: HashMap<String, usize> = HashMap::new();
+            for key in items.iter().filter_map(|item| item_key(kind, item)) {
+                *times.entry(key).or_default() += 1;
+            }
             for (i, item) in items.iter().enumerate() {
                 let Some(key) = item_key(kind, item) else {
                     return Err(format!("{}: element {i}: associative list with keys has an element that omits all key fields {} (and doesn't have default values for any key fields)", shown(path), missing(kind)));
                 };
+                // What occurs more than once is owned as a whole.
+                let once = times.get(&key) == Some(&1);
                 let child = node.children.node(&key);
                 path.push(key);
-                collect(item, element_kind(kind), path, child)?;
+                if once {
+                    collect(item, element_kind(kind), path, child)?;
+                }
                 child.member = true;
                 path.pop();
             }

@@ -6,13 +6,18 @@ use super::{
     Check::{Custom, Label1035, OneOf, Required, Segment, Selector, Subdomain, Unique, UniqueBy},
     Table,
 };
-use crate::{error::FieldError, names, object::Object};
+use crate::{
+    error::FieldError,
+    names::{self, NameRule},
+    object::Object,
+};
 
 pub(super) fn of(resource: &str) -> Option<&'static Table> {
     Some(match resource {
         "validatingwebhookconfigurations" | "mutatingwebhookconfigurations" => &WEBHOOKS,
         "validatingadmissionpolicybindings" => &BINDINGS,
         "mutatingadmissionpolicybindings" => &MUTATING_BINDINGS,
+        "validatingadmissionpolicies" | "mutatingadmissionpolicies" => &POLICIES,
         _ => return None,
     })
 }
@@ -165,6 +170,149 @@ fn star(v: &Value, at: &str, why: &str, out: &mut Vec<FieldError>) {
     }
 }
 
+static POLICIES: Table = Table {
+    rules: &[
+        (
+            "spec.failurePolicy",
+            &[Required(""), OneOf(&["Fail", "Ignore"])],
+        ),
+        ("spec.paramKind", &[Custom(param_kind)]),
+        ("spec.matchConstraints", &[Required("")]),
+        (
+            "spec.matchConstraints.matchPolicy",
+            &[Required(""), OneOf(MATCH_POLICIES)],
+        ),
+        ("spec.matchConstraints.namespaceSelector", &[Selector]),
+        ("spec.matchConstraints.objectSelector", &[Selector]),
+        (
+            "spec.matchConstraints.resourceRules[]",
+            &[Custom(named_rule)],
+        ),
+        (
+            "spec.matchConstraints.excludeResourceRules[]",
+            &[Custom(named_rule)],
+        ),
+        ("spec.matchConstraints.resourceRules", &[Required("")]),
+        ("spec.variables[].name", &[Custom(identifier)]),
+        ("spec.validations[]", &[Custom(validation)]),
+        ("spec.auditAnnotations", &[UniqueBy("key")]),
+    ],
+    more: Some(|obj, out| {
+        let policy = obj.name();
+        for (i, a) in obj
+            .list_at(&["spec", "auditAnnotations"])
+            .iter()
+            .enumerate()
+        {
+            let key = format!("{policy}/{}", a.str_at(&["key"]));
+            out.extend(names::qualified(&key).into_iter().map(|m| {
+                FieldError::invalid(format!("spec.auditAnnotations[{i}].key"), key.as_str(), m)
+            }));
+        }
+    }),
+    fixed: &[],
+    warn_unset: &[],
+};
+
+/// The kind of a policy's parameters.
+fn param_kind(k: &Value, at: &str, out: &mut Vec<FieldError>) {
+    let (version, kind) = (k.str_at(&["apiVersion"]), k.str_at(&["kind"]));
+    let field = format!("{at}.apiVersion");
+    let label = |text: &str| NameRule::Label1035.check(text, false).join(",");
+    if version.is_empty() {
+        out.push(FieldError::required(field, ""));
+    } else if version.matches('/').count() > 1 {
+        out.push(FieldError::invalid(
+            field,
+            version,
+            format!("unexpected GroupVersion string: {version}"),
+        ));
+    } else {
+        let (group, name) = version.split_once('/').unwrap_or(("", version));
+        let wrong = names::subdomain(group).join(",");
+        if !group.is_empty() && !wrong.is_empty() {
+            out.push(FieldError::invalid(&field, group, wrong));
+        }
+        let wrong = label(name);
+        if name.is_empty() {
+            out.push(FieldError::invalid(
+                field,
+                version,
+                "version must be specified",
+            ));
+        } else if !wrong.is_empty() {
+            out.push(FieldError::invalid(field, name, wrong));
+        }
+    }
+    let field = format!("{at}.kind");
+    let wrong = label(&kind.to_lowercase());
+    if kind.is_empty() {
+        out.push(FieldError::required(field, ""));
+    } else if !wrong.is_empty() {
+        out.push(FieldError::invalid(
+            field,
+            kind,
+            format!("may have mixed case, but should otherwise match: {wrong}"),
+        ));
+    }
+}
+
+fn named_rule(r: &Value, at: &str, out: &mut Vec<FieldError>) {
+    let mut inner = Vec::new();
+    super::check(
+        r,
+        &[
+            ("resourceNames[]", &[Segment]),
+            ("resourceNames", &[Unique]),
+        ],
+        &mut inner,
+    );
+    out.extend(inner.into_iter().map(|e| FieldError {
+        field: format!("{at}.{}", e.field),
+        ..e
+    }));
+    rule(r, at, out);
+}
+
+fn identifier(v: &Value, at: &str, out: &mut Vec<FieldError>) {
+    let text = v.as_str().unwrap_or("");
+    if text.trim().is_empty() {
+        out.push(FieldError::required(at, "name is not specified"));
+    } else if !knarr_cel::is_identifier(text) {
+        out.push(FieldError::invalid(
+            at,
+            text,
+            "must be a valid CEL identifier",
+        ));
+    }
+}
+
+fn validation(v: &Value, at: &str, out: &mut Vec<FieldError>) {
+    const EMPTY: &str = "must be non-empty if specified";
+    for f in ["messageExpression", "message"] {
+        let text = v.str_at(&[f]);
+        let field = format!("{at}.{f}");
+        if !text.is_empty() && text.trim().is_empty() {
+            out.push(FieldError::invalid(field, text, EMPTY));
+        } else if f == "message" && text.trim().contains(['\n', '\r']) {
+            out.push(FieldError::invalid(
+                field,
+                text,
+                "must not contain line breaks",
+            ));
+        }
+    }
+    if let Some(reason) = v.get("reason").and_then(Value::as_str) {
+        OneOf(&[
+            "Forbidden",
+            "Invalid",
+            "RequestEntityTooLarge",
+            "Unauthorized",
+        ])
+        .apply(Some(&Value::from(reason)), &format!("{at}.reason"), out);
+    }
+}
+
 static BINDINGS: Table = Table {
     rules: &[
         ("spec.policyName", &[Required(""), Subdomain]),
@@ -172,8 +320,8 @@ static BINDINGS: Table = Table {
         ("spec.matchResources.namespaceSelector", &[Selector]),
         ("spec.matchResources.objectSelector", &[Selector]),
         ("spec.matchResources.matchPolicy", &[OneOf(MATCH_POLICIES)]),
-        ("spec.matchResources.resourceRules[]", &[Custom(rule)]),
-        ("spec.matchResources.excludeResourceRules[]", &[Custom(rule)]),
+        ("spec.matchResources.resourceRules[]", &[Custom(named_rule)]),
+        ("spec.matchResources.excludeResourceRules[]", &[Custom(named_rule)]),
         ("spec.validationActions", &[Required(""), Unique]),
         ("spec.validationActions[]", &[OneOf(&["Audit", "Deny", "Warn"])]),
     ],
@@ -194,8 +342,8 @@ static MUTATING_BINDINGS: Table = Table {
         ("spec.matchResources.namespaceSelector", &[Selector]),
         ("spec.matchResources.objectSelector", &[Selector]),
         ("spec.matchResources.matchPolicy", &[OneOf(MATCH_POLICIES)]),
-        ("spec.matchResources.resourceRules[]", &[Custom(rule)]),
-        ("spec.matchResources.excludeResourceRules[]", &[Custom(rule)]),
+        ("spec.matchResources.resourceRules[]", &[Custom(named_rule)]),
+        ("spec.matchResources.excludeResourceRules[]", &[Custom(named_rule)]),
     ],
     more: None,
     fixed: &[],

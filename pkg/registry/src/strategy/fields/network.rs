@@ -278,7 +278,7 @@ static ADDRESSES: Table = Table {
         ("?spec.parentRef.namespace", &[Segment]),
     ],
     more: None,
-    fixed: &[Always("spec.parentRef")],
+    fixed: &[super::Fixed::Unshown("spec.parentRef")],
     warn_unset: &[],
 };
 

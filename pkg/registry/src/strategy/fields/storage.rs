@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{
     Check::{Bytes, Custom, Least, OneOf, Quantity, QualifiedLower, Required, Selector, Short, Subdomain, UniqueBy},
-    Fixed::{Always, Forbidden},
+    Fixed::{Always, Forbidden, Unshown},
     Table,
 };
 use crate::{error::FieldError, names, object::Object};
@@ -39,7 +39,7 @@ static CLASSES: Table = Table {
             }
         }
     }),
-    fixed: &[Always("parameters"), Always("provisioner"), Always("reclaimPolicy"), Always("volumeBindingMode")],
+    fixed: &[Always("parameters"), Unshown("provisioner"), Unshown("reclaimPolicy"), Unshown("volumeBindingMode")],
     warn_unset: &[],
 };
 
@@ -72,7 +72,7 @@ static ATTACHMENTS: Table = Table {
         ("spec.source", &[Custom(source)]),
     ],
     more: None,
-    fixed: &[Always("spec")],
+    fixed: &[Unshown("spec")],
     warn_unset: &[],
 };
 
