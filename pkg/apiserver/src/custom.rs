@@ -10,7 +10,10 @@ use knarr_registry::{
 use knarr_schema::{Catalog, Resource, Subresource, catalog::Group};
 use serde_json::{Value, json};
 
-use crate::core::{self, Core};
+use crate::{
+    bridge,
+    core::{self, Core},
+};
 
 fn text(v: &Value, path: &[&str]) -> Cow<'static, str> {
     Cow::Owned(v.str_at(path).to_owned())
@@ -244,6 +247,27 @@ impl Hooks for Quiet {
     fn warn(&self, _: String) {}
 }
 
+/// Writes a status that is the server's own: it owns what it writes.
+pub struct Status(pub Option<Arc<Resource>>);
+#[async_trait::async_trait]
+impl Hooks for Status {
+    async fn mutate(&self, _: &mut Value, _: Option<&Value>) -> Result<(), ApiError> {
+        Ok(())
+    }
+    fn own(&self, obj: &mut Value, old: Option<&Value>) {
+        if let Some(r) = &self.0 {
+            bridge::track(r, obj, old, "kube-apiserver", "status");
+        }
+    }
+    async fn allocate(&self, _: &mut Value, _: Option<&Value>) -> Result<(), ApiError> {
+        Ok(())
+    }
+    async fn validate(&self, _: &Value, _: Option<&Value>) -> Result<(), ApiError> {
+        Ok(())
+    }
+    fn warn(&self, _: String) {}
+}
+
 /// Writes a definition's conditions, and ends one that is being deleted.
 async fn settle(core: &Core, all: &[Value], crd: &Value) -> Result<(), ApiError> {
     let kind = core.kind("apiextensions.k8s.io/customresourcedefinitions")?;
@@ -282,7 +306,9 @@ async fn settle(core: &Core, all: &[Value], crd: &Value) -> Result<(), ApiError>
     }
     for (sub, finalizer) in [("", true), ("status", false)] {
         let o = WriteOptions { subresource: sub.into(), ..WriteOptions::default() };
-        rest::update(&core.registry, &kind, "", name, &o, &Quiet, |old| {
+        let row = core.table().catalog.lookup("apiextensions.k8s.io", "v1", "customresourcedefinitions").cloned();
+        let hooks = Status(row.filter(|_| !finalizer));
+        rest::update(&core.registry, &kind, "", name, &o, &hooks, |old| {
             let mut v = old.unwrap_or_default();
             if finalizer {
                 let mut all = v.finalizers();

@@ -8,7 +8,7 @@ use knarr_registry::{
 use serde_json::{Value, json};
 
 use super::{KIND, Remote};
-use crate::{auth::UserInfo, core::Core, custom::Quiet};
+use crate::{auth::UserInfo, core::Core, custom::Status};
 
 /// What a check has found.
 pub struct Found {
@@ -105,7 +105,8 @@ pub async fn write(core: &Core, r: &Remote, found: &Found) -> Result<(), ApiErro
         }
     }
     let o = WriteOptions { subresource: "status".into(), ..WriteOptions::default() };
-    rest::update(&core.registry, &kind, "", &r.name, &o, &Quiet, |old| {
+    let hooks = Status(core.table().catalog.lookup("apiregistration.k8s.io", "v1", "apiservices").cloned());
+    rest::update(&core.registry, &kind, "", &r.name, &o, &hooks, |old| {
         let mut v = old.unwrap_or_default();
         let mut all = v.list_at(&["status", "conditions"]).to_vec();
         let at = of_type(&v);

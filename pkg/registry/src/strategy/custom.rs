@@ -1,5 +1,7 @@
 //! Custom resources, and the definitions they come from.
 
+mod schemas;
+
 use std::{
     collections::HashSet,
     sync::{Arc, OnceLock},
@@ -98,13 +100,11 @@ pub(super) struct Definitions {
 fn definition(obj: &Value) -> Vec<FieldError> {
     let mut out = Vec::new();
     let group = obj.str_at(&["spec", "group"]);
-    let plural = obj.str_at(&["spec", "names", "plural"]);
-    let wanted = format!("{plural}.{group}");
-    if obj.name() != wanted {
-        out.push(FieldError::invalid("metadata.name", obj.name(), "must be spec.names.plural+\".\"+spec.group"));
-    }
+    let wrong = names::subdomain(group);
     if group.is_empty() {
         out.push(FieldError::required("spec.group", ""));
+    } else if !wrong.is_empty() {
+        out.push(FieldError::invalid("spec.group", group, wrong.join(",")));
     } else if !group.contains('.') {
         out.push(FieldError::invalid("spec.group", group, "should be a domain with at least one dot"));
     }
@@ -113,48 +113,31 @@ fn definition(obj: &Value) -> Vec<FieldError> {
         "" => out.push(FieldError::required("spec.scope", "")),
         other => out.push(FieldError::not_supported("spec.scope", other, &["Cluster", "Namespaced"])),
     }
-    for name in ["plural", "singular", "kind", "listKind"] {
-        let path = format!("spec.names.{name}");
-        match obj.str_at(&["spec", "names", name]) {
-            "" => out.push(FieldError::required(path, "")),
-            text => {
-                let lower = text.to_lowercase();
-                let checked = if name.to_lowercase().ends_with("kind") { lower.as_str() } else { text };
-                out.extend(names::label(checked).into_iter().map(|why| FieldError::invalid(path.clone(), text, why)));
-            }
-        }
-    }
+    schemas::names(&obj["spec"]["names"], &mut out);
     let versions = obj.list_at(&["spec", "versions"]);
+    let whole = || obj.at(&["spec", "versions"]).cloned().unwrap_or_default();
     let mut seen = HashSet::new();
     for (i, v) in versions.iter().enumerate() {
         let path = format!("spec.versions[{i}]");
         let name = v.str_at(&["name"]);
-        if name.is_empty() || !seen.insert(name) {
-            out.push(FieldError::invalid(format!("{path}.name"), name, "must be unique and not empty"));
-        }
-        match v.at(&["schema", "openAPIV3Schema"]) {
-            None => out.push(FieldError::required(format!("{path}.schema.openAPIV3Schema"), "schemas are required")),
-            Some(s) => {
-                let at = format!("{path}.schema.openAPIV3Schema");
-                if s.str_at(&["type"]) != "object" {
-                    out.push(if s.str_at(&["type"]).is_empty() {
-                        FieldError::required(format!("{at}.type"), "must not be empty at the root")
-                    } else {
-                        FieldError::invalid(format!("{at}.type"), s.str_at(&["type"]), "must be object at the root")
-                    });
-                }
-                patterns(s, &at, &mut out, 0);
-                let mut broken = Vec::new();
-                if let Some(r) = super::rules::Rules::of(s, true) {
-                    r.broken(&at, &mut broken);
-                }
-                out.extend(broken.into_iter().map(|(at, i, why)| FieldError::invalid(format!("{at}.x-kubernetes-validations[{i}].rule"), "", why)));
+        if let Some(why) = schemas::label(name) {
+            if i == 0 && !name.is_empty() {
+                out.push(FieldError::invalid("spec.version", name, why.as_str()));
             }
+            out.push(FieldError::invalid(format!("{path}.name"), name, why));
         }
+        if v.at(&["schema", "openAPIV3Schema"]).is_none() {
+            out.push(FieldError::required(format!("{path}.schema.openAPIV3Schema"), ""));
+        }
+        schemas::version(v, &path, &mut out);
+        seen.insert(name);
+    }
+    if seen.len() < versions.len() {
+        out.push(FieldError::invalid("spec.versions", whole(), "must contain unique version names"));
     }
     let storage = versions.iter().filter(|v| v["storage"] == true).count();
     if storage != 1 {
-        out.push(FieldError::invalid("spec.versions", json!(versions), "must have exactly one version marked as storage version"));
+        out.push(FieldError::invalid("spec.versions", whole(), "must have exactly one version marked as storage version"));
     }
     match obj.str_at(&["spec", "conversion", "strategy"]) {
         "None" | "" => {
@@ -175,23 +158,17 @@ fn definition(obj: &Value) -> Vec<FieldError> {
     out
 }
 
-/// Patterns that cannot be compiled, anywhere in a schema.
-fn patterns(schema: &Value, path: &str, out: &mut Vec<FieldError>, depth: usize) {
-    if depth > 64 {
-        return;
-    }
-    if let Some(p) = schema.get("pattern").and_then(Value::as_str)
-        && structural::pattern(p).is_none()
-    {
-        out.push(FieldError::invalid(format!("{path}.pattern"), p, "must be a valid regular expression"));
-    }
-    for (key, inner) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
-        patterns(inner, &format!("{path}.properties[{key}]"), out, depth + 1);
-    }
-    for key in ["items", "additionalProperties"] {
-        if let Some(inner) = schema.get(key).filter(|s| s.is_object()) {
-            patterns(inner, &format!("{path}.{key}"), out, depth + 1);
+/// Notes the version in which objects are stored.
+fn store(obj: &mut Value) {
+    let mut stored = obj.list_at(&["status", "storedVersions"]).to_vec();
+    let before = stored.len();
+    for v in obj.list_at(&["spec", "versions"]).iter().filter(|v| v["storage"] == true) {
+        if !stored.contains(&v["name"]) {
+            stored.push(v["name"].clone());
         }
+    }
+    if stored.len() > before {
+        obj.set_at(&["status", "storedVersions"], json!(stored));
     }
 }
 
@@ -201,18 +178,33 @@ impl Strategy for Definitions {
     }
     fn prepare_create(&self, obj: &mut Value) {
         self.inner.prepare_create(obj);
+        store(obj);
     }
     fn prepare_update(&self, obj: &mut Value, old: &Value) {
         self.inner.prepare_update(obj, old);
+        store(obj);
     }
     fn prepare_subresource(&self, sub: &str, obj: &mut Value, old: &Value) {
         self.inner.prepare_subresource(sub, obj, old);
     }
     fn validate(&self, obj: &Value) -> Vec<FieldError> {
-        definition(obj)
+        let mut out = definition(obj);
+        let wanted = format!("{}.{}", obj.str_at(&["spec", "names", "plural"]), obj.str_at(&["spec", "group"]));
+        if !obj.name().is_empty() && obj.name() != wanted {
+            out.insert(0, FieldError::invalid("metadata.name", obj.name(), "must be spec.names.plural+\".\"+spec.group"));
+        }
+        if !obj.list_at(&["spec", "versions"]).iter().any(|v| v["storage"] == true) {
+            out.push(FieldError::invalid("status.storedVersions", Value::Null, "must have at least one stored version"));
+        }
+        out
     }
     fn validate_update(&self, obj: &Value, old: &Value) -> Vec<FieldError> {
         let mut out = definition(obj);
+        if !out.is_empty() {
+            // What was wrong before does not stand in the way of other changes.
+            let before = definition(old);
+            out.retain(|e| !before.contains(e));
+        }
         for path in [&["spec", "group"][..], &["spec", "scope"], &["spec", "names", "plural"], &["spec", "names", "kind"]] {
             if obj.at(path) != old.at(path) {
                 out.push(FieldError::invalid(path.join("."), obj.at(path).cloned().unwrap_or_default(), "field is immutable"));
@@ -224,6 +216,13 @@ impl Strategy for Definitions {
                 let why = format!("missing from spec.versions; {v} was previously a storage version, and must remain in spec.versions until a storage migration ensures no data remains persisted in {v} and removes {v} from status.storedVersions");
                 out.push(FieldError::invalid(format!("status.storedVersions[{i}]"), v, why));
             }
+        }
+        out
+    }
+    fn warnings(&self, obj: &Value, _: Option<&Value>) -> Vec<String> {
+        let mut out = Vec::new();
+        for s in obj.list_at(&["spec", "versions"]).iter().filter_map(|v| v.at(&["schema", "openAPIV3Schema"])) {
+            schemas::formats(s, &mut out, 0);
         }
         out
     }

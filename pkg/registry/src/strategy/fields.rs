@@ -6,6 +6,7 @@
 mod admission;
 mod autoscaling;
 mod cluster;
+mod devices;
 mod flow;
 mod network;
 mod storage;
@@ -87,6 +88,10 @@ pub(super) enum Fixed {
     Always(&'static str),
     /// Never; the value is not shown, and what else is wrong with it is said too.
     Unshown(&'static str),
+    /// Never; what else is wrong with it is said too, and whether it is shown as null without a value.
+    Also(&'static str, bool),
+    /// Never; nothing else is said, and the value is not shown.
+    Sole(&'static str),
     /// Never, and the answer is that.
     Forbidden(&'static str, &'static str),
     /// Never in an event of the new kind; with the name that errors give the field.
@@ -112,6 +117,7 @@ pub(super) fn of(group: &str, resource: &str) -> Option<Table> {
         "autoscaling" | "policy" => autoscaling::of(resource),
         "admissionregistration.k8s.io" => admission::of(resource),
         "flowcontrol.apiserver.k8s.io" => flow::of(resource),
+        "resource.k8s.io" => devices::of(resource),
         "" if resource == "endpoints" => network::of(resource),
         _ => cluster::of(group, resource),
     };
@@ -412,6 +418,8 @@ pub(super) fn fixed(obj: &Value, old: &Value, table: &Table, out: &mut Vec<Field
     for f in table.fixed {
         let (Fixed::Always(path)
         | Fixed::Unshown(path)
+        | Fixed::Sole(path)
+        | Fixed::Also(path, _)
         | Fixed::Forbidden(path, _)
         | Fixed::New(path, _)) = *f;
         if matches!(f, Fixed::New(..)) && old.str_at(&["eventTime"]).is_empty() {
@@ -429,7 +437,11 @@ pub(super) fn fixed(obj: &Value, old: &Value, table: &Table, out: &mut Vec<Field
                 new.filter(|v| !blank(v)).cloned().unwrap_or_default(),
                 "field is immutable",
             ),
-            Fixed::Unshown(_) => FieldError::invalid(path, Value::Null, "field is immutable"),
+            Fixed::Unshown(_) | Fixed::Sole(_) => FieldError::invalid(path, Value::Null, "field is immutable"),
+            Fixed::Also(_, null) => {
+                let none = if *null { Value::Null } else { "".into() };
+                FieldError::invalid(path, new.filter(|v| !blank(v)).cloned().unwrap_or(none), "field is immutable")
+            }
             Fixed::New(_, shown) => FieldError::invalid(
                 *shown,
                 new.cloned().unwrap_or_default(),
@@ -460,12 +472,18 @@ impl Strategy for Checked {
         let mut all = validate(obj, &self.table);
         let mut out = Vec::new();
         fixed(obj, old, &self.table, &mut out);
+        let sole = |f: &FieldError| self.table.fixed.iter().any(|x| matches!(x, Fixed::Sole(p) if *p == f.field));
+        if out.iter().any(sole) {
+            return out;
+        }
+        let also = |f: &FieldError| self.table.fixed.iter().any(|x| matches!(x, Fixed::Also(p, _) if *p == f.field));
         // What may not change at all is not looked at further.
         all.retain(|e| {
             !out.iter().any(|f| {
                 f.kind == FieldErrorKind::Invalid
                     && f.value != Some(Value::Null)
                     && f.field == e.field
+                    && !also(f)
             })
         });
         out.extend(all);
