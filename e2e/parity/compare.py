@@ -22,11 +22,13 @@ def content(value):
     case, without what is zero."""
     if isinstance(value, dict):
         out = {}
+        # What kind a whole object is of is shown by one side only.
+        whole = ("apiVersion", "kind") if "metadata" in value else ()
         for k, v in value.items():
             v = content(v)
             if k == "metadata" and isinstance(v, dict):
                 out.update(v)
-            elif v not in (None, "", 0, False, {}, []) and k not in ("apiVersion", "kind"):
+            elif v not in (None, "", 0, False, {}, []) and k not in whole:
                 out[k.lower()] = v
         return out or None
     if isinstance(value, list):

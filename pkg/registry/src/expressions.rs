@@ -102,6 +102,19 @@ pub fn condition(expression: &str, env: &Env) -> Result<Program, String> {
     if p.result == Type::Bool { Ok(p) } else { Err(format!("must evaluate to bool but got {}", p.result)) }
 }
 
+/// Whether devices can be chosen by an expression.
+///
+/// # Errors
+/// The sentence after the value in a field's error.
+pub(crate) fn validate_device(expression: &str) -> Result<(), String> {
+    static ENV: OnceLock<Env> = OnceLock::new();
+    let env = ENV.get_or_init(|| Env::default().with("device", Decl::ANY));
+    match Program::compile(expression, env).map_err(|e| format!("compilation failed: {e}"))?.result {
+        Type::Bool | Type::Dyn => Ok(()),
+        other => Err(format!("must evaluate to bool or the unknown type, not {other}")),
+    }
+}
+
 /// Everything wrong with a list of match conditions.
 pub(crate) fn validate_match_conditions(all: &[Value], path: &str) -> Vec<FieldError> {
     conditions(all, path, match_conditions())
@@ -157,11 +170,7 @@ type Wanted<'a> = Option<(&'a str, fn(&Type) -> bool)>;
 /// Everything wrong with a MutatingAdmissionPolicy's `spec`.
 pub(crate) fn validate_mutating_policy(spec: &Value) -> Vec<FieldError> {
     let mut out = Vec::new();
-    for op in spec.list_at(&["matchConstraints", "resourceRules"]).iter().flat_map(|r| r.list_at(&["operations"])) {
-        if !matches!(op.as_str(), Some("CREATE" | "UPDATE")) {
-            out.push(FieldError::not_supported("spec.matchConstraints.resourceRules.operations", op.clone(), &["CREATE", "UPDATE"]));
-        }
-    }
+    crate::strategy::mutable(&spec["matchConstraints"], "spec.matchConstraints", &mut out);
     let env = &of_policy(spec, true);
     out.extend(conditions(spec.list_at(&["matchConditions"]), "spec.matchConditions", env));
     let compiled = |at: String, expression: &str, wanted: Wanted<'_>, out: &mut Vec<FieldError>| {

@@ -109,6 +109,8 @@ pub(super) struct Table {
     pub warn_unset: &'static [(&'static str, &'static str)],
 }
 
+pub(crate) use admission::mutable;
+
 /// The table of a kind.
 pub(super) fn of(group: &str, resource: &str) -> Option<Table> {
     let table = match group {

@@ -27,6 +27,7 @@ use serde_json::Value;
 
 use crate::{error::FieldError, names::NameRule};
 
+pub(crate) use fields::mutable;
 pub use data::{returns_deleted, status_keeps, unconditional};
 pub use pod::{allow_privileged, qos_class, set_pod_condition};
 
@@ -109,7 +110,7 @@ pub fn of(group: &str, resource: &str) -> Arc<dyn Strategy> {
             Arc::new(workloads::Workloads { resource: resource.to_owned(), inner: g })
         }
         ("rbac.authorization.k8s.io", _) => {
-            Arc::new(rbac::Rbac { binding: resource.ends_with("bindings"), inner: g })
+            Arc::new(rbac::Rbac { binding: resource.ends_with("bindings"), cluster: resource.starts_with("cluster"), inner: g })
         }
         ("admissionregistration.k8s.io", "mutatingwebhookconfigurations" | "validatingwebhookconfigurations") => {
             Arc::new(admission::Expressions { inner: g, part: "webhooks", check: admission::webhooks })

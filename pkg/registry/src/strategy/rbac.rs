@@ -8,6 +8,8 @@ use crate::{error::FieldError, names::NameRule, object::Object};
 /// Roles and bindings.
 pub struct Rbac {
     pub(super) binding: bool,
+    /// Whether it is in no namespace.
+    pub(super) cluster: bool,
     pub(super) inner: Generic,
 }
 
@@ -26,8 +28,9 @@ impl Strategy for Rbac {
                 out.push(FieldError::not_supported("roleRef.apiGroup", group, &["rbac.authorization.k8s.io"]));
             }
             let kind = obj.str_at(&["roleRef", "kind"]);
-            if !matches!(kind, "Role" | "ClusterRole") {
-                out.push(super::fields::not_supported("roleRef.kind", kind, &["Role", "ClusterRole"]));
+            let all: &[&str] = if self.cluster { &["ClusterRole"] } else { &["Role", "ClusterRole"] };
+            if !all.contains(&kind) {
+                out.push(super::fields::not_supported("roleRef.kind", kind, all));
             }
             let name = obj.str_at(&["roleRef", "name"]);
             if name.is_empty() {

@@ -21,9 +21,11 @@ impl Strategy for Services {
     }
     fn prepare_create(&self, obj: &mut Value) {
         obj.set_at(&["status"], serde_json::json!({"loadBalancer": {}}));
+        in_step(obj, None);
     }
     fn prepare_update(&self, obj: &mut Value, old: &Value) {
         generic::keep(obj, old, "status");
+        in_step(obj, Some(old));
         let (new, before) = (obj.str_at(&["spec", "type"]).to_owned(), old.str_at(&["spec", "type"]).to_owned());
         // What the user does not mention is kept, so that a service does not lose its address.
         if before != "ExternalName" && new != "ExternalName" {
@@ -54,6 +56,22 @@ impl Strategy for Services {
         check::update(obj, old, &mut out);
         check::service(&At::top(obj, ""), Some(old), &mut out);
         out
+    }
+}
+
+/// Who knows only `clusterIP` says by it what `clusterIPs` are.
+fn in_step(obj: &mut Value, old: Option<&Value>) {
+    const ONE: &[&str] = &["spec", "clusterIP"];
+    const ALL: &[&str] = &["spec", "clusterIPs"];
+    let ip = obj.str_at(ONE).to_owned();
+    let before = old.map_or("", |o| o.str_at(ONE));
+    let same = old.is_some_and(|o| obj.list_at(ALL) == o.list_at(ALL));
+    if ip.is_empty() {
+        if !before.is_empty() && obj.at(ONE).is_some() && same {
+            obj.take_at(ALL);
+        }
+    } else if before != ip && (same || obj.list_at(ALL).is_empty()) {
+        obj.set_at(ALL, serde_json::json!([ip]));
     }
 }
 

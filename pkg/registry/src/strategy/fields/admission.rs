@@ -303,13 +303,7 @@ fn validation(v: &Value, at: &str, out: &mut Vec<FieldError>) {
         }
     }
     if let Some(reason) = v.get("reason").and_then(Value::as_str) {
-        OneOf(&[
-            "Forbidden",
-            "Invalid",
-            "RequestEntityTooLarge",
-            "Unauthorized",
-        ])
-        .apply(Some(&Value::from(reason)), &format!("{at}.reason"), out);
+        OneOf(&["Forbidden", "Invalid", "RequestEntityTooLarge"]).apply(Some(&Value::from(reason)), &format!("{at}.reason"), out);
     }
 }
 
@@ -335,6 +329,17 @@ static BINDINGS: Table = Table {
     warn_unset: &[],
 };
 
+/// What is deleted cannot be changed by policies.
+pub(crate) fn mutable(resources: &Value, at: &str, out: &mut Vec<FieldError>) {
+    const OPERATIONS: [&str; 4] = ["*", "CONNECT", "CREATE", "UPDATE"];
+    for op in resources.list_at(&["resourceRules"]).iter().flat_map(|r| r.list_at(&["operations"])) {
+        let op = op.as_str().unwrap_or_default();
+        if !OPERATIONS.contains(&op) {
+            out.push(FieldError::not_supported(format!("{at}.resourceRules.operations"), op, &OPERATIONS));
+        }
+    }
+}
+
 static MUTATING_BINDINGS: Table = Table {
     rules: &[
         ("spec.policyName", &[Required(""), Subdomain]),
@@ -345,7 +350,7 @@ static MUTATING_BINDINGS: Table = Table {
         ("spec.matchResources.resourceRules[]", &[Custom(named_rule)]),
         ("spec.matchResources.excludeResourceRules[]", &[Custom(named_rule)]),
     ],
-    more: None,
+    more: Some(|obj, out| mutable(&obj["spec"]["matchResources"], "spec.matchResources", out)),
     fixed: &[],
     warn_unset: &[],
 };

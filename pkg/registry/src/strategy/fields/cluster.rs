@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::{
     Check::{Custom, Label, Labels, Least, OneOfAsIs, Quantity, Required, Short},
-    Fixed::{Always, Forbidden, New},
+    Fixed::{Also, Always, Forbidden, New},
     Table,
 };
 use crate::{error::FieldError, names, object::Object};
@@ -174,7 +174,7 @@ static QUOTAS: Table = Table {
             }
         }
     }),
-    fixed: &[Always("spec.scopes")],
+    fixed: &[Also("spec.scopes", true)],
     warn_unset: &[],
 };
 

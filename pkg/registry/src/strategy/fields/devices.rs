@@ -41,6 +41,7 @@ static TEMPLATES: Table = Table {
 static CLASSES: Table = Table {
     rules: &[
         ("spec.selectors[].cel", &[Required("")]),
+        ("spec.selectors[].cel", &[Custom(selector)]),
         ("spec.config[].opaque", &[Custom(opaque)]),
         ("spec.config[]", &[Custom(configured)]),
     ],
@@ -169,6 +170,7 @@ fn request(r: &Value, at: &str, out: &mut Vec<FieldError>) {
         &[
             ("deviceClassName", &[Required(""), Subdomain]),
             ("selectors[].cel", &[Required("")]),
+            ("selectors[].cel", &[Custom(selector)]),
             ("allocationMode", &[OneOf(&["All", "ExactCount"])]),
         ],
         &mut inner,
@@ -190,7 +192,8 @@ fn attribute(text: &str, at: &str, out: &mut Vec<FieldError>) {
     }
     let (domain, name) = text.split_once('/').map_or((None, text), |(d, n)| (Some(d), n));
     let starts = name.starts_with(|c: char| c == '_' || c.is_ascii_alphabetic());
-    if !name.is_empty() && !(starts && name.chars().all(|c| c == '_' || c.is_ascii_alphanumeric())) {
+    let fits = starts && name.chars().all(|c| c == '_' || c.is_ascii_alphanumeric());
+    if !name.is_empty() && !fits {
         out.push(FieldError::invalid(at, name, IDENTIFIER));
     }
     match domain {
@@ -230,5 +233,16 @@ fn opaque(o: &Value, at: &str, out: &mut Vec<FieldError>) {
     }
     if o.at(&["parameters"]).is_none() {
         out.push(FieldError::required(format!("{at}.parameters"), ""));
+    }
+}
+
+/// The expression by which devices are chosen.
+fn selector(cel: &Value, at: &str, out: &mut Vec<FieldError>) {
+    if cel.is_null() {
+        return;
+    }
+    let expression = cel.str_at(&["expression"]);
+    if let Err(why) = crate::expressions::validate_device(expression) {
+        out.push(FieldError::invalid(format!("{at}.expression"), expression, why));
     }
 }

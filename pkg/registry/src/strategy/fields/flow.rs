@@ -24,7 +24,7 @@ static FLOWS: Table = Table {
     rules: &[
         ("spec.priorityLevelConfiguration.name", &[Required("must reference a priority level"), Subdomain]),
         ("spec.matchingPrecedence", &[Least(1, "must be a positive value"), Most(10000, "must not be greater than 10000")]),
-        ("spec.distinguisherMethod.type", &[OneOf(&["ByNamespace", "ByUser"])]),
+        ("spec.distinguisherMethod", &[Custom(distinguisher)]),
         ("spec.rules[].subjects", &[Required("subjects must contain at least one value")]),
         ("spec.rules[].subjects[]", &[Custom(subject)]),
         ("spec.rules[].resourceRules[].verbs", &[Required("verbs must contain at least one value"), Custom(verbs)]),
@@ -223,4 +223,11 @@ fn entropy(deck: i64, hand: i64) -> i64 {
         bits += (deck.saturating_sub(i).max(1) as f64).log2();
     }
     bits.ceil() as i64
+}
+
+fn distinguisher(d: &Value, at: &str, out: &mut Vec<FieldError>) {
+    let all = ["ByNamespace", "ByUser"];
+    if !all.contains(&d.str_at(&["type"])) {
+        out.push(FieldError::not_supported(format!("{at}.type"), d.clone(), &all));
+    }
 }

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{
     Check::{Bytes, Cidr, Custom, Label, LabelValue, OneOf, OneOfAsIs, Port, PortName, Required, Segment, Selector, Subdomain, UniqueBy},
-    Fixed::Always,
+    Fixed::{Always, Unshown},
     IP, Table, blank,
 };
 use crate::{error::FieldError, names, object::Object};
@@ -317,7 +317,7 @@ static SLICES: Table = Table {
             }
         }
     }),
-    fixed: &[Always("addressType")],
+    fixed: &[Unshown("addressType")],
     warn_unset: &[],
 };
 

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{
     Check::{Bytes, Custom, Least, OneOf, Quantity, QualifiedLower, Required, Selector, Short, Subdomain, UniqueBy},
-    Fixed::{Always, Forbidden, Unshown},
+    Fixed::{Also, Always, Forbidden, Unshown},
     Table,
 };
 use crate::{error::FieldError, names, object::Object};
@@ -39,7 +39,7 @@ static CLASSES: Table = Table {
             }
         }
     }),
-    fixed: &[Always("parameters"), Unshown("provisioner"), Unshown("reclaimPolicy"), Unshown("volumeBindingMode")],
+    fixed: &[Unshown("parameters"), Unshown("provisioner"), Unshown("reclaimPolicy"), Unshown("volumeBindingMode")],
     warn_unset: &[],
 };
 
@@ -115,7 +115,7 @@ static DRIVERS: Table = Table {
             }
         }
     }),
-    fixed: &[Always("spec.volumeLifecycleModes"), Always("spec.attachRequired")],
+    fixed: &[Also("spec.volumeLifecycleModes", true), Always("spec.attachRequired")],
     warn_unset: &[("spec.serviceAccountTokenInSecrets", "spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes")],
 };
 
