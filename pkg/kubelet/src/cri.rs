@@ -113,6 +113,30 @@ impl Cri {
             .map(tonic::Response::into_inner)
     }
 
+    /// Writes a checkpoint of a container to a file; `timeout` in seconds, 0 for the runtime's own.
+    pub async fn checkpoint_container(
+        &self,
+        id: &str,
+        location: &str,
+        timeout: i64,
+        limit: Option<Duration>,
+    ) -> Result<v1::CheckpointContainerResponse, Status> {
+        let mut req = Request::new(v1::CheckpointContainerRequest {
+            container_id: id.into(),
+            location: location.into(),
+            timeout,
+        });
+        if let Some(limit) = limit {
+            // the runtime is to answer first
+            req.set_timeout(limit + Duration::from_secs(2));
+        }
+        self.runtime
+            .clone()
+            .checkpoint_container(req)
+            .await
+            .map(tonic::Response::into_inner)
+    }
+
     /// Container events as they happen.
     pub async fn events(&self) -> Result<tonic::Streaming<v1::ContainerEventResponse>, Status> {
         self.runtime

@@ -29,6 +29,7 @@ use crate::{
 };
 
 mod auth;
+mod checkpoint;
 mod stats;
 mod tls;
 
@@ -290,6 +291,9 @@ impl State {
                     .await
                     .map_err(|e| Refusal::internal(e.message()))?;
                 tunnel(req, &answer.url).await
+            }
+            ["checkpoint", ns, pod, container] if req.method() == Method::POST => {
+                self.checkpoint(ns, pod, container, &q).await
             }
             ["run", ns, pod, container] | ["run", ns, pod, _, container] if !get => {
                 let found = self.running(ns, pod, container).await?;

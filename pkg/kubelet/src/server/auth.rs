@@ -40,7 +40,7 @@ pub struct Auth {
     client: Option<Client>,
     node: String,
     tokens: Cache<[u8; 32], Option<Identity>>,
-    allowed: Cache<(Identity, &'static str), bool>,
+    allowed: Cache<(Identity, &'static str, &'static str), bool>,
 }
 
 fn cached<K: std::hash::Hash + Eq, V: Clone>(cache: &Cache<K, V>, key: &K) -> Option<V> {
@@ -56,6 +56,20 @@ fn remember<K: std::hash::Hash + Eq, V>(cache: &Cache<K, V>, key: K, value: V) {
         c.clear();
     }
     c.insert(key, (Instant::now(), value));
+}
+
+/// The subresources of the node of which one must be allowed for a path, as upstream's kubelet asks.
+fn subresources(path: &str) -> &'static [&'static str] {
+    match path.split('/').nth(1).unwrap_or_default() {
+        "stats" => &["stats"],
+        "metrics" => &["metrics"],
+        "logs" => &["log"],
+        "checkpoint" => &["checkpoint"],
+        "pods" | "runningpods" => &["pods", "proxy"],
+        "healthz" => &["healthz", "proxy"],
+        "configz" => &["configz", "proxy"],
+        _ => &["proxy"],
+    }
 }
 
 impl Auth {
@@ -101,23 +115,27 @@ impl Auth {
             "DELETE" => "delete",
             _ => "get",
         };
-        let key = (who.clone(), verb);
-        let ok = match cached(&self.allowed, &key) {
-            Some(ok) => ok,
-            None => {
-                let ok = self.ask(client, &who, verb).await?;
-                remember(&self.allowed, key, ok);
-                ok
+        let wanted = subresources(req.uri().path());
+        for &subresource in wanted {
+            let key = (who.clone(), verb, subresource);
+            let ok = match cached(&self.allowed, &key) {
+                Some(ok) => ok,
+                None => {
+                    let ok = self.ask(client.clone(), &who, verb, subresource).await?;
+                    remember(&self.allowed, key, ok);
+                    ok
+                }
+            };
+            if ok {
+                return Ok(());
             }
-        };
-        if ok {
-            return Ok(());
         }
         Err(Refusal(
             StatusCode::FORBIDDEN,
             format!(
-                "Forbidden (user={}, verb={verb}, resource=nodes, subresource(s)=[proxy])",
-                who.user
+                "Forbidden (user={}, verb={verb}, resource=nodes, subresource(s)=[{}])",
+                who.user,
+                wanted.join(" ")
             ),
         ))
     }
@@ -155,7 +173,13 @@ impl Auth {
         Ok(found)
     }
 
-    async fn ask(&self, client: Client, who: &Identity, verb: &str) -> Result<bool, Refusal> {
+    async fn ask(
+        &self,
+        client: Client,
+        who: &Identity,
+        verb: &str,
+        subresource: &str,
+    ) -> Result<bool, Refusal> {
         let review = SubjectAccessReview {
             spec: SubjectAccessReviewSpec {
                 user: Some(who.user.clone()),
@@ -166,7 +190,7 @@ impl Auth {
                     verb: Some(verb.to_owned()),
                     version: Some("v1".into()),
                     resource: Some("nodes".into()),
-                    subresource: Some("proxy".into()),
+                    subresource: Some(subresource.to_owned()),
                     name: Some(self.node.clone()),
                     ..ResourceAttributes::default()
                 }),
