@@ -31,6 +31,10 @@ use clap::{Parser, Subcommand};
 
 use crate::layout::Layout;
 
+/// Half of a write's time went into the C library's allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The cgroup below which every cgroup of ours is, in each hierarchy.
 pub const CGROUP_ROOT: &str = "/knarr";
 /// The Kubernetes version this program speaks.

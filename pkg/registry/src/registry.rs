@@ -311,11 +311,9 @@ impl Registry {
             Some(t) => self.shared_lease(t).await?,
             None => 0,
         };
-        match self.store.put(key, bytes, expected, lease).await? {
-            Swap::Done(rev) => {
-                let fields = cache.codec().fields(obj);
-                Ok(Write::Done(Arc::new(Entry::new(key, obj, rev, fields))))
-            }
+        let begun = cache.begin(key, &bytes);
+        match self.store.put(key, bytes.clone(), expected, lease).await? {
+            Swap::Done(rev) => Ok(Write::Done(begun.written(obj, rev))),
             Swap::Conflict(kv) => Ok(Write::Conflict(kv.and_then(|kv| cache.decode(&kv)))),
         }
     }

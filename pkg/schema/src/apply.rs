@@ -52,8 +52,8 @@ pub enum Error {
 /// `live` is the stored object (`None` when the object is created). `new` should be in its final
 /// form, as it will be stored.
 pub fn track(live: Option<&Value>, new: &mut Value, ty: Option<&'static Type>, writer: &Writer<'_>) {
-    let given = new.pointer("/metadata/managedFields").cloned().unwrap_or(Value::Null);
-    let stored = live.and_then(|l| l.pointer("/metadata/managedFields")).cloned().unwrap_or(Value::Null);
+    let given = new.pointer("/metadata/managedFields").unwrap_or(&Value::Null);
+    let stored = live.and_then(|l| l.pointer("/metadata/managedFields")).unwrap_or(&Value::Null);
     let cleared = given.as_array().is_some_and(|l| l.len() == 1 && l[0].as_object().is_some_and(Map::is_empty));
     if cleared {
         if let Some(meta) = new.get_mut("metadata").and_then(Value::as_object_mut) {
@@ -61,26 +61,28 @@ pub fn track(live: Option<&Value>, new: &mut Value, ty: Option<&'static Type>, w
         }
         return;
     }
-    let mut managers = Managers::parse(&given).filter(|m| !m.is_empty() && writer.subresource.is_empty()).or_else(|| Managers::parse(&stored)).unwrap_or_default();
+    let mut managers = Managers::parse(given).filter(|m| !m.is_empty() && writer.subresource.is_empty()).or_else(|| Managers::parse(stored)).unwrap_or_default();
     let root = Kind::root(ty, writer.schema);
     let empty = Value::Object(Map::new());
     let mut changes = walk::compare(live.unwrap_or(&empty), new, root);
     for set in [&mut changes.added, &mut changes.modified, &mut changes.removed] {
         strip(set, writer.reset);
     }
-    let changed = changes.modified.union(&changes.added);
+    let mut changed = changes.added;
+    changed.add(changes.modified);
     let me = managers.entry(writer, Operation::Update);
     for (id, entry) in managers.iter_mut() {
         if *id == me {
             continue;
         }
-        entry.set = entry.set.difference(&changed).difference(&changes.removed);
+        entry.set.subtract(&changed);
+        entry.set.subtract(&changes.removed);
     }
     let own = managers.get_mut(&me);
-    let next = own.set.difference(&changes.removed).union(&changed);
-    own.set = next;
+    own.set.subtract(&changes.removed);
     if !changed.is_empty() {
         own.time = Some(writer.now);
+        own.set.add(changed);
     }
     managers.settle();
     managers.cap(10);
@@ -135,8 +137,8 @@ fn apply_once(live: Option<&Value>, config: &Value, ty: Option<&'static Type>, w
         let slash = if writer.api_version.contains('/') { "" } else { "/" };
         (Error::Invalid(format!("failed to create typed patch object ({name}; {slash}{}, Kind={kind}): {message}", writer.api_version)), Set::default())
     };
-    let stored = live.and_then(|l| l.pointer("/metadata/managedFields")).cloned().unwrap_or(Value::Null);
-    let mut managers = Managers::parse(&stored).unwrap_or_default();
+    let stored = live.and_then(|l| l.pointer("/metadata/managedFields")).unwrap_or(&Value::Null);
+    let mut managers = Managers::parse(stored).unwrap_or_default();
     let mut bare = live.cloned().unwrap_or_else(|| Value::Object(Map::new()));
     if let Some(meta) = bare.get_mut("metadata").and_then(Value::as_object_mut) {
         meta.remove("managedFields");
@@ -158,7 +160,7 @@ fn apply_once(live: Option<&Value>, config: &Value, ty: Option<&'static Type>, w
     managers.get_mut(&me).api_version = writer.api_version.to_owned();
     let mut merged = walk::merge(&bare, config, root);
     for (_, entry) in managers.iter_mut() {
-        owned = owned.union(&entry.set);
+        owned.add(entry.set.clone());
     }
     walk::prune(&mut merged, &last, &owned, root);
 
@@ -166,7 +168,8 @@ fn apply_once(live: Option<&Value>, config: &Value, ty: Option<&'static Type>, w
     for set in [&mut changes.added, &mut changes.modified, &mut changes.removed] {
         strip(set, writer.reset);
     }
-    let changed = changes.modified.union(&changes.added);
+    let mut changed = changes.added;
+    changed.add(changes.modified);
     let mut conflicts: Vec<(String, String)> = Vec::new();
     let mut conflicting = Set::default();
     for (id, entry) in managers.iter_mut() {
@@ -177,11 +180,11 @@ fn apply_once(live: Option<&Value>, config: &Value, ty: Option<&'static Type>, w
         for path in both.paths() {
             conflicts.push((id.shown(), path));
         }
-        conflicting = conflicting.union(&both);
         if force {
-            entry.set = entry.set.difference(&both);
+            entry.set.subtract(&both);
         }
-        entry.set = entry.set.difference(&changes.removed);
+        entry.set.subtract(&changes.removed);
+        conflicting.add(both);
     }
     if !force && !conflicts.is_empty() {
         return Err((Error::Conflict(Box::new(conflict(conflicts))), conflicting));

@@ -7,8 +7,8 @@ mod tests;
 mod watcher;
 
 use std::{
-    collections::VecDeque,
-    sync::{Arc, OnceLock, RwLock},
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, OnceLock, RwLock},
 };
 
 use bytes::Bytes;
@@ -134,6 +134,42 @@ impl Entry {
     }
 }
 
+/// A write that has begun; forgotten when nothing comes of it.
+pub(crate) struct Begun<'c> {
+    cache: &'c Cache,
+    key: &'c str,
+    stored: &'c Bytes,
+    done: bool,
+}
+
+impl Begun<'_> {
+    /// The entry of what was stored.
+    pub(crate) fn written(mut self, obj: &Value, revision: u64) -> Arc<Entry> {
+        self.done = true;
+        self.cache.written(self.key, self.stored, obj, revision)
+    }
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        if self.done {
+            return;
+        }
+        let mut all = self.cache.writing();
+        if all
+            .get(self.key)
+            .is_some_and(|w| identical(&w.stored, self.stored))
+        {
+            all.remove(self.key);
+        }
+    }
+}
+
+/// Whether both are the same bytes of memory.
+fn identical(a: &Bytes, b: &Bytes) -> bool {
+    a.as_ptr() == b.as_ptr() && a.len() == b.len()
+}
+
 /// One change, shared by all watchers.
 #[derive(Debug)]
 pub struct Change {
@@ -175,6 +211,15 @@ pub struct Cache {
     state: RwLock<State>,
     /// The sequence number after the newest event.
     tail: watch::Sender<u64>,
+    /// What is being written, by key, until its event comes.
+    writing: Mutex<HashMap<Box<str>, Writing>>,
+}
+
+/// An object on its way to the store: whoever makes its entry first makes it for both.
+#[derive(Debug)]
+struct Writing {
+    stored: Bytes,
+    entry: Option<Arc<Entry>>,
 }
 
 impl Cache {
@@ -196,7 +241,13 @@ impl Cache {
                 bytes: 0,
             }),
             tail: watch::Sender::new(0),
+            writing: Mutex::default(),
         }
+    }
+    fn writing(&self) -> std::sync::MutexGuard<'_, HashMap<Box<str>, Writing>> {
+        self.writing
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
     fn read(&self) -> std::sync::RwLockReadGuard<'_, State> {
         self.state
@@ -234,10 +285,57 @@ impl Cache {
             .map(Arc::new)
     }
 
+    /// Says that these bytes are about to be stored, so that they need not be read when they come
+    /// back.
+    pub(crate) fn begin<'c>(&'c self, key: &'c str, stored: &'c Bytes) -> Begun<'c> {
+        let writing = Writing {
+            stored: stored.clone(),
+            entry: None,
+        };
+        self.writing().insert(key.into(), writing);
+        Begun {
+            cache: self,
+            key,
+            stored,
+            done: false,
+        }
+    }
+
+    fn written(&self, key: &str, stored: &Bytes, obj: &Value, revision: u64) -> Arc<Entry> {
+        if let Some(entry) = self.get(key)
+            && entry.revision == revision
+        {
+            return entry;
+        }
+        let fields = self.codec.fields(obj);
+        let entry = Arc::new(Entry::new(key, obj, revision, fields));
+        #[cfg(debug_assertions)]
+        if let Some(read) = self.entry(key, stored, revision) {
+            assert_eq!(entry.json, read.json, "{key} reads otherwise than it was written");
+        }
+        if let Some(writing) = self.writing().get_mut(key)
+            && identical(&writing.stored, stored)
+        {
+            writing.entry = Some(Arc::clone(&entry));
+        }
+        entry
+    }
+
+    /// The entry of an event, if this server has written it and made it already.
+    fn take_written(&self, key: &str, stored: &[u8], revision: u64) -> Option<Arc<Entry>> {
+        let mut all = self.writing();
+        if all.get(key)?.stored != stored {
+            return None;
+        }
+        let entry = all.remove(key)?.entry?;
+        (entry.revision == revision).then_some(entry)
+    }
+
     /// Fills the cache with what a range read returned.
     pub(crate) fn load(&self, items: &[knarr_storage::KeyValue], revision: u64) {
         let entries: Vec<Arc<Entry>> = items.iter().filter_map(|kv| self.decode(kv)).collect();
         let bytes = entries.iter().map(|e| e.json.len()).sum();
+        self.writing().clear();
         let mut s = self.write();
         s.bytes = bytes;
         s.map = Snapshot::from_sorted(entries);
@@ -254,15 +352,17 @@ impl Cache {
 
     /// Applies a store event.
     pub(crate) fn apply(&self, e: &knarr_storage::Event) {
+        // Made before the lock is taken: readers do not wait for it.
+        let current = e.current.as_ref().map(|kv| {
+            self.take_written(&e.key, &kv.value, kv.mod_revision)
+                .or_else(|| self.decode(kv))
+        });
         let mut s = self.write();
         if e.revision <= s.loaded {
             return;
         }
-        let change = if let Some(kv) = &e.current {
-            let Some(entry) = self.entry(&e.key, &kv.value, kv.mod_revision) else {
-                return;
-            };
-            let entry = Arc::new(entry);
+        let change = if let Some(entry) = current {
+            let Some(entry) = entry else { return };
             let previous = s.map.insert(Arc::clone(&entry));
             s.bytes = (s.bytes + entry.json.len())
                 .saturating_sub(previous.as_ref().map_or(0, |p| p.json.len()));

@@ -5,7 +5,7 @@ mod delete;
 use std::{future::Future, sync::Arc};
 
 use async_trait::async_trait;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 pub use delete::{DeleteOptions, Deleted, delete};
 
@@ -480,23 +480,37 @@ where
 
 /// Whether a write would change nothing; times in `managedFields` alone are no change.
 fn same(new: &Value, old: &Value) -> bool {
-    if new == old {
-        return true;
-    }
-    let strip = |v: &Value| {
-        let mut v = v.clone();
-        if let Some(list) = v
-            .pointer_mut("/metadata/managedFields")
-            .and_then(Value::as_array_mut)
-        {
-            for e in list {
-                if let Some(m) = e.as_object_mut() {
-                    m.remove("time");
-                }
-            }
-        }
-        v
+    let (Some(a), Some(b)) = (new.as_object(), old.as_object()) else {
+        return new == old;
     };
-    new.at(&["metadata", "managedFields"]) != old.at(&["metadata", "managedFields"])
-        && strip(new) == strip(old)
+    a.len() == b.len()
+        && a.iter().zip(b).all(|((k, v), (l, w))| {
+            k == l
+                && match (k.as_str(), v, w) {
+                    ("metadata", Value::Object(v), Value::Object(w)) => same_metadata(v, w),
+                    _ => v == w,
+                }
+        })
+}
+
+fn same_metadata(a: &Map<String, Value>, b: &Map<String, Value>) -> bool {
+    a.len() == b.len()
+        && a.iter().zip(b).all(|((k, v), (l, w))| {
+            k == l
+                && match (k.as_str(), v, w) {
+                    ("managedFields", Value::Array(v), Value::Array(w)) => {
+                        v.len() == w.len() && v.iter().zip(w).all(|(v, w)| same_manager(v, w))
+                    }
+                    _ => v == w,
+                }
+        })
+}
+
+/// One entry of `managedFields`; its time does not count.
+fn same_manager(a: &Value, b: &Value) -> bool {
+    let (Some(a), Some(b)) = (a.as_object(), b.as_object()) else {
+        return a == b;
+    };
+    let timeless = |m: &'_ Map<String, Value>| m.len() - usize::from(m.contains_key("time"));
+    timeless(a) == timeless(b) && a.iter().all(|(k, v)| k == "time" || b.get(k) == Some(v))
 }

@@ -80,13 +80,34 @@ impl Set {
         }
     }
 
-    fn add(&mut self, other: Self) {
+    /// Takes the paths of another out.
+    pub(super) fn subtract(&mut self, other: &Self) {
+        for (key, theirs) in &other.nodes {
+            let Some(mine) = self.nodes.get_mut(key) else { continue };
+            mine.member &= !theirs.member;
+            mine.children.subtract(&theirs.children);
+            if !mine.member && mine.children.is_empty() {
+                self.nodes.remove(key);
+            }
+        }
+    }
+
+    /// Adds the paths of another.
+    pub(super) fn add(&mut self, other: Self) {
         if self.is_empty() {
             *self = other;
             return;
         }
         for (key, node) in other.nodes {
-            self.put(&key, node);
+            match self.nodes.get_mut(&key) {
+                Some(mine) => {
+                    mine.member |= node.member;
+                    mine.children.add(node.children);
+                }
+                None => {
+                    self.nodes.insert(key, node);
+                }
+            }
         }
     }
 

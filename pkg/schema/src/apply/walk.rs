@@ -153,7 +153,11 @@ fn item_key(kind: Kind<'_>, item: &Value) -> Option<String> {
 
 /// JSON as Go writes it: safe inside HTML.
 fn escaped(value: &Value) -> String {
-    value.to_string().replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
+    let text = value.to_string();
+    if !text.contains(['<', '>', '&']) {
+        return text;
+    }
+    text.replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
 }
 
 fn element_kind(kind: Kind<'_>) -> Kind<'_> {
@@ -272,7 +276,7 @@ pub(super) struct Changes {
 
 pub(super) fn compare(old: &Value, new: &Value, kind: Kind<'_>) -> Changes {
     let mut c = Change::default();
-    differ(Some(old), Some(new), kind, &mut c);
+    differ(Some(old), Some(new), kind, 0, &mut c);
     Changes { added: c.added.children, modified: c.modified.children, removed: c.removed.children }
 }
 
@@ -285,6 +289,10 @@ struct Change {
 }
 
 impl Change {
+    fn is_empty(&self) -> bool {
+        let none = |n: &Node| !n.member && n.children.is_empty();
+        none(&self.added) && none(&self.modified) && none(&self.removed)
+    }
     fn put(&mut self, key: &str, below: Self) {
         self.added.children.put(key, below.added);
         self.modified.children.put(key, below.modified);
@@ -305,8 +313,11 @@ fn blank(value: Option<&Value>) -> bool {
     value.is_none_or(|v| v.is_null() || v.as_object().is_some_and(Map::is_empty) || v.as_array().is_some_and(Vec::is_empty))
 }
 
-fn differ(old: Option<&Value>, new: Option<&Value>, kind: Kind<'_>, c: &mut Change) {
-    if old.is_none() && new.is_none() {
+/// So many levels are compared as a whole before they are walked: most of an object stays as it is.
+const WHOLE: usize = 6;
+
+fn differ(old: Option<&Value>, new: Option<&Value>, kind: Kind<'_>, level: usize, c: &mut Change) {
+    if old.is_none() && new.is_none() || level < WHOLE && old == new {
         return;
     }
     let form = kind.of(new.or(old).unwrap_or(&Value::Null));
@@ -322,8 +333,10 @@ fn differ(old: Option<&Value>, new: Option<&Value>, kind: Kind<'_>, c: &mut Chan
             let (a, b) = (old.and_then(Value::as_object).unwrap_or(&none), new.and_then(Value::as_object).unwrap_or(&none));
             for key in a.keys().chain(b.keys().filter(|k| !a.contains_key(*k))) {
                 let mut below = Change::default();
-                differ(a.get(key), b.get(key), form.member(key).unwrap_or(Kind::Leaf), &mut below);
-                c.put(&format!("f:{key}"), below);
+                differ(a.get(key), b.get(key), form.member(key).unwrap_or(Kind::Leaf), level + 1, &mut below);
+                if !below.is_empty() {
+                    c.put(&format!("f:{key}"), below);
+                }
             }
         }
         Kind::SetOf | Kind::Keyed(..) | Kind::Items(_) => {
@@ -345,7 +358,7 @@ fn differ(old: Option<&Value>, new: Option<&Value>, kind: Kind<'_>, c: &mut Chan
             let (a, b) = (list(form, old), list(form, new));
             for (key, _) in a.iter().chain(b.iter().filter(|(k, _)| !a.iter().any(|(o, _)| o == k))) {
                 let mut below = Change::default();
-                differ(find(&a, key), find(&b, key), element_kind(form), &mut below);
+                differ(find(&a, key), find(&b, key), element_kind(form), level + 1, &mut below);
                 c.put(key, below);
             }
         }
