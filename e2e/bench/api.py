@@ -135,6 +135,7 @@ def measure(peer, pods):
     rows["merge patch that one of 200 watchers sees"] = used / (pods // 2) * 1000
     if came < pods // 2:
         print(f"  {peer.name}: only {came} of {pods // 2} events came", file=sys.stderr)
+    time.sleep(8)
     rows["memory after that work"] = memory(peer)
     return rows
 
@@ -146,7 +147,8 @@ def main():
     parser.add_argument("--only-ours", action="store_true", help="without upstream's")
     choice = parser.parse_args()
     with Pair(choice.knarr, CACHE / "bench-api", durable=True, alone=choice.only_ours) as pair:
-        time.sleep(3)
+        # Idle is what has come to rest.
+        time.sleep(8)
         peers = [pair.ours] if choice.only_ours else [pair.ours, pair.upstream]
         all_rows = {p.name: measure(p, choice.pods) for p in peers}
         starts = {p.name: p.started for p in peers}

@@ -30,10 +30,9 @@ pub fn woken() {
     }
 }
 
-/// Gives memory back whenever work is over, for ever.
+/// Gives memory back whenever work is over, for ever; the start is work, too.
 pub async fn give_back() {
     loop {
-        WORKED.notified().await;
         loop {
             let before = WAKEUPS.load(Ordering::Relaxed);
             tokio::time::sleep(PAUSE).await;
@@ -48,5 +47,6 @@ pub async fn give_back() {
         });
         let _ = given.await;
         WAKEUPS.store(0, Ordering::Relaxed);
+        WORKED.notified().await;
     }
 }

@@ -22,8 +22,8 @@ use crate::object::{self, Object};
 
 /// How many events a cache remembers for watches that begin in the past.
 const RING: usize = 8192;
-/// And how many bytes of objects that only those events keep alive.
-const RING_BYTES: usize = 16 << 20;
+/// And how many bytes of objects they hold: so many, and an eighth of what the cache holds.
+const RING_BYTES: usize = 8 << 20;
 /// How many old snapshots serve the following pages of lists.
 const PAGES: usize = 16;
 
@@ -391,8 +391,8 @@ impl Cache {
         };
         s.ring.bytes += change.entry.size();
         s.ring.events.push_back(Arc::new(change));
-        while s.ring.events.len() > RING || (s.ring.bytes > RING_BYTES && s.ring.events.len() > 64)
-        {
+        let most = RING_BYTES + s.bytes / 8;
+        while s.ring.events.len() > RING || (s.ring.bytes > most && s.ring.events.len() > 64) {
             let Some(old) = s.ring.events.pop_front() else {
                 break;
             };
