@@ -307,12 +307,12 @@ impl Cache {
         {
             return entry;
         }
-        let fields = self.codec.fields(obj);
-        let entry = Arc::new(Entry::new(key, obj, revision, fields));
-        #[cfg(debug_assertions)]
-        if let Some(read) = self.entry(key, stored, revision) {
-            assert_eq!(entry.json, read.json, "{key} reads otherwise than it was written");
-        }
+        // Read back: that is how everybody else will see it.
+        let entry = self.entry(key, stored, revision).unwrap_or_else(|| {
+            let fields = self.codec.fields(obj);
+            Entry::new(key, obj, revision, fields)
+        });
+        let entry = Arc::new(entry);
         if let Some(writing) = self.writing().get_mut(key)
             && identical(&writing.stored, stored)
         {
