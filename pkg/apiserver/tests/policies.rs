@@ -168,6 +168,6 @@ async fn expressions_that_cannot_be_compiled_are_refused() {
         post(&c, POLICIES, &none)
             .await
             .2
-            .contains("validations or auditAnnotations must be non-empty")
+            .contains("validations or auditAnnotations must contain at least one item")
     );
 }
