@@ -53,7 +53,7 @@ fn milliseconds(d: Duration) -> f64 {
 
 async fn measure(daemon: &Daemon, registry: &image::Registry) -> Result<Figures> {
     let cri = daemon.connect().await?;
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    tokio::time::sleep(Duration::from_secs(8)).await;
     let empty = idle::pss(daemon.pid());
     start(&cri, "warm", 0).await?.remove(&cri).await?;
 
@@ -85,7 +85,7 @@ async fn measure(daemon: &Daemon, registry: &image::Registry) -> Result<Figures>
     for i in 0..MANY {
         pods.push(start(&cri, "many", i).await?);
     }
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    tokio::time::sleep(Duration::from_secs(8)).await;
     let full = idle::pss(daemon.pid());
     let mut shims: Vec<u64> = daemon.shims().into_iter().map(idle::private).collect();
     shims.sort_unstable();
