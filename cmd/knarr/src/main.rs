@@ -31,7 +31,7 @@ use clap::{Parser, Subcommand};
 
 use crate::layout::Layout;
 
-/// Half of a write's time went into the C library's allocator.
+/// More than a third of a write went into the C library's allocator (docs/performance.md).
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

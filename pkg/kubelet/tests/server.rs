@@ -85,7 +85,11 @@ fn req(path: &str) -> http::Request<Empty<Bytes>> {
 }
 
 async fn get(addr: SocketAddr, pki: &Pki, cert: bool, path: &str) -> (u16, String) {
-    let r = connect(addr, pki, cert).await.send_request(req(path)).await.unwrap();
+    ask(addr, pki, cert, req(path)).await
+}
+
+async fn ask(addr: SocketAddr, pki: &Pki, cert: bool, request: http::Request<Empty<Bytes>>) -> (u16, String) {
+    let r = connect(addr, pki, cert).await.send_request(request).await.unwrap();
     let status = r.status().as_u16();
     (status, String::from_utf8(r.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap())
 }
@@ -175,4 +179,25 @@ async fn the_server_answers_those_who_may_ask() {
     io.write_all(b"again").await.unwrap();
     io.read_exact(&mut buf).await.unwrap();
     assert_eq!(&buf, b"again");
+
+    let checkpoint = |path: &str| {
+        let r = http::Request::post(format!("/checkpoint/{path}")).header("host", "localhost");
+        ask(addr, &pki, true, r.body(Empty::new()).unwrap())
+    };
+    let (code, answer) = checkpoint("ns/p/c").await;
+    assert_eq!(code, 200, "{answer}");
+    let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
+    let file = std::path::Path::new(answer["items"][0].as_str().unwrap());
+    assert_eq!(file.parent(), Some(cfg.data_dir.join("kubelet/checkpoints").as_path()));
+    let name = file.file_name().unwrap().to_str().unwrap();
+    assert!(name.starts_with("checkpoint-p_ns-c-20") && name.ends_with("Z.tar"), "{name}");
+    assert!(!std::fs::read(file).unwrap().is_empty());
+    let (code, why) = checkpoint("ns/p/c?timeout=1").await;
+    assert_eq!((code, why.as_str()), (500, "checkpointing of ns/p/c failed (no checkpoint in 1 s)"));
+    assert_eq!(checkpoint("ns/p/c?timeout=soon").await.0, 500);
+    assert_eq!(checkpoint("ns/p/none").await.0, 404);
+    assert_eq!(checkpoint("ns/none/c").await.0, 404);
+    assert_eq!(get(addr, &pki, true, "/checkpoint/ns/p/c").await.0, 404, "only what is posted is done");
+    let r = http::Request::post("/checkpoint/ns/p/c").header("host", "localhost");
+    assert_eq!(ask(addr, &pki, false, r.body(Empty::new()).unwrap()).await.0, 401);
 }
