@@ -25,6 +25,22 @@ MERGE = {"Content-Type": "application/merge-patch+json"}
 STRATEGIC = {"Content-Type": "application/strategic-merge-patch+json"}
 JSONPATCH = {"Content-Type": "application/json-patch+json"}
 TABLE = {"Accept": "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"}
+WIDGET = [
+    {"name": "v1", "served": True, "storage": True, "subresources": {"status": {}, "scale": {"specReplicasPath": ".spec.replicas", "statusReplicasPath": ".status.replicas"}},
+     "schema": {"openAPIV3Schema": {"type": "object", "required": ["spec"], "properties": {
+         "status": {"type": "object", "properties": {"replicas": {"type": "integer"}}},
+         "spec": {"type": "object", "required": ["size", "mode"], "x-kubernetes-validations": [{"rule": "self.size < 10"}], "properties": {
+             "size": {"type": "integer", "format": "int32", "minimum": 1, "default": 3}, "replicas": {"type": "integer"},
+             "mode": {"type": "string", "enum": ["a", "b"], "nullable": True}, "port": {"x-kubernetes-int-or-string": True},
+             "raw": {"type": "object", "x-kubernetes-preserve-unknown-fields": True},
+             "whole": {"type": "object", "x-kubernetes-embedded-resource": True, "x-kubernetes-preserve-unknown-fields": True},
+             "known": {"type": "object", "x-kubernetes-embedded-resource": True, "properties": {"a": {"type": "string"}}},
+             "list": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["name"],
+                      "items": {"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}}}},
+             "free": {"type": "array", "x-kubernetes-preserve-unknown-fields": True, "items": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}},
+             "map": {"type": "object", "required": ["k"], "additionalProperties": {"type": "string", "nullable": True}},
+             "one": {"type": "object", "oneOf": [{"required": ["a"]}, {"required": ["b"]}], "properties": {"a": {"type": "string"}, "b": {"type": "string"}}}}}}}}},
+    {"name": "v1beta1", "served": True, "storage": False, "deprecated": True, "schema": {"openAPIV3Schema": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}}}]
 PARTIAL = {"Accept": "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io,application/json"}
 
 
@@ -63,21 +79,67 @@ def documents(r):
     for path in ("/version", "/", "/healthz", "/livez", "/readyz", "/healthz/ping", "/readyz/nothing", "/openid/v1/jwks",
                  "/.well-known/openid-configuration", "/nothing", "/api/v2", "/apis/nothing", "/apis/apps/v9", "/api/v1/nothings"):
         r.ask("paths", "", "GET", path)
+
+
+def openapi(r):
+    """What describes them, with custom resources."""
+    for kind, scope, versions in (("Widget", "Namespaced", WIDGET), ("Gizmo", "Cluster", [{"name": "v1", "served": True, "storage": True, "schema": {"openAPIV3Schema": {"type": "object"}}}])):
+        names = {"plural": kind.lower() + "s", "kind": kind}
+        r.pair.both("POST", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions", {
+            "apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": f"{kind.lower()}s.docs.parity.example.com"},
+            "spec": {"group": "docs.parity.example.com", "scope": scope, "names": names, "versions": versions}})
+    for _ in range(100):
+        answers = r.pair.both("GET", "/openapi/v2")
+        if all(b"docs.parity.v1.Gizmo" in a.body for a in answers):
+            break
+        time.sleep(0.2)
     theirs, ours = r.pair.both("GET", "/openapi/v3")
-    index = normal(theirs.json()), normal(ours.json())
-    r.note("openapi v3", "index", [] if sorted(index[0]["paths"]) == sorted(index[1]["paths"]) else differences(sorted(index[0]["paths"]), sorted(index[1]["paths"])))
+    index = theirs.json(), ours.json()
+    r.note("openapi v3", "index", compare_lists(sorted(index[0]["paths"]), sorted(index[1]["paths"])))
+    r.note("openapi v3", "index headers", compare_lists(theirs.headers["Content-Type"], ours.headers["Content-Type"]))
     for path in sorted(index[0]["paths"].keys() & index[1]["paths"].keys()):
         theirs, ours = r.pair.both("GET", f"/openapi/v3/{path}")
         a, b = bare(theirs.json()), bare(ours.json())
-        for part in ("paths", "components"):
+        for part in ("openapi", "info", "paths", "components"):
             r.note("openapi v3", f"{path} {part}", differences(a.get(part), b.get(part))[:50])
+    v3 = "application/com.github.proto-openapi.spec.v3"
+    for path in ("apis/apps/v1", "version", "apis/docs.parity.example.com/v1", "apis/nothing/v1"):
+        for accept in (f"{v3}.v1.0+protobuf", f"{v3}@v1.0+protobuf,application/json;q=0.1", "text/html", "*/*"):
+            r.note("openapi v3", f"{path} as {accept}", kinds_of(*r.pair.both("GET", f"/openapi/v3/{path}", headers={"Accept": accept})))
+        r.note("openapi v3", f"{path} of another hash", kinds_of(*r.pair.both("GET", f"/openapi/v3/{path}?hash=0")))
+        urls = [i["paths"].get(path, {}).get("serverRelativeURL") for i in index]
+        if all(urls):
+            found = [p.ask("GET", u) for p, u in zip((r.pair.upstream, r.pair.ours), urls)]
+            r.note("openapi v3", f"{path} by its hash", kinds_of(*found))
+            again = [p.ask("GET", u, headers={"If-None-Match": f.headers["Etag"]}) for p, u, f in zip((r.pair.upstream, r.pair.ours), urls, found)]
+            r.note("openapi v3", f"{path} unchanged", kinds_of(*again))
+    r.note("openapi v3", "no name", kinds_of(*r.pair.both("GET", "/openapi/v3/")))
+    v2 = "application/com.github.proto-openapi.spec.v2"
+    for accept in (f"{v2}.v1.0+protobuf", f"{v2}@v1.0+protobuf", "text/html", "application/*"):
+        r.note("openapi v2", f"as {accept}", kinds_of(*r.pair.both("GET", "/openapi/v2", headers={"Accept": accept})))
     theirs, ours = r.pair.both("GET", "/openapi/v2")
     a, b = bare(theirs.json()), bare(ours.json())
-    for part in ("paths", "definitions", "info", "security", "securityDefinitions"):
+    for part in ("paths", "definitions", "parameters", "info", "security", "securityDefinitions"):
         left, right = a.get(part) or {}, b.get(part) or {}
         if isinstance(left, dict) and isinstance(right, dict):
             for key in sorted(left.keys() | right.keys()):
                 r.note("openapi v2", f"{part} {key}", differences(left.get(key), right.get(key)))
+        else:
+            r.note("openapi v2", part, compare_lists(left, right))
+    r.pair.both("DELETE", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/widgets.docs.parity.example.com")
+    r.pair.both("DELETE", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/gizmos.docs.parity.example.com")
+
+
+def compare_lists(a, b):
+    return [] if a == b else differences(a, b) or [("", a, b)]
+
+
+def kinds_of(theirs, ours):
+    """What differs in status and headers of documents."""
+    pairs = [("status", theirs.status, ours.status), ("empty", not theirs.body, not ours.body)]
+    pairs += [(h, theirs.headers.get(h), ours.headers.get(h)) for h in ("Content-Type", "Cache-Control")]
+    pairs += [(h, h in theirs.headers, h in ours.headers) for h in ("Etag", "Expires", "Location")]
+    return [p for p in pairs if p[1] != p[2] and not (p[0] == "Content-Type" and not theirs.body)]
 
 
 def bare(value):
@@ -203,6 +265,7 @@ def main():
     parser.add_argument("--knarr", type=pathlib.Path, required=True, help="the program")
     parser.add_argument("--kind", action="append", help="only these kinds")
     parser.add_argument("--limit", type=int, default=0, help="most changed fields of a kind")
+    parser.add_argument("--openapi", action="store_true", help="only OpenAPI")
     parser.add_argument("--no-fields", action="store_true", help="without the changed fields")
     parser.add_argument("--report", type=pathlib.Path, default=CACHE / "parity" / "report.json")
     choice = parser.parse_args()
@@ -211,13 +274,16 @@ def main():
         r = Report(pair)
         for path, document in AROUND:
             pair.both("POST", path, document)
-        if not choice.kind:
+        if choice.openapi:
+            openapi(r)
+        elif not choice.kind:
             documents(r)
+            openapi(r)
             paging(r)
             access(r)
         seen = list(kinds())
         for path, full in seen:
-            if choice.kind and full["kind"] not in choice.kind:
+            if choice.openapi or (choice.kind and full["kind"] not in choice.kind):
                 continue
             area = f"{full['kind']}.{full['apiVersion']}"
             lifecycle(r, area, path, full)

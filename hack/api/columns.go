@@ -22,8 +22,8 @@ func (s *columnSink) TableHandler(columns []metav1.TableColumnDefinition, printF
 		return nil
 	}
 	for _, k := range kinds {
-		// Printed by nobody: the server has no table of its own for it.
-		if strings.HasPrefix(k.Kind, "CSIStorageCapacity") {
+		// Printed by nobody: the server has no table of its own for it, or does not serve it.
+		if strings.HasPrefix(k.Kind, "CSIStorageCapacity") || k.Group == "internal.apiserver.k8s.io" {
 			continue
 		}
 		var b bytes.Buffer

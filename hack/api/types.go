@@ -15,6 +15,7 @@ import (
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apimachinery/pkg/util/intstr"
+	"k8s.io/apimachinery/pkg/version"
 	aggopenapi "k8s.io/kube-aggregator/pkg/generated/openapi"
 	"k8s.io/kube-openapi/pkg/common"
 	"k8s.io/kube-openapi/pkg/validation/spec"
@@ -128,7 +129,8 @@ func ext(s spec.Schema, key string) string {
 
 // Field flags: o omitempty, z omitzero, p pointer, r required, i inline, v the schema's default is the empty string;
 // values: ps= patchStrategy, pk= patchMergeKey, lt= list type, lk= list map keys, mt= map type,
-// e= enum values, f= format; d= the default (JSON, last).
+// e= enum values, ee= those of an element, s= the default that the schema states beyond what the
+// other flags tell (JSON); d= the default that the server sets (JSON, last).
 func (w *typeWriter) field(b *bytes.Buffer, owner reflect.Type, f reflect.StructField, def spec.Schema, stats defaultStats) {
 	name, opts, _ := strings.Cut(f.Tag.Get("json"), ",")
 	if name == "-" {
@@ -177,12 +179,16 @@ func (w *typeWriter) field(b *bytes.Buffer, owner reflect.Type, f reflect.Struct
 	if prop.Default == "" {
 		flags = append(flags, "v")
 	}
-	if len(prop.Enum) > 0 {
-		values := []string{}
-		for _, e := range prop.Enum {
-			values = append(values, fmt.Sprint(e))
+	if v := enum(prop.Enum); v != "" {
+		flags = append(flags, "e="+v)
+	}
+	if s := element(prop); s != nil {
+		if v := enum(s.Enum); v != "" {
+			flags = append(flags, "ee="+strings.ReplaceAll(v, " ", "%20"))
 		}
-		flags = append(flags, "e="+strings.Join(values, "|"))
+	}
+	if s := stated(prop.Default, !strings.Contains(opts, "omitempty") && ft.Kind() != reflect.Pointer); s != "" {
+		flags = append(flags, "s="+s)
 	}
 	stripped := ft
 	for stripped.Kind() == reflect.Pointer {
@@ -195,6 +201,35 @@ func (w *typeWriter) field(b *bytes.Buffer, owner reflect.Type, f reflect.Struct
 		flags = append(flags, "d="+d)
 	}
 	fmt.Fprintf(b, "%s\t%s\t%s\t%s\n", name, number, w.expr(ft), dash(strings.Join(flags, " ")))
+}
+
+func enum(all []interface{}) string {
+	values := []string{}
+	for _, e := range all {
+		values = append(values, fmt.Sprint(e))
+	}
+	return strings.Join(values, "|")
+}
+
+// The schema of what a list or a map holds.
+func element(s spec.Schema) *spec.Schema {
+	switch {
+	case s.Items != nil:
+		return s.Items.Schema
+	case s.AdditionalProperties != nil:
+		return s.AdditionalProperties.Schema
+	}
+	return nil
+}
+
+// A default that is not the zero value of a field that is always there.
+func stated(d interface{}, always bool) string {
+	if d == nil || d == "" || (reflect.ValueOf(d).Kind() == reflect.Map && reflect.ValueOf(d).Len() == 0) || (always && reflect.ValueOf(d).IsZero()) {
+		return ""
+	}
+	data, err := json.Marshal(d)
+	check(err)
+	return string(data)
 }
 
 // Every kind that can be a request's or an answer's body.
@@ -244,6 +279,18 @@ func renderTypes(t *resourceTable, stats defaultStats) []byte {
 		fmt.Fprintf(&b, "=kind\t%s\t%s\t%s\t%s\n", dash(k.Group), k.Version, k.Kind, modelName(roots[k]))
 		w.visit(roots[k])
 	}
+	// What every group and version has a kind of.
+	known := []schema.GroupVersion{}
+	for gvk := range legacyscheme.Scheme.AllKnownTypes() {
+		if gvk.Kind == "WatchEvent" && gvk.Version != runtime.APIVersionInternal && gvk.Group != "apidiscovery.k8s.io" {
+			known = append(known, gvk.GroupVersion())
+		}
+	}
+	sort.Slice(known, func(i, j int) bool { return known[i].String() < known[j].String() })
+	for _, gv := range known {
+		fmt.Fprintf(&b, "=gv\t%s\t%s\n", dash(gv.Group), gv.Version)
+	}
+	w.visit(reflect.TypeOf(version.Info{}))
 	for len(w.queue) > 0 {
 		sort.Slice(w.queue, func(i, j int) bool { return modelName(w.queue[i]) < modelName(w.queue[j]) })
 		typ := w.queue[0]

@@ -83,6 +83,7 @@ fn rows(crd: &Value) -> Vec<Arc<Resource>> {
                 preserve_unknown: crd.at(&["spec", "preserveUnknownFields"]) == Some(&json!(true)),
                 plain: alone && !v.at(&["schema", "openAPIV3Schema"]).is_some_and(has_defaults),
                 conversion: conversion.clone(),
+                revision: format!("{}/{}", crd.str_at(&["metadata", "uid"]), crd.at(&["metadata", "generation"]).and_then(Value::as_i64).unwrap_or(0)).into(),
             })
         })
         .collect()

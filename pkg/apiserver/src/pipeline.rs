@@ -403,7 +403,7 @@ async fn special(
     ) {
         return r;
     }
-    if let Some(r) = openapi::serve(table, &core.aggregator, path, headers, f) {
+    if let Some(r) = openapi::serve(table, &core.aggregator, path, query, headers, f) {
         return r;
     }
     let (root, check) = path

@@ -9,7 +9,7 @@ use std::{
 
 use crate::types::{Type, types};
 
-static TABLE: &str = include_str!("../../../api/resources.tsv");
+pub(crate) static TABLE: &str = include_str!("../../../api/resources.tsv");
 
 /// Text that is borrowed from the table or owned by a run-time row.
 pub type Text = Cow<'static, str>;
@@ -104,12 +104,29 @@ pub struct Resource {
     pub plain: bool,
     /// Custom resources: `spec.conversion.webhook`, where versions are converted by one.
     pub conversion: Option<Arc<serde_json::Value>>,
+    /// Custom resources: which of their definition's states the row is of.
+    pub revision: Text,
 }
 
 impl Resource {
     /// Whether this row came from a CustomResourceDefinition.
     pub fn is_custom(&self) -> bool {
         self.ty.is_none()
+    }
+
+    /// Whether a deletion answers with the deleted object.
+    pub fn returns_deleted(&self) -> bool {
+        match self.group.as_ref() {
+            "" => matches!(
+                self.plural.as_ref(),
+                "resourcequotas" | "persistentvolumes" | "serviceaccounts" | "persistentvolumeclaims" | "pods" | "services" | "podtemplates"
+            ),
+            "resource.k8s.io" => self.plural != "devicetaintrules",
+            "storage.k8s.io" => {
+                matches!(self.plural.as_ref(), "csidrivers" | "storageclasses" | "volumeattachments" | "csinodes" | "volumeattributesclasses")
+            }
+            _ => false,
+        }
     }
 
     /// `v1` or `group/version`.
@@ -291,6 +308,7 @@ fn parse(table: &'static str) -> Catalog {
                     preserve_unknown: false,
                     plain: false,
                     conversion: None,
+                    revision: "".into(),
                 });
             }
             ["sub", name, group, version, kind, verbs] => {

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::OnceLock};
 
-static TABLE: &str = include_str!("../../../api/types.tsv");
+pub(crate) static TABLE: &str = include_str!("../../../api/types.tsv");
 
 /// What a field holds: its JSON form and its wire form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,6 +119,24 @@ pub struct Field {
     pub default: Option<&'static str>,
     /// The name of the type as decoding errors give it, where it is not the shape's own.
     pub go_type: &'static str,
+    flags: &'static str,
+}
+
+impl Field {
+    /// The allowed values of an element of a list or map; none is any.
+    pub fn element_values(&self) -> impl Iterator<Item = String> {
+        self.flag("ee").into_iter().flat_map(|v| v.split('|')).map(|v| v.replace("%20", " "))
+    }
+
+    /// The default that the schema states, as JSON text, where the field's other marks do not tell it.
+    pub fn stated_default(&self) -> Option<&'static str> {
+        self.flag("s")
+    }
+
+    fn flag(&self, name: &str) -> Option<&'static str> {
+        let words = self.flags.split(' ').take_while(|w| !w.starts_with("d="));
+        words.filter_map(|w| w.split_once('=')).find_map(|(k, v)| (k == name).then_some(v))
+    }
 }
 
 /// One struct.
@@ -196,9 +214,15 @@ pub struct Types {
     all: Vec<Type>,
     by_name: HashMap<&'static str, TypeId>,
     kinds: HashMap<(&'static str, &'static str, &'static str), TypeId>,
+    group_versions: Vec<(&'static str, &'static str)>,
 }
 
 impl Types {
+    /// Every group and version that Kubernetes has types of, served or not, in order.
+    pub fn group_versions(&self) -> &[(&'static str, &'static str)] {
+        &self.group_versions
+    }
+
     /// The type with that OpenAPI model name.
     pub fn named(&self, name: &str) -> Option<&'static Type> {
         self.by_name.get(name).map(|id| id.get())
@@ -245,6 +269,7 @@ fn parse(table: &'static str) -> Types {
                     types.kinds.insert((group, version, kind), *id);
                 }
             }
+            "=gv" => types.group_versions.push((undash(next()), next())),
             "=type" => {
                 let (name, flags) = (next(), next());
                 let mut ty = Type { name, id: TypeId(types.all.len() as u32), fields: Vec::new(), atomic: false, unions: None, has_defaults: false, wire: Vec::new() };
@@ -308,6 +333,7 @@ fn field(types: &Types, name: &'static str, number: &str, expr: &'static str, fl
         enumeration: Vec::new(),
         default: None,
         go_type: "",
+        flags,
     };
     let mut rest = flags;
     while !rest.is_empty() && rest != "-" {

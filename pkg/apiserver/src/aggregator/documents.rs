@@ -29,12 +29,12 @@ pub struct Documents {
 
 const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
-fn tag(headers: &HeaderMap) -> String {
+fn etag(headers: &HeaderMap) -> String {
     headers.get(header::ETAG).and_then(|v| v.to_str().ok()).unwrap_or("").to_owned()
 }
 
-/// Reads everything again; whether anything is different now.
-pub async fn refresh(core: &Core, r: &Remote, available: bool) -> bool {
+/// Reads everything again.
+pub async fn refresh(core: &Core, r: &Remote, available: bool) {
     let old = r.documents();
     let mut next = (*old).clone();
     if available {
@@ -52,9 +52,9 @@ pub async fn refresh(core: &Core, r: &Remote, available: bool) -> bool {
     } else {
         next.fresh = false;
     }
-    let changed = next != *old;
-    *r.documents.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
-    changed
+    if next != *old {
+        *r.documents.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
+    }
 }
 
 async fn discovery(core: &Core, r: &Remote) -> Result<Value, String> {
@@ -121,7 +121,7 @@ async fn openapi(core: &Core, r: &Remote, next: &mut Documents) {
         Ok((304, ..)) => {}
         Ok((200, headers, body)) => match serde_json::from_slice::<Value>(&body) {
             Ok(v) => {
-                next.v2_tag = tag(&headers);
+                next.v2_tag = etag(&headers);
                 next.v2 = Some(Arc::new(own_part(v, &r.group, &r.version)));
             }
             Err(error) => tracing::debug!(%error, name = r.name, "an OpenAPI document cannot be read"),
@@ -146,21 +146,21 @@ fn key(group: &str, version: &str) -> String {
     if group.is_empty() { format!("api/{version}") } else { format!("apis/{group}/{version}") }
 }
 
-/// Every name of a definition that a value points to.
-fn references(v: &Value, out: &mut BTreeSet<String>) {
+/// Every name below `root` that a value points to.
+fn references(v: &Value, root: &str, out: &mut BTreeSet<String>) {
     match v {
         Value::Object(m) => {
             for (k, v) in m {
                 if k == "$ref"
-                    && let Some(n) = v.as_str().and_then(|s| s.strip_prefix("#/definitions/"))
+                    && let Some(n) = v.as_str().and_then(|s| s.strip_prefix(root))
                 {
                     out.insert(n.to_owned());
                 } else {
-                    references(v, out);
+                    references(v, root, out);
                 }
             }
         }
-        Value::Array(l) => l.iter().for_each(|v| references(v, out)),
+        Value::Array(l) => l.iter().for_each(|v| references(v, root, out)),
         _ => {}
     }
 }
@@ -173,8 +173,14 @@ fn own_part(mut v: Value, group: &str, version: &str) -> Value {
     let paths = Value::Object(paths);
     let definitions = v.take_at(&["definitions"]).unwrap_or_default();
     let mut kept = Map::new();
-    let mut open = BTreeSet::new();
-    references(&paths, &mut open);
+    let (mut open, mut shared) = (BTreeSet::new(), BTreeSet::new());
+    references(&paths, "#/parameters/", &mut shared);
+    let mut parameters = v.take_at(&["parameters"]).unwrap_or_default();
+    if let Some(all) = parameters.as_object_mut() {
+        all.retain(|name, _| shared.contains(name));
+    }
+    references(&paths, DEFINITIONS, &mut open);
+    references(&parameters, DEFINITIONS, &mut open);
     // Kinds that no path names are found by what they say they are.
     for (name, d) in definitions.as_object().into_iter().flatten() {
         let own = d.list_at(&["x-kubernetes-group-version-kind"]).iter().any(|k| k.str_at(&["group"]) == group && k.str_at(&["version"]) == version);
@@ -187,13 +193,15 @@ fn own_part(mut v: Value, group: &str, version: &str) -> Value {
             continue;
         }
         if let Some(d) = definitions.get(&name) {
-            references(d, &mut open);
+            references(d, DEFINITIONS, &mut open);
             kept.insert(name.clone(), d.clone());
             open.retain(|n| !kept.contains_key(n));
         }
     }
-    json!({"paths": paths, "definitions": kept})
+    json!({"paths": paths, "definitions": kept, "parameters": parameters})
 }
+
+const DEFINITIONS: &str = "#/definitions/";
 
 fn rename(v: &mut Value, from: &str, to: &str) {
     match v {
@@ -209,6 +217,22 @@ fn rename(v: &mut Value, from: &str, to: &str) {
         Value::Array(l) => l.iter_mut().for_each(|v| rename(v, from, to)),
         _ => {}
     }
+}
+
+/// What tells whether the parts of `/openapi/v2` that others serve are the same.
+pub fn tag(remotes: &Remotes) -> String {
+    let mut all: Vec<String> = remotes
+        .values()
+        .filter_map(|r| {
+            let d = r.documents();
+            let part = d.v2.as_ref()?;
+            // A server that gives no tag of its own is known by what it says.
+            let tag = if d.v2_tag.is_empty() { part.to_string() } else { d.v2_tag.clone() };
+            Some(format!("{} {} {tag}", r.name, r.group_priority))
+        })
+        .collect();
+    all.sort();
+    all.join("\n")
 }
 
 /// Adds what aggregated servers serve to `/openapi/v2`.
@@ -235,6 +259,12 @@ pub fn merge_v2(document: &mut Value, remotes: &Remotes) {
                 && let Some(d) = m.remove(&name)
             {
                 m.insert(other, d);
+            }
+        }
+        // What is shared has a name that tells what it is.
+        if let (Some(to), Some(Value::Object(from))) = (document["parameters"].as_object_mut(), part.take_at(&["parameters"])) {
+            for (name, p) in from {
+                to.entry(name).or_insert(p);
             }
         }
         for member in ["paths", "definitions"] {

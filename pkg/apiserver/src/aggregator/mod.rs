@@ -15,7 +15,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, PoisonError, RwLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
@@ -75,7 +75,6 @@ pub type Remotes = HashMap<String, Arc<Remote>>;
 pub struct Aggregator {
     remotes: RwLock<Arc<Remotes>>,
     client: Option<ProxyClient>,
-    generation: AtomicU64,
     /// Held while the set is changed.
     changing: Mutex<()>,
 }
@@ -84,17 +83,12 @@ impl Aggregator {
     /// With the client certificate that aggregated servers know.
     #[must_use]
     pub fn new(client: Option<ProxyClient>) -> Self {
-        Self { remotes: RwLock::default(), client, generation: AtomicU64::new(0), changing: Mutex::new(()) }
+        Self { remotes: RwLock::default(), client, changing: Mutex::new(()) }
     }
     /// The group versions of other servers.
     #[must_use]
     pub fn remotes(&self) -> Arc<Remotes> {
         Arc::clone(&self.remotes.read().unwrap_or_else(PoisonError::into_inner))
-    }
-    /// Counts the changes of what is served elsewhere.
-    #[must_use]
-    pub fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Acquire)
     }
     /// Who serves a path, if another server does.
     #[must_use]
@@ -109,9 +103,6 @@ impl Aggregator {
             "api" => all.get(&format!("/{}", parts.next()?)).cloned(),
             _ => None,
         }
-    }
-    fn changed(&self) {
-        self.generation.fetch_add(1, Ordering::AcqRel);
     }
 }
 
@@ -163,7 +154,6 @@ fn arrange(core: &Arc<Core>) {
     let different = old.len() != next.len() || next.iter().any(|(k, r)| old.get(k).is_none_or(|o| !Arc::ptr_eq(o, r)));
     if different {
         *core.aggregator.remotes.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
-        core.aggregator.changed();
     }
 }
 
@@ -184,9 +174,7 @@ async fn look_after(core: Arc<Core>, r: Arc<Remote>) {
             if was != passed && !passed {
                 r.backend.hang_up();
             }
-            if documents::refresh(&core, &r, passed).await || was != passed {
-                core.aggregator.changed();
-            }
+            documents::refresh(&core, &r, passed).await;
             Some(passed)
         };
         let passed = tokio::select! {
@@ -284,4 +272,4 @@ pub async fn follow_custom(core: Arc<Core>) {
 
 /// Adds the group versions of other servers to a discovery document.
 pub use discovery::{aggregated, group, group_list};
-pub use documents::{merge_v2, merge_v3_index};
+pub use documents::{merge_v2, merge_v3_index, tag};

@@ -85,19 +85,8 @@ pub(super) fn create_on_update(group: &str, resource: &str) -> bool {
 /// Whether a deletion answers with the deleted object.
 #[must_use]
 pub fn returns_deleted(group: &str, resource: &str) -> bool {
-    matches!(
-        (group, resource),
-        ("", "resourcequotas"
-            | "persistentvolumes"
-            | "serviceaccounts"
-            | "persistentvolumeclaims"
-            | "namespaces"
-            | "pods"
-            | "services"
-            | "podtemplates")
-            | ("resource.k8s.io", _)
-            | ("storage.k8s.io", "csidrivers" | "storageclasses" | "volumeattachments" | "csinodes" | "volumeattributesclasses")
-    )
+    // A namespace's document says otherwise, for it is only marked.
+    (group, resource) == ("", "namespaces") || knarr_schema::Catalog::builtin().resources().iter().any(|r| r.group == group && r.plural == resource && r.returns_deleted())
 }
 
 /// Which names a resource allows.

@@ -1,12 +1,12 @@
 //! Schemas of types, with the `x-kubernetes` extensions.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use serde_json::{Map, Value, json};
 
 use super::Dialect;
 use crate::{
-    catalog::Resource,
+    catalog::{GroupVersion, Resource},
     types::{Field, Merge, Shape, Type, types},
 };
 
@@ -17,18 +17,30 @@ const EXTENSIONS: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.
 pub(super) struct Writer {
     pub(super) dialect: Dialect,
     schemas: BTreeMap<String, Value>,
-    kinds: HashMap<&'static str, BTreeSet<(String, String, String)>>,
+    kinds: HashMap<&'static str, Vec<(&'static str, &'static str, &'static str)>>,
     #[cfg(feature = "descriptions")]
     descriptions: super::descriptions::Descriptions,
 }
 
 impl Writer {
-    pub(super) fn new(dialect: Dialect) -> Self {
-        let mut kinds: HashMap<_, BTreeSet<_>> = HashMap::new();
+    /// For a document of version 2, or one of version 3 that is of a group and version.
+    pub(super) fn new(dialect: Dialect, scope: Option<GroupVersion>) -> Self {
+        let mut kinds: HashMap<_, Vec<_>> = HashMap::new();
         for (group, version, kind, ty) in types().kinds() {
-            let gvk = (group.to_owned(), version.to_owned(), kind.to_owned());
-            kinds.entry(ty.name).or_default().insert(gvk);
+            kinds.entry(ty.name).or_default().push((group, version, kind));
         }
+        // Kinds that every group and version has.
+        let custom = scope.as_ref().is_some_and(|s| !types().group_versions().contains(&(&*s.group, &*s.version)));
+        for name in ["DeleteOptions", "WatchEvent"] {
+            let Some(ty) = types().named(&format!("{META}{name}")) else { continue };
+            let known = types().group_versions().iter().filter(|(group, version)| match (&scope, dialect) {
+                (_, Dialect::V2) | (None, _) => true,
+                (Some(_), _) if custom => !SERVERS.contains(group),
+                (Some(scope), _) => group.is_empty() || (scope.group == *group && scope.version == *version),
+            });
+            kinds.insert(ty.name, known.map(|(group, version)| (*group, *version, name)).collect());
+        }
+        kinds.values_mut().for_each(|all| all.sort_unstable());
         Writer {
             dialect,
             schemas: BTreeMap::new(),
@@ -38,8 +50,8 @@ impl Writer {
         }
     }
 
-    pub(super) fn finish(self) -> Value {
-        Value::Object(self.schemas.into_iter().collect())
+    pub(super) fn finish(self) -> Map<String, Value> {
+        self.schemas.into_iter().collect()
     }
 
     /// A reference to the schema of that name; its schema is added if it is a type of the table.
@@ -81,6 +93,7 @@ impl Writer {
         if !self.schemas.contains_key(&name) {
             let item = self.object(row);
             let meta = self.meta("ListMeta");
+            let meta = if self.dialect == Dialect::V3 { json!({ "allOf": [meta] }) } else { meta };
             let schema = json!({
                 "type": "object",
                 "required": ["items"],
@@ -123,7 +136,6 @@ impl Writer {
             schema.insert("properties".into(), Value::Object(properties));
         }
         if !required.is_empty() {
-            required.sort_by(|a, b| a.as_str().cmp(&b.as_str()));
             schema.insert("required".into(), Value::Array(required));
         }
         if ty.atomic {
@@ -148,29 +160,40 @@ impl Writer {
     }
 
     #[cfg_attr(not(feature = "descriptions"), allow(unused_variables, clippy::unused_self))]
-    fn describe(&self, schema: &mut Map<String, Value>, ty: &str, field: Option<&str>) {
+    fn describe(&self, schema: &mut Map<String, Value>, ty: &str, field: Option<&str>) -> bool {
         #[cfg(feature = "descriptions")]
         if let Some(text) = self.descriptions.find(ty, field) {
             schema.insert("description".into(), text.into());
+            return true;
         }
+        false
     }
 
     fn property(&mut self, ty: &Type, field: &Field) -> Value {
         let mut schema = self.shape(&field.shape);
-        let default = field.default.and_then(|d| serde_json::from_str::<Value>(d).ok());
         let Some(map) = schema.as_object_mut() else { return schema };
         // Beside a `$ref` version 3 allows nothing, so the reference moves one down.
+        let described = self.describe(map, ty.name, Some(field.name));
+        let default = (self.dialect == Dialect::V3).then(|| stated_default(field)).flatten();
         if self.dialect == Dialect::V3
+            && (described || default.is_some() || !ty.name.ends_with(".JSONSchemaProps"))
             && let Some(reference) = map.remove("$ref")
         {
             map.insert("allOf".into(), json!([{ "$ref": reference }]));
         }
-        self.describe(map, ty.name, Some(field.name));
         if let Some(default) = default {
             map.insert("default".into(), default);
         }
         if !field.enumeration.is_empty() {
             map.insert("enum".into(), json!(field.enumeration));
+        }
+        let values: Vec<String> = field.element_values().collect();
+        if !values.is_empty() {
+            for word in ["items", "additionalProperties"] {
+                if let Some(Value::Object(element)) = map.get_mut(word) {
+                    element.insert("enum".into(), json!(values));
+                }
+            }
         }
         let merge = |m: Merge, map_word: &str| match m {
             Merge::Unset => None,
@@ -230,34 +253,14 @@ impl Writer {
             Shape::Strings => json!({ "type": "array", "items": { "type": "string" } }),
             Shape::Struct(id) => self.reference(id.get().name),
             Shape::List(element) => {
-                let items = self.element(element);
+                let items = self.shape(element);
                 json!({ "type": "array", "items": items })
             }
             Shape::Map(element) => {
-                let items = self.element(element);
+                let items = self.shape(element);
                 json!({ "type": "object", "additionalProperties": items })
             }
         }
-    }
-
-    /// The schema of an element of a list or map; version 3 gives it its zero value as default.
-    fn element(&mut self, shape: &Shape) -> Value {
-        let mut schema = self.shape(shape);
-        if self.dialect == Dialect::V2 {
-            return schema;
-        }
-        let zero = match shape {
-            Shape::String => json!(""),
-            Shape::Struct(_) => json!({}),
-            _ => return schema,
-        };
-        if let Some(map) = schema.as_object_mut() {
-            if let Some(reference) = map.remove("$ref") {
-                map.insert("allOf".into(), json!([{ "$ref": reference }]));
-            }
-            map.insert("default".into(), zero);
-        }
-        schema
     }
 
     /// Types whose JSON form is not a struct's.
@@ -284,6 +287,25 @@ impl Writer {
     }
 }
 
+/// Groups that the documents of custom resources know nothing of.
+const SERVERS: &[&str] = &["admission.k8s.io", "apiextensions.k8s.io", "apiregistration.k8s.io", "imagepolicy.k8s.io"];
+
+/// The default that version 3 states: what is written where nothing is given.
+fn stated_default(field: &Field) -> Option<Value> {
+    if let Some(text) = field.stated_default() {
+        return serde_json::from_str(text).ok();
+    }
+    match field.shape {
+        _ if field.blank_default => Some(json!("")),
+        _ if field.pointer => None,
+        Shape::Struct(_) => Some(json!({})),
+        _ if field.omit_empty => None,
+        Shape::Bool => Some(json!(false)),
+        Shape::Int32 | Shape::Int64 | Shape::Uint(_) => Some(json!(0)),
+        _ => None,
+    }
+}
+
 /// The name of a custom resource's schema: its group's labels in reverse, version and kind.
 fn custom_name(row: &Resource) -> String {
     let mut labels: Vec<&str> = row.group.split('.').collect();
@@ -294,39 +316,72 @@ fn custom_name(row: &Resource) -> String {
 /// The schema of a custom resource, as its definition gives it, with the parts that every
 /// object has.
 fn custom(row: &Resource, writer: &mut Writer) -> Value {
-    let mut schema = row
-        .schema
-        .as_deref()
-        .cloned()
-        .unwrap_or_else(|| json!({ "type": "object", PRESERVE: true }));
-    let meta = writer.meta("ObjectMeta");
-    let v2 = writer.dialect != Dialect::V3;
+    let whole = || json!({ "type": "object", PRESERVE: true });
+    let mut schema = row.schema.as_deref().cloned().unwrap_or_else(whole);
+    let v2 = writer.dialect == Dialect::V2;
     // kubectl takes a type with properties for one that has no others.
     let open = v2 && schema.get(PRESERVE) == Some(&Value::Bool(true));
     if open {
         schema = json!({ "type": "object" });
+        writer.meta("ObjectMeta");
     } else if v2 {
         simplify(&mut schema);
     }
-    if let Some(map) = schema.as_object_mut().filter(|_| !open) {
-        let properties = map.entry("properties").or_insert_with(|| json!({}));
-        if let Some(properties) = properties.as_object_mut() {
-            properties.insert("apiVersion".into(), writer.envelope("apiVersion"));
-            properties.insert("kind".into(), writer.envelope("kind"));
-            let mut meta = if writer.dialect == Dialect::V3 { json!({ "allOf": [meta] }) } else { meta };
-            if let Some(meta) = meta.as_object_mut() {
-                writer.describe(meta, "io.k8s.api.core.v1.Pod", Some("metadata"));
-            }
-            properties.insert("metadata".into(), meta);
-        }
-    }
+    embed(&mut schema, writer);
     if let Some(map) = schema.as_object_mut() {
-        map.insert(
-            "x-kubernetes-group-version-kind".into(),
-            json!([{ "group": row.group, "version": row.version, "kind": row.kind }]),
-        );
+        if !open {
+            envelope(map, writer);
+        }
+        let kind = json!([{ "group": row.group, "version": row.version, "kind": row.kind }]);
+        map.insert("x-kubernetes-group-version-kind".into(), kind);
     }
     schema
+}
+
+/// Adds the parts that every object has to an object's properties.
+fn envelope(schema: &mut Map<String, Value>, writer: &mut Writer) {
+    let meta = writer.meta("ObjectMeta");
+    let mut meta = if writer.dialect == Dialect::V3 { json!({ "allOf": [meta] }) } else { meta };
+    if let Some(meta) = meta.as_object_mut() {
+        writer.describe(meta, "io.k8s.api.core.v1.Pod", Some("metadata"));
+    }
+    let properties = schema.entry("properties").or_insert_with(|| json!({}));
+    if let Some(properties) = properties.as_object_mut() {
+        properties.insert("apiVersion".into(), writer.envelope("apiVersion"));
+        properties.insert("kind".into(), writer.envelope("kind"));
+        properties.insert("metadata".into(), meta);
+    }
+}
+
+/// Writes out what short words in a custom resource's schema stand for: whole objects, and numbers
+/// that may be text.
+fn embed(schema: &mut Value, writer: &mut Writer) {
+    let Some(map) = schema.as_object_mut() else { return };
+    for word in ["items", "additionalProperties"] {
+        if let Some(inner) = map.get_mut(word) {
+            embed(inner, writer);
+        }
+    }
+    if let Some(Value::Object(properties)) = map.get_mut("properties") {
+        properties.values_mut().for_each(|p| embed(p, writer));
+    }
+    let (says, v2) = (|word: &str| map.get(word) == Some(&Value::Bool(true)), writer.dialect == Dialect::V2);
+    if says("x-kubernetes-int-or-string") && !v2 && !map.contains_key("anyOf") && !map.contains_key("allOf") {
+        map.insert("anyOf".into(), json!([{ "type": "integer" }, { "type": "string" }]));
+        return;
+    }
+    if !says("x-kubernetes-embedded-resource") || (v2 && says(PRESERVE)) {
+        return;
+    }
+    envelope(map, writer);
+    let required = map.entry("required").or_insert_with(|| json!([]));
+    if let Some(required) = required.as_array_mut() {
+        for word in ["kind", "apiVersion"] {
+            if !required.iter().any(|r| r == word) {
+                required.push(word.into());
+            }
+        }
+    }
 }
 
 const PRESERVE: &str = "x-kubernetes-preserve-unknown-fields";
@@ -335,9 +390,10 @@ const PRESERVE: &str = "x-kubernetes-preserve-unknown-fields";
 /// no alternatives, and nothing about what may be null or anything.
 fn simplify(schema: &mut Value) {
     let Some(map) = schema.as_object_mut() else { return };
-    for word in ["allOf", "oneOf", "anyOf", "not"] {
+    for word in ["allOf", "oneOf", "anyOf", "not", "default"] {
         map.remove(word);
     }
+    let nullable = |s: &Value| s.get("nullable") == Some(&Value::Bool(true));
     if map.remove("nullable") == Some(Value::Bool(true)) {
         for word in ["type", "items", "properties"] {
             map.remove(word);
@@ -346,6 +402,22 @@ fn simplify(schema: &mut Value) {
     if map.get(PRESERVE) == Some(&Value::Bool(true)) {
         map.remove("items");
         map.remove("properties");
+        if map.get("type") == Some(&json!("object")) {
+            map.remove("type");
+        }
+    }
+    if map.get("type") == Some(&json!("array")) && !map.contains_key("items") {
+        map.remove("type");
+    }
+    if map.get("additionalProperties").is_some_and(nullable) {
+        map.remove("required");
+    }
+    if let Some(Value::Array(mut required)) = map.remove("required") {
+        let properties = map.get("properties");
+        required.retain(|r| !r.as_str().and_then(|r| properties?.get(r)).is_some_and(nullable));
+        if !required.is_empty() {
+            map.insert("required".into(), Value::Array(required));
+        }
     }
     for word in ["items", "additionalProperties"] {
         if let Some(inner) = map.get_mut(word) {
@@ -370,7 +442,7 @@ mod tests {
         }});
         simplify(&mut schema);
         assert_eq!(schema, json!({"type": "object", "properties": {
-            "free": {"type": "object", "x-kubernetes-preserve-unknown-fields": true},
+            "free": {"x-kubernetes-preserve-unknown-fields": true},
             "none": {"description": "d"},
             "list": {"type": "array", "items": {"type": "object", "additionalProperties": {"type": "string"}}},
         }}));

@@ -1,47 +1,17 @@
-//! `/openapi/v2` in the protobuf form that kubectl asks for: gnostic's `openapi.v2.Document`, by a
-//! table of its messages.
+//! Version 2.
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use crate::{
-    proto::encode::{bytes, nested, tag, varint},
-    yaml,
+use super::{
+    Form::{Any, Anys, Flag, Many, Named, NamedOwn, Number, One, Own, Owns, Text, Texts, Whole},
+    Message, entries, extensions, list, message, pair,
 };
-
-/// What a member of a JSON object becomes.
-enum Form {
-    Text,
-    Texts,
-    Flag,
-    Whole,
-    Number,
-    /// Any value, as YAML.
-    Any,
-    Anys,
-    One(&'static Message),
-    Many(&'static Message),
-    /// A map: pairs of a name and a message.
-    Named(&'static Message),
-    /// Something of its own.
-    Own(fn(&Value, &mut Vec<u8>)),
-    /// A list of them.
-    Owns(fn(&Value, &mut Vec<u8>)),
-    /// A map of them.
-    NamedOwn(fn(&Value, &mut Vec<u8>)),
-}
-
-use Form::{Any, Anys, Flag, Many, Named, NamedOwn, Number, One, Own, Owns, Text, Texts, Whole};
-
-/// A message: members with their numbers, and the number of the list of extensions (0: none).
-struct Message {
-    members: &'static [(&'static str, u32, Form)],
-    extensions: u32,
-}
+use crate::proto::encode::{bytes, nested, tag};
 
 static DOCUMENT: Message = Message {
     members: &[
         ("swagger", 1, Text), ("info", 2, One(&INFO)), ("host", 3, Text), ("basePath", 4, Text), ("schemes", 5, Texts), ("consumes", 6, Texts), ("produces", 7, Texts),
-        ("paths", 8, Own(paths)), ("definitions", 9, Named(&SCHEMA)), ("security", 12, Owns(requirement)), ("securityDefinitions", 13, NamedOwn(security)),
+        ("paths", 8, Own(paths)), ("definitions", 9, Named(&SCHEMA)), ("parameters", 10, NamedOwn(plain_parameter)), ("security", 12, Owns(requirement)), ("securityDefinitions", 13, NamedOwn(security)),
     ],
     extensions: 16,
 };
@@ -104,93 +74,6 @@ static SCHEMA: Message = Message {
 };
 static API_KEY: Message = Message { members: &[("type", 1, Text), ("name", 2, Text), ("in", 3, Text), ("description", 4, Text)], extensions: 5 };
 
-/// YAML in the style of upstream's library: four spaces, empty texts in double quotes.
-fn any(v: &Value, out: &mut Vec<u8>) {
-    let text = String::from_utf8(yaml::encode(v)).unwrap_or_default();
-    let mut styled = String::with_capacity(text.len() + 8);
-    let lists = text.lines().any(|l| l.trim_start().starts_with("- "));
-    for line in text.lines() {
-        if !lists {
-            styled.extend(line.chars().take_while(|c| *c == ' '));
-        }
-        match line.strip_suffix("''") {
-            Some(key) if key.is_empty() || key.ends_with(": ") => styled.extend([key, "\"\""]),
-            _ => styled.push_str(line),
-        }
-        styled.push('\n');
-    }
-    bytes(out, 2, styled.as_bytes());
-}
-
-fn pair(out: &mut Vec<u8>, number: u32, name: &str, value: impl FnOnce(&mut Vec<u8>)) {
-    nested(out, number, |out| {
-        bytes(out, 1, name.as_bytes());
-        nested(out, 2, value);
-    });
-}
-
-fn list(v: &Value) -> &[Value] {
-    v.as_array().map_or(&[], Vec::as_slice)
-}
-
-fn entries(v: &Value) -> impl Iterator<Item = (&String, &Value)> {
-    v.as_object().into_iter().flat_map(Map::iter)
-}
-
-fn extensions(v: &Value, number: u32, out: &mut Vec<u8>) {
-    for (k, v) in entries(v).filter(|(k, _)| k.starts_with("x-")) {
-        pair(out, number, k, |out| any(v, out));
-    }
-}
-
-fn member(v: &Value, number: u32, form: &Form, out: &mut Vec<u8>) {
-    match form {
-        Text => {
-            if let Some(s) = v.as_str().filter(|s| !s.is_empty()) {
-                bytes(out, number, s.as_bytes());
-            }
-        }
-        Texts => list(v).iter().filter_map(Value::as_str).for_each(|s| bytes(out, number, s.as_bytes())),
-        Flag => {
-            if v == &Value::Bool(true) {
-                tag(out, number, 0);
-                out.push(1);
-            }
-        }
-        Whole => {
-            if let Some(n) = v.as_i64().filter(|n| *n != 0) {
-                tag(out, number, 0);
-                varint(out, n.cast_unsigned());
-            }
-        }
-        Number => {
-            if let Some(n) = v.as_f64().filter(|n| *n != 0.0) {
-                tag(out, number, 1);
-                out.extend_from_slice(&n.to_le_bytes());
-            }
-        }
-        Any => nested(out, number, |out| any(v, out)),
-        Anys => list(v).iter().for_each(|v| nested(out, number, |out| any(v, out))),
-        One(m) => nested(out, number, |out| message(v, m, out)),
-        Many(m) => list(v).iter().for_each(|v| nested(out, number, |out| message(v, m, out))),
-        Named(m) => nested(out, number, |out| entries(v).for_each(|(k, v)| pair(out, 1, k, |out| message(v, m, out)))),
-        Own(f) => nested(out, number, |out| f(v, out)),
-        Owns(f) => list(v).iter().for_each(|v| nested(out, number, |out| f(v, out))),
-        NamedOwn(f) => nested(out, number, |out| entries(v).for_each(|(k, v)| pair(out, 1, k, |out| f(v, out)))),
-    }
-}
-
-fn message(v: &Value, m: &Message, out: &mut Vec<u8>) {
-    for (name, number, form) in m.members {
-        if let Some(v) = v.get(*name) {
-            member(v, *number, form, out);
-        }
-    }
-    if m.extensions > 0 {
-        extensions(v, m.extensions, out);
-    }
-}
-
 fn paths(v: &Value, out: &mut Vec<u8>) {
     extensions(v, 1, out);
     for (k, v) in entries(v).filter(|(k, _)| k.starts_with('/')) {
@@ -210,14 +93,19 @@ fn parameter(v: &Value, out: &mut Vec<u8>) {
     if v.get("$ref").is_some() {
         return nested(out, 2, |out| message(v, &REFERENCE, out));
     }
+    nested(out, 1, |out| plain_parameter(v, out));
+}
+
+/// A parameter that is no reference to one.
+fn plain_parameter(v: &Value, out: &mut Vec<u8>) {
     let (kind, form) = match v.get("in").and_then(Value::as_str) {
-        Some("body") => return nested(out, 1, |out| nested(out, 1, |out| message(v, &BODY, out))),
+        Some("body") => return nested(out, 1, |out| message(v, &BODY, out)),
         Some("header") => (1, &PLAIN),
         Some("formData") => (2, &QUERY),
         Some("path") => (4, &PLAIN),
         _ => (3, &QUERY),
     };
-    nested(out, 1, |out| nested(out, 2, |out| nested(out, kind, |out| message(v, form, out))));
+    nested(out, 2, |out| nested(out, kind, |out| message(v, form, out)));
 }
 
 fn schema_item(v: &Value, out: &mut Vec<u8>) {
