@@ -17,6 +17,7 @@ import time
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
 from compare import compare, differences, normal  # noqa: E402
 from fixtures import AROUND, NS, kinds  # noqa: E402
+from definitions import schemas  # noqa: E402
 from mutate import mutations  # noqa: E402
 from peers import CACHE, Pair  # noqa: E402
 
@@ -128,6 +129,17 @@ def openapi(r):
             r.note("openapi v2", part, compare_lists(left, right))
     r.pair.both("DELETE", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/widgets.docs.parity.example.com")
     r.pair.both("DELETE", "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/gizmos.docs.parity.example.com")
+
+
+def definitions(r):
+    """Schemas of custom resources, and what is wrong with them."""
+    path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+    for name, spec in schemas():
+        schema, more = (spec, {}) if "versions" not in spec else (None, spec)
+        versions = [{"name": "v1", "served": True, "storage": True, **({"schema": {"openAPIV3Schema": schema}} if schema else {})}]
+        crd = {"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": "rules.rules.parity.example.com"},
+               "spec": {"group": "rules.parity.example.com", "scope": "Namespaced", "names": {"plural": "rules", "kind": "Rule"}, "versions": versions, **more}}
+        r.ask("definitions", name, "POST", f"{path}?dryRun=All", crd)
 
 
 def compare_lists(a, b):
@@ -266,6 +278,7 @@ def main():
     parser.add_argument("--kind", action="append", help="only these kinds")
     parser.add_argument("--limit", type=int, default=0, help="most changed fields of a kind")
     parser.add_argument("--openapi", action="store_true", help="only OpenAPI")
+    parser.add_argument("--definitions", action="store_true", help="only schemas of custom resources")
     parser.add_argument("--no-fields", action="store_true", help="without the changed fields")
     parser.add_argument("--report", type=pathlib.Path, default=CACHE / "parity" / "report.json")
     choice = parser.parse_args()
@@ -276,14 +289,17 @@ def main():
             pair.both("POST", path, document)
         if choice.openapi:
             openapi(r)
+        elif choice.definitions:
+            definitions(r)
         elif not choice.kind:
             documents(r)
             openapi(r)
+            definitions(r)
             paging(r)
             access(r)
         seen = list(kinds())
         for path, full in seen:
-            if choice.openapi or (choice.kind and full["kind"] not in choice.kind):
+            if choice.openapi or choice.definitions or (choice.kind and full["kind"] not in choice.kind):
                 continue
             area = f"{full['kind']}.{full['apiVersion']}"
             lifecycle(r, area, path, full)

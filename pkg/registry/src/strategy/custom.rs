@@ -1,6 +1,9 @@
 //! Custom resources, and the definitions they come from.
 
+mod expressions;
+mod openapi;
 mod schemas;
+mod structure;
 
 use std::{
     collections::HashSet,
@@ -113,49 +116,110 @@ fn definition(obj: &Value) -> Vec<FieldError> {
         "" => out.push(FieldError::required("spec.scope", "")),
         other => out.push(FieldError::not_supported("spec.scope", other, &["Cluster", "Namespaced"])),
     }
-    schemas::names(&obj["spec"]["names"], &mut out);
     let versions = obj.list_at(&["spec", "versions"]);
     let whole = || obj.at(&["spec", "versions"]).cloned().unwrap_or_default();
-    let mut seen = HashSet::new();
-    for (i, v) in versions.iter().enumerate() {
-        let path = format!("spec.versions[{i}]");
-        let name = v.str_at(&["name"]);
-        if let Some(why) = schemas::label(name) {
-            if i == 0 && !name.is_empty() {
-                out.push(FieldError::invalid("spec.version", name, why.as_str()));
-            }
-            out.push(FieldError::invalid(format!("{path}.name"), name, why));
-        }
-        if v.at(&["schema", "openAPIV3Schema"]).is_none() {
-            out.push(FieldError::required(format!("{path}.schema.openAPIV3Schema"), ""));
-        }
-        schemas::version(v, &path, &mut out);
-        seen.insert(name);
-    }
-    if seen.len() < versions.len() {
+    schemas::versions(versions, &mut out);
+    let names: HashSet<&str> = versions.iter().map(|v| v.str_at(&["name"])).collect();
+    if names.len() < versions.len() {
         out.push(FieldError::invalid("spec.versions", whole(), "must contain unique version names"));
     }
     let storage = versions.iter().filter(|v| v["storage"] == true).count();
     if storage != 1 {
         out.push(FieldError::invalid("spec.versions", whole(), "must have exactly one version marked as storage version"));
     }
-    match obj.str_at(&["spec", "conversion", "strategy"]) {
-        "None" | "" => {
-            if obj.at(&["spec", "conversion", "webhook"]).is_some() {
-                out.push(FieldError::forbidden("spec.conversion.webhook", "should not be set when strategy is not set to Webhook"));
-            }
-        }
-        "Webhook" => {
-            if obj.at(&["spec", "conversion", "webhook", "clientConfig"]).is_none() {
-                out.push(FieldError::required("spec.conversion.webhook.clientConfig", "required when strategy is set to Webhook"));
-            }
-        }
-        other => out.push(FieldError::not_supported("spec.conversion.strategy", other, &["None", "Webhook"])),
+    let first = versions.first().map(|v| v.str_at(&["name"])).unwrap_or_default();
+    if let Some(why) = schemas::label(first).filter(|_| !first.is_empty()) {
+        out.push(FieldError::invalid("spec.version", first, why));
+    }
+    schemas::names(&obj["spec"]["names"], &mut out);
+    schemas::common(versions, &mut out);
+    if let Some(c) = obj.at(&["spec", "conversion"]) {
+        conversion(c, &mut out);
     }
     if obj.at(&["spec", "preserveUnknownFields"]) == Some(&json!(true)) {
         out.push(FieldError::invalid("spec.preserveUnknownFields", true, "cannot set to true, set x-kubernetes-preserve-unknown-fields to true in spec.versions[*].schema instead"));
     }
     out
+}
+
+/// How objects get from one version to another; the paths are upstream's.
+fn conversion(c: &Value, out: &mut Vec<FieldError>) {
+    let (client, versions) = (c.at(&["webhook", "clientConfig"]), c.list_at(&["webhook", "conversionReviewVersions"]));
+    const CLIENT: &str = "spec.conversion.webhookClientConfig";
+    const VERSIONS: &str = "spec.conversion.conversionReviewVersions";
+    match c.str_at(&["strategy"]) {
+        "Webhook" => {}
+        other => {
+            match other {
+                "None" => {}
+                "" => out.push(FieldError::required("spec.conversion.strategy", "")),
+                other => out.push(FieldError::not_supported("spec.conversion.strategy", other, &["None", "Webhook"])),
+            }
+            for (field, given) in [(CLIENT, client.is_some()), (VERSIONS, !versions.is_empty())] {
+                if given {
+                    out.push(FieldError::forbidden(field, "should not be set when strategy is not set to Webhook"));
+                }
+            }
+            return;
+        }
+    }
+    match client {
+        None => out.push(FieldError::required(CLIENT, "required when strategy is set to Webhook")),
+        Some(client) => {
+            let mut named = client.clone();
+            if let Some(service) = named.get_mut("service").filter(|s| s.is_object()) {
+                // Upstream calls each by the other's name.
+                for (field, other) in [("name", "namespace"), ("namespace", "name")] {
+                    if service.str_at(&[field]).is_empty() {
+                        out.push(FieldError::required(format!("{CLIENT}.service.{other}"), ""));
+                        service[field] = "a".into();
+                    }
+                }
+            }
+            super::fields::admission::client(&named, CLIENT, out);
+        }
+    }
+    if versions.is_empty() {
+        out.push(FieldError::required(VERSIONS, ""));
+        return;
+    }
+    for (i, v) in versions.iter().enumerate() {
+        let text = v.as_str().unwrap_or_default();
+        if versions[..i].contains(v) {
+            out.push(FieldError::invalid(format!("{VERSIONS}[{i}]"), text, "duplicate version"));
+        } else {
+            out.extend(schemas::label(text).map(|why| FieldError::invalid(format!("{VERSIONS}[{i}]"), text, why)));
+        }
+    }
+    if !versions.iter().any(|v| v == "v1" || v == "v1beta1") {
+        out.push(FieldError::invalid(VERSIONS, json!(versions), "must include at least one of v1, v1beta1"));
+    }
+}
+
+const APPROVED: &str = "api-approved.kubernetes.io";
+
+/// Whether a definition of the community's groups says who has approved it; and if not, why not.
+fn approval(obj: &Value) -> (u8, Option<FieldError>) {
+    let field = || format!("metadata.annotations[{APPROVED}]");
+    let text = obj.str_at(&["metadata", "annotations", APPROVED]);
+    let url = text.split_once("://").is_some_and(|(scheme, rest)| !scheme.is_empty() && !rest.is_empty() && !rest.starts_with('/'));
+    const MORE: &str = ", see https://github.com/kubernetes/enhancements/pull/1111";
+    match text {
+        "" => (0, Some(FieldError::required(field(), format!("protected groups must have approval annotation {APPROVED:?}{MORE}")))),
+        t if t.starts_with("unapproved") => (1, None),
+        _ if url => (2, None),
+        t => {
+            let why = format!("protected groups must have approval annotation {APPROVED:?} with either a URL or a reason starting with \"unapproved\"{MORE}");
+            (3, Some(FieldError::invalid(field(), t, why)))
+        }
+    }
+}
+
+fn approved(obj: &Value, old: Option<&Value>) -> Option<FieldError> {
+    let group = obj.str_at(&["spec", "group"]);
+    let protected = ["k8s.io", "kubernetes.io"].iter().any(|g| group.strip_suffix(g).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')));
+    let (state, why) = approval(obj);
+    why.filter(|_| protected && old.is_none_or(|o| approval(o).0 != state))
 }
 
 /// Notes the version in which objects are stored.
@@ -196,6 +260,7 @@ impl Strategy for Definitions {
         if !obj.list_at(&["spec", "versions"]).iter().any(|v| v["storage"] == true) {
             out.push(FieldError::invalid("status.storedVersions", Value::Null, "must have at least one stored version"));
         }
+        out.extend(approved(obj, None));
         out
     }
     fn validate_update(&self, obj: &Value, old: &Value) -> Vec<FieldError> {
@@ -205,8 +270,10 @@ impl Strategy for Definitions {
             let before = definition(old);
             out.retain(|e| !before.contains(e));
         }
-        for path in [&["spec", "group"][..], &["spec", "scope"], &["spec", "names", "plural"], &["spec", "names", "kind"]] {
-            if obj.at(path) != old.at(path) {
+        out.extend(approved(obj, Some(old)));
+        let established = old.list_at(&["status", "conditions"]).iter().any(|c| c["type"] == "Established" && c["status"] == "True");
+        for (path, always) in [(&["spec", "group"][..], true), (&["spec", "scope"], false), (&["spec", "names", "plural"], true), (&["spec", "names", "kind"], false)] {
+            if (always || established) && obj.at(path) != old.at(path) {
                 out.push(FieldError::invalid(path.join("."), obj.at(path).cloned().unwrap_or_default(), "field is immutable"));
             }
         }
@@ -219,14 +286,22 @@ impl Strategy for Definitions {
         }
         out
     }
-    fn warnings(&self, obj: &Value, _: Option<&Value>) -> Vec<String> {
-        let mut out = Vec::new();
-        for s in obj.list_at(&["spec", "versions"]).iter().filter_map(|v| v.at(&["schema", "openAPIV3Schema"])) {
-            schemas::formats(s, &mut out, 0);
-        }
-        out
+    fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
+        let all = |obj: &Value| {
+            let (mut formats, mut sets) = (Vec::new(), std::collections::BTreeSet::new());
+            for s in obj.list_at(&["spec", "versions"]).iter().filter_map(|v| v.at(&["schema", "openAPIV3Schema"])) {
+                schemas::warnings(s, &mut formats, &mut sets, 0);
+            }
+            formats.extend(sets);
+            formats
+        };
+        let before = old.map(all).unwrap_or_default();
+        all(obj).into_iter().filter(|w| !before.contains(w)).collect()
     }
     fn unconditional_update(&self) -> bool {
         self.inner.unconditional_update()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,7 @@
 //! A path names a field: `spec.rules[].host` each element's, `spec.hard{}` each member of a map.
 //! What is above a field and absent has no such field; only [`Check::Required`] minds an absent one.
 
-mod admission;
+pub(super) mod admission;
 mod autoscaling;
 mod cluster;
 mod devices;

@@ -44,18 +44,67 @@ fn env(decl: &Decl, optional: bool) -> Env {
     Env::default().with("self", decl.clone()).with("oldSelf", old)
 }
 
+fn is_optional(r: &Value) -> bool {
+    r.at(&["optionalOldSelf"]) == Some(&Value::Bool(true))
+}
+
+fn program(r: &Value, env: &Env) -> Result<Program, String> {
+    match Program::compile(r.str_at(&["rule"]), env) {
+        Err(e) => Err(format!("compilation failed: {e}")),
+        Ok(p) if p.result != Type::Bool => Err("cel expression must evaluate to a bool".to_owned()),
+        Ok(p) => Ok(p),
+    }
+}
+
+/// The rules of one schema as they are judged when their definition is written.
+pub(super) struct Judgement {
+    /// How often a value of the schema fits into one request.
+    pub(super) often: u64,
+    pub(super) rules: Vec<Judged>,
+}
+
+/// One rule.
+#[derive(Default)]
+pub(super) struct Judged {
+    pub(super) wrong: Option<String>,
+    /// What it may cost once.
+    pub(super) cost: u64,
+    /// What its message may cost, or what is wrong with it.
+    pub(super) message: Option<Result<u64, String>>,
+    pub(super) uses_old: bool,
+}
+
+/// Judges a schema's own rules; `None` if expressions may not see its values.
+pub(super) fn judge(s: &Value, root: bool) -> Option<Judgement> {
+    let decl = schema::structural(s, "object", root)?;
+    let each = |r: &Value| {
+        if r.str_at(&["rule"]).trim().is_empty() {
+            return Judged::default();
+        }
+        let env = env(&decl, is_optional(r));
+        let p = match program(r, &env) {
+            Ok(p) => p,
+            Err(why) => return Judged { wrong: Some(why), ..Judged::default() },
+        };
+        let text = r.str_at(&["messageExpression"]);
+        let message = (!text.is_empty()).then(|| match Program::compile(text, &env) {
+            Err(e) => Err(format!("messageExpression compilation failed: {e}")),
+            Ok(p) if p.result != Type::String => Err("messageExpression must evaluate to a string".to_owned()),
+            Ok(p) => Ok(p.estimate(&env).max),
+        });
+        Judged { wrong: None, cost: p.estimate(&env).max, message, uses_old: p.uses("oldSelf") }
+    };
+    Some(Judgement { often: schema::cardinality(s, root), rules: s.list_at(&["x-kubernetes-validations"]).iter().map(each).collect() })
+}
+
 fn rule(r: &Value, decl: &Decl) -> Option<Rule> {
     let text = r.str_at(&["rule"]);
     if text.trim().is_empty() {
         return None;
     }
-    let optional = r.at(&["optionalOldSelf"]) == Some(&Value::Bool(true));
+    let optional = is_optional(r);
     let env = env(decl, optional);
-    let program = match Program::compile(text, &env) {
-        Err(e) => Err(format!("compilation failed: {e}")),
-        Ok(p) if p.result != Type::Bool => Err("cel expression must evaluate to a bool".to_owned()),
-        Ok(p) => Ok(p),
-    };
+    let program = program(r, &env);
     let message = match r.str_at(&["message"]).trim() {
         "" => format!("failed rule: {}", text.trim().replace('\n', "\\n")),
         m => m.to_owned(),
@@ -100,24 +149,6 @@ impl Rules {
         let keys = (s.str_at(&["x-kubernetes-list-type"]) == "map")
             .then(|| s.list_at(&["x-kubernetes-list-map-keys"]).iter().filter_map(|k| k.as_str().map(str::to_owned)).collect());
         Some(Self { decl, ty: s.str_at(&["type"]).to_owned(), rules, fields, items, values, keys })
-    }
-
-    /// Rules that cannot be compiled: place below the schema's path, rule number, sentence.
-    pub(super) fn broken(&self, path: &str, out: &mut Vec<(String, usize, String)>) {
-        for (i, r) in self.rules.iter().enumerate() {
-            if let Err(why) = &r.program {
-                out.push((path.to_owned(), i, why.clone()));
-            }
-        }
-        for (k, f) in &self.fields {
-            f.broken(&format!("{path}.properties[{k}]"), out);
-        }
-        if let Some(i) = &self.items {
-            i.broken(&format!("{path}.items"), out);
-        }
-        if let Some(v) = &self.values {
-            v.broken(&format!("{path}.additionalProperties"), out);
-        }
     }
 
     /// Everything that the rules find wrong with an object. What an update leaves as it was is not

@@ -7,20 +7,24 @@ use crate::{
     error::{FieldError, FieldErrorKind},
     names::NameRule,
     object::Object,
-    strategy::{fields::not_supported, rules::Rules},
 };
 
-const TYPES: [&str; 6] = ["array", "boolean", "integer", "number", "object", "string"];
+use super::{
+    expressions::{self, Total},
+    openapi, structure,
+};
+use crate::strategy::rules::Rules;
+
 const COLUMN_TYPES: [&str; 5] = ["boolean", "date", "integer", "number", "string"];
 const COLUMN_FORMATS: [&str; 8] = ["byte", "date", "date-time", "double", "float", "int32", "int64", "password"];
+/// How many fields may be selected by.
+const MOST_FIELDS: usize = 8;
 /// The formats that strings are checked by, without their dashes.
 const FORMATS: [&str; 31] = [
     "bsonobjectid", "uri", "email", "hostname", "ipv4", "ipv6", "cidr", "mac", "uuid", "uuid3", "uuid4", "uuid5", "isbn", "isbn10",
     "isbn13", "creditcard", "ssn", "hexcolor", "rgbcolor", "byte", "password", "date", "duration", "datetime", "k8sshortname",
     "k8slongname", "int32", "int64", "float", "double", "binary",
 ];
-/// Deeper schemas are not looked at.
-const DEEPEST: usize = 64;
 
 /// What is wrong with a DNS label that begins with a letter.
 pub(super) fn label(text: &str) -> Option<String> {
@@ -69,34 +73,75 @@ fn path(text: &str, at: String, under: &[&str], out: &mut Vec<FieldError>) {
     }
 }
 
-/// Everything wrong with one version.
-pub(super) fn version(v: &Value, at: &str, out: &mut Vec<FieldError>) {
-    if !set(v, "deprecated")
-        && let Some(text) = v.at(&["deprecationWarning"])
-    {
-        out.push(FieldError::invalid(format!("{at}.deprecationWarning"), text.clone(), "can only be set for deprecated versions"));
+/// A part of a version: its schema, subresources, columns or fields to select by.
+type Part = &'static str;
+const SCHEMA: Part = "schema";
+const SUBRESOURCES: Part = "subresources";
+const COLUMNS: Part = "additionalPrinterColumns";
+const FIELDS: Part = "selectableFields";
+
+/// The parts that all versions share; what is wrong with them is told of the definition.
+fn shared(all: &[Value]) -> Vec<Part> {
+    let part = |v: &Value, p| v.get(p).filter(|v| !(v.is_null() || v.as_array().is_some_and(Vec::is_empty))).cloned();
+    let same = |p: &Part| all.first().is_some_and(|first| all.iter().all(|v| part(v, *p) == part(first, *p)));
+    [SCHEMA, SUBRESOURCES, COLUMNS, FIELDS].into_iter().filter(same).collect()
+}
+
+/// Everything wrong with versions of their own.
+pub(super) fn versions(all: &[Value], out: &mut Vec<FieldError>) {
+    let shared = shared(all);
+    for (i, v) in all.iter().enumerate() {
+        let at = format!("spec.versions[{i}]");
+        let name = v.str_at(&["name"]);
+        out.extend(label(name).map(|why| FieldError::invalid(format!("{at}.name"), name, why)));
+        if let Some(text) = v.get("deprecationWarning").and_then(Value::as_str) {
+            let field = format!("{at}.deprecationWarning");
+            out.extend(deprecation(text, set(v, "deprecated")).into_iter().map(|why| FieldError::invalid(&field, text, why)));
+        }
+        if v.at(&["schema", "openAPIV3Schema"]).is_none() {
+            out.push(FieldError::required(format!("{at}.schema.openAPIV3Schema"), ""));
+        }
+        let own = |p: &Part| !shared.contains(p);
+        parts(v, own, &at, "schema", status(v), out);
     }
-    let schema = v.at(&["schema", "openAPIV3Schema"]);
+}
+
+/// Everything wrong with what all versions share.
+pub(super) fn common(all: &[Value], out: &mut Vec<FieldError>) {
+    let shared = shared(all);
+    if let Some(first) = all.first() {
+        parts(first, |p| shared.contains(p), "spec", "validation", all.iter().any(status), out);
+    }
+}
+
+fn status(v: &Value) -> bool {
+    v.at(&["subresources", "status"]).is_some()
+}
+
+/// What is wrong with a deprecated version's warning.
+fn deprecation(text: &str, deprecated: bool) -> Vec<String> {
+    if !deprecated {
+        return vec!["can only be set for deprecated versions".into()];
+    }
+    let mut out = Vec::new();
+    if text.len() > 256 {
+        out.push("must be <= 256 characters long".to_owned());
+    }
+    if text.is_empty() {
+        out.push("must not be an empty string".to_owned());
+    }
+    if let Some((i, _)) = text.char_indices().find(|(_, c)| c.is_control()) {
+        out.push(format!("must only contain printable UTF-8 characters; non-printable character found at index {i}"));
+    }
+    out
+}
+
+fn parts(v: &Value, has: impl Fn(&Part) -> bool, at: &str, schema_name: &str, status: bool, out: &mut Vec<FieldError>) {
+    let schema = v.at(&["schema", "openAPIV3Schema"]).filter(|_| has(&SCHEMA));
     if let Some(s) = schema {
-        let at = format!("{at}.schema.openAPIV3Schema");
-        let before = out.len();
-        let kind = s.str_at(&["type"]);
-        if !kind.is_empty() && kind != "object" {
-            if v.at(&["subresources", "status"]).is_some() {
-                out.push(FieldError::invalid(
-                    format!("{at}.type"),
-                    kind,
-                    "only \"object\" is allowed as the type at the root of the schema if the status subresource is enabled",
-                ));
-            }
-            out.push(FieldError::invalid(format!("{at}.type"), kind, "must be object at the root"));
-        }
-        structure(s, &at, "must not be empty at the root", out, 0);
-        if out.len() == before {
-            rules(s, &at, out);
-        }
+        whole(s, status, &format!("{at}.{schema_name}"), out);
     }
-    if let Some(scale) = v.at(&["subresources", "scale"]) {
+    if let Some(scale) = v.at(&["subresources", "scale"]).filter(|_| has(&SUBRESOURCES)) {
         let at = format!("{at}.subresources.scale");
         path(scale.str_at(&["specReplicasPath"]), format!("{at}.specReplicasPath"), &[".spec."], out);
         path(scale.str_at(&["statusReplicasPath"]), format!("{at}.statusReplicasPath"), &[".status."], out);
@@ -105,16 +150,18 @@ pub(super) fn version(v: &Value, at: &str, out: &mut Vec<FieldError>) {
             path(labels, format!("{at}.labelSelectorPath"), &[".spec.", ".status."], out);
         }
     }
-    for (i, c) in v.list_at(&["additionalPrinterColumns"]).iter().enumerate() {
+    for (i, c) in v.list_at(&[COLUMNS]).iter().enumerate().filter(|_| has(&COLUMNS)) {
         column(c, &format!("{at}.additionalPrinterColumns[{i}]"), out);
     }
-    let fields = v.list_at(&["selectableFields"]);
+    let fields = v.list_at(&[FIELDS]);
+    if fields.is_empty() || !has(&FIELDS) {
+        return;
+    }
+    let field = format!("{at}.selectableFields");
     match schema {
-        None if !fields.is_empty() => {
-            out.push(FieldError::invalid(format!("{at}.selectableFields"), "", "may only be set when `version.schema.openAPIV3Schema` is not included"));
-        }
-        None => {}
-        Some(s) => selectable(fields, s, &format!("{at}.selectableFields"), out),
+        Some(s) => selectable(fields, s, &field, out),
+        None if schema_name == "validation" => out.push(FieldError::invalid(field, "", "may only be set when validations.schema is included")),
+        None => out.push(FieldError::invalid(field, "", "may only be set when `version.schema.openAPIV3Schema` is not included")),
     }
 }
 
@@ -145,91 +192,101 @@ fn selectable(fields: &[Value], schema: &Value, at: &str, out: &mut Vec<FieldErr
             out.push(FieldError::required(at, ""));
             continue;
         }
-        if !text.starts_with(['.', '[']) {
-            out.push(FieldError::invalid(at, text, format!("is an invalid path: expected [ or . but got: {text}")));
-            continue;
+        let (names, found) = match expressions::find(schema, text, false) {
+            Ok(f) => f,
+            Err(why) => {
+                out.push(FieldError::invalid(at, text, format!("is an invalid path: {why}")));
+                continue;
+            }
+        };
+        if names[0] == "metadata" {
+            out.push(FieldError::invalid(&at, text, "must not point to fields in metadata"));
         }
-        // Names in brackets are left alone.
-        if text.contains('[') {
-            continue;
+        if !matches!(found.str_at(&["type"]), "string" | "boolean" | "integer") {
+            let why = "must point to a field of type string, boolean or integer. Enum string fields and strings with formats are allowed.";
+            out.push(FieldError::invalid(&at, text, why));
         }
-        let found = text[1..].split('.').try_fold(schema, |s, name| s.get("properties")?.get(name));
-        match found.map(|s| s.str_at(&["type"])) {
-            None => out.push(FieldError::invalid(&at, text, "is an invalid path: does not refer to a valid field")),
-            Some("string" | "boolean" | "integer") => {}
-            Some(_) => out.push(FieldError::invalid(
-                &at,
-                text,
-                "must point to a field of type string, boolean or integer. Enum string fields and strings with formats are allowed.",
-            )),
-        }
-        if !seen.insert(text) {
+        if !seen.insert(names) {
             out.push(FieldError::duplicate(at, text));
         }
+    }
+    if seen.len() > MOST_FIELDS {
+        out.push(FieldError { kind: FieldErrorKind::TooMany, field: at.into(), value: Some(seen.len().into()), detail: format!("must have at most {MOST_FIELDS} items") });
+    }
+}
+
+/// Everything wrong with a version's schema, in the order that later checks need: nothing is said of
+/// rules where the schema itself is wrong.
+fn whole(s: &Value, status: bool, at: &str, out: &mut Vec<FieldError>) {
+    let schema = format!("{at}.openAPIV3Schema");
+    if status {
+        root(s, &schema, out);
+    }
+    if set(s, "nullable") {
+        out.push(FieldError::forbidden(format!("{schema}.nullable"), "nullable cannot be true at the root"));
+    }
+    let own = out.len();
+    structure::check(s, &schema, out);
+    if out.len() == own {
+        defaults(s, &schema, out, 0);
+    }
+    // Definitions of items by their place have no structure.
+    let sound = out.len() == own;
+    let mut total = Total::default();
+    openapi::check(s, &schema, sound.then_some(&mut total), out);
+    if sound {
+        total.judge(&schema, out);
+    }
+}
+
+/// What the root may say where the status is a resource of its own.
+fn root(s: &Value, at: &str, out: &mut Vec<FieldError>) {
+    const ALLOWED: [(&str, &str); 22] = [
+        ("description", "Description"), ("type", "Type"), ("format", "Format"), ("title", "Title"), ("maximum", "Maximum"), ("exclusiveMaximum", "ExclusiveMaximum"),
+        ("minimum", "Minimum"), ("exclusiveMinimum", "ExclusiveMinimum"), ("maxLength", "MaxLength"), ("minLength", "MinLength"), ("pattern", "Pattern"),
+        ("maxItems", "MaxItems"), ("minItems", "MinItems"), ("uniqueItems", "UniqueItems"), ("multipleOf", "MultipleOf"), ("required", "Required"), ("items", "Items"),
+        ("properties", "Properties"), ("externalDocs", "ExternalDocs"), ("example", "Example"), ("x-kubernetes-preserve-unknown-fields", "XPreserveUnknownFields"),
+        ("x-kubernetes-validations", "XValidations"),
+    ];
+    let kind = s.str_at(&["type"]);
+    if !kind.is_empty() && kind != "object" {
+        let why = "only \"object\" is allowed as the type at the root of the schema if the status subresource is enabled";
+        out.push(FieldError::invalid(format!("{at}.type"), kind, why));
+    } else if s.as_object().is_some_and(|m| m.keys().any(|k| !ALLOWED.iter().any(|a| a.0 == k))) {
+        let names: Vec<&str> = ALLOWED.iter().map(|a| a.1).collect();
+        let why = format!("only [{}] fields are allowed at the root of the schema if the status subresource is enabled", names.join(" "));
+        out.push(FieldError::invalid(at, s.clone(), why));
     }
 }
 
 /// Whether a schema's member is true.
-fn set(s: &Value, name: &str) -> bool {
+pub(super) fn set(s: &Value, name: &str) -> bool {
     s.get(name) == Some(&Value::Bool(true))
 }
 
-fn structure(s: &Value, at: &str, untyped: &str, out: &mut Vec<FieldError>, depth: usize) {
-    if depth > DEEPEST {
+/// Defaults, wherever the structure has them.
+fn defaults(s: &Value, at: &str, out: &mut Vec<FieldError>, depth: usize) {
+    if depth > structure::DEEPEST {
         return;
     }
-    let kind = s.str_at(&["type"]);
-    let typed = |out: &mut Vec<FieldError>, wanted: &str, by: &str| {
-        let why = format!("must be {wanted} if {by}");
-        let field = format!("{at}.type");
-        out.push(if kind.is_empty() { FieldError::required(field, why) } else { FieldError::invalid(field, kind, why) });
-    };
-    if let Some(list) = s.get("x-kubernetes-list-type").and_then(Value::as_str) {
-        if kind != "array" {
-            typed(out, "array", "x-kubernetes-list-type is specified");
-        }
-        const LISTS: [&str; 3] = ["atomic", "set", "map"];
-        if !LISTS.contains(&list) {
-            out.push(not_supported(&format!("{at}.x-kubernetes-list-type"), list, &LISTS));
-        }
-    } else if s.get("x-kubernetes-list-map-keys").is_some() {
-        out.push(FieldError::required(format!("{at}.x-kubernetes-list-type"), "must be map if x-kubernetes-list-map-keys is non-empty"));
-    }
-    if let Some(map) = s.get("x-kubernetes-map-type").and_then(Value::as_str) {
-        if kind != "object" {
-            typed(out, "object", "x-kubernetes-map-type is specified");
-        }
-        const MAPS: [&str; 2] = ["atomic", "granular"];
-        if !MAPS.contains(&map) {
-            out.push(not_supported(&format!("{at}.x-kubernetes-map-type"), map, &MAPS));
-        }
-    }
-    if set(s, "x-kubernetes-embedded-resource") && kind != "object" {
-        typed(out, "object", "x-kubernetes-embedded-resource is true");
-    } else if kind.is_empty() && !set(s, "x-kubernetes-int-or-string") && !set(s, "x-kubernetes-preserve-unknown-fields") {
-        out.push(FieldError::required(format!("{at}.type"), untyped));
-    }
-    if !kind.is_empty() && !TYPES.contains(&kind) {
-        out.push(FieldError::not_supported(format!("{at}.type"), kind, &TYPES));
-    }
     if let Some(default) = s.get("default") {
-        standard(default, s, kind, at, out);
+        let mut pruned = default.clone();
+        structural::prune(&mut pruned, s);
+        if pruned != *default {
+            out.push(FieldError::invalid(format!("{at}.default"), default.clone(), "must not have unknown fields"));
+        }
+        let before = out.len();
+        standard(default, s, s.str_at(&["type"]), at, out);
+        if out.len() == before
+            && let Some(rules) = Rules::of(s, set(s, "x-kubernetes-embedded-resource"))
+        {
+            let under = |e: FieldError| FieldError { field: if e.field == "<nil>" { format!("{at}.default") } else { format!("{at}.default.{}", e.field) }, ..e };
+            out.extend(rules.check(default, None).into_iter().map(under));
+        }
     }
-    if let Some(pattern) = s.get("pattern").and_then(Value::as_str)
-        && structural::pattern(pattern).is_none()
-    {
-        out.push(FieldError::invalid(format!("{at}.pattern"), pattern, "must be a valid regular expression"));
-    }
-    for (key, inner) in s.get("properties").and_then(Value::as_object).into_iter().flatten() {
-        structure(inner, &format!("{at}.properties[{key}]"), "must not be empty for specified object fields", out, depth + 1);
-    }
-    if let Some(inner) = s.get("additionalProperties").filter(|s| s.is_object()) {
-        structure(inner, &format!("{at}.additionalProperties"), "must not be empty for specified object fields", out, depth + 1);
-    }
-    match s.get("items").filter(|s| s.is_object()) {
-        Some(inner) => structure(inner, &format!("{at}.items"), "must not be empty for specified array items", out, depth + 1),
-        None if kind == "array" && s.get("items").is_none() => out.push(FieldError::required(format!("{at}.items"), "must be specified")),
-        None => {}
+    // None are allowed below additionalProperties.
+    for (place, inner) in inside(s).into_iter().filter(|(p, _)| p != ".additionalProperties") {
+        defaults(inner, &format!("{at}{place}"), out, depth + 1);
     }
 }
 
@@ -267,35 +324,6 @@ fn standard(default: &Value, s: &Value, kind: &str, at: &str, out: &mut Vec<Fiel
     }
 }
 
-/// Rules that are missing or cannot be compiled.
-fn rules(s: &Value, at: &str, out: &mut Vec<FieldError>) {
-    missing(s, at, out, 0);
-    let mut broken = Vec::new();
-    if let Some(r) = Rules::of(s, true) {
-        r.broken(at, &mut broken);
-    }
-    for (place, i, why) in broken {
-        let rule = place.strip_prefix(at).and_then(|p| within(s, p)).and_then(|s| s.list_at(&["x-kubernetes-validations"]).get(i));
-        if rule.is_some_and(|r| !r.str_at(&["rule"]).trim().is_empty()) {
-            out.push(FieldError::invalid(format!("{place}.x-kubernetes-validations[{i}].rule"), rule.cloned().unwrap_or_default(), why));
-        }
-    }
-}
-
-fn missing(s: &Value, at: &str, out: &mut Vec<FieldError>, depth: usize) {
-    if depth > DEEPEST {
-        return;
-    }
-    for (i, r) in s.list_at(&["x-kubernetes-validations"]).iter().enumerate() {
-        if r.str_at(&["rule"]).trim().is_empty() {
-            out.push(FieldError::required(format!("{at}.x-kubernetes-validations[{i}].rule"), "rule is not specified"));
-        }
-    }
-    for (place, inner) in inside(s) {
-        missing(inner, &format!("{at}{place}"), out, depth + 1);
-    }
-}
-
 /// The schemas right inside a schema, and where.
 fn inside(s: &Value) -> Vec<(String, &Value)> {
     let fields = s.get("properties").and_then(Value::as_object).into_iter().flatten();
@@ -304,27 +332,34 @@ fn inside(s: &Value) -> Vec<(String, &Value)> {
     all
 }
 
-/// The schema at a place inside another.
-fn within<'v>(s: &'v Value, place: &str) -> Option<&'v Value> {
-    if place.is_empty() {
-        return Some(s);
-    }
-    inside(s).into_iter().find_map(|(p, inner)| within(inner, place.strip_prefix(p.as_str())?))
-}
-
-/// The formats of strings that nothing is checked by.
-pub(super) fn formats(s: &Value, out: &mut Vec<String>, depth: usize) {
-    let format = s.str_at(&["format"]);
-    if depth > DEEPEST {
+/// Formats of strings that nothing is checked by, and sets of things that cannot be compared.
+pub(super) fn warnings(s: &Value, formats: &mut Vec<String>, sets: &mut std::collections::BTreeSet<String>, depth: usize) {
+    if depth > structure::DEEPEST {
         return;
     }
-    if !format.is_empty() && s.str_at(&["type"]) == "string" && !FORMATS.contains(&format.replace('-', "").as_str()) {
+    let (kind, format) = (s.str_at(&["type"]), s.str_at(&["format"]));
+    if !format.is_empty() && !known(kind, format) {
         let warning = format!("unrecognized format {format:?}");
-        if !out.contains(&warning) {
-            out.push(warning);
+        if !formats.contains(&warning) {
+            formats.push(warning);
         }
     }
-    for (_, inner) in inside(s) {
-        formats(inner, out, depth + 1);
+    let of = s.at(&["items"]).map(|i| i.str_at(&["type"])).unwrap_or_default();
+    if s.str_at(&["x-kubernetes-list-type"]) == "set" && matches!(of, "object" | "array") {
+        sets.insert(format!("x-kubernetes-list-type: set for items of type {of:?} is not supported by server-side apply or CEL validation rules"));
+    }
+    let joined = ["allOf", "anyOf", "oneOf"].into_iter().flat_map(|w| s.list_at(&[w]));
+    for inner in inside(s).into_iter().map(|(_, s)| s).chain(joined).chain(s.get("not")) {
+        warnings(inner, formats, sets, depth + 1);
+    }
+}
+
+/// Whether a format is one that values of a type are checked by.
+fn known(kind: &str, format: &str) -> bool {
+    match kind {
+        "" | "string" => FORMATS.contains(&format.replace('-', "").as_str()),
+        "integer" => matches!(format, "int32" | "int64"),
+        "number" => matches!(format, "float" | "double"),
+        _ => false,
     }
 }

@@ -87,7 +87,8 @@ fn versions(v: &Value, at: &str, out: &mut Vec<FieldError>) {
     }
 }
 
-fn client(c: &Value, at: &str, out: &mut Vec<FieldError>) {
+/// How a webhook is reached.
+pub(in crate::strategy) fn client(c: &Value, at: &str, out: &mut Vec<FieldError>) {
     let (url, service) = (c.get("url").and_then(Value::as_str), c.get("service").filter(|v| !v.is_null()));
     match (url, service) {
         (Some(_), Some(_)) | (None, None) => out.push(FieldError::required(at, "exactly one of url or service is required")),
