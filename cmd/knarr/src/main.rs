@@ -104,6 +104,7 @@ fn command_line() -> Vec<OsString> {
 }
 
 fn main() -> ExitCode {
+    knarr_sys::memory::give_back_at_once();
     let cli = Cli::parse_from(command_line());
     let result = run(cli);
     match result {

@@ -268,6 +268,8 @@ fn pods_reach_each_other_the_host_and_the_world() {
         return;
     };
     let world = host.neighbour().unwrap();
+    // A new namespace has what the machine's first one has.
+    host.run(|| std::fs::write("/proc/sys/net/ipv4/ip_forward", "0").unwrap());
     let dir = tempfile::tempdir().unwrap();
     let cfg = config(dir.path());
     let c = cfg.clone();

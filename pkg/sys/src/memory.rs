@@ -10,8 +10,27 @@ pub fn release_code() {
     unsafe { libc::dl_iterate_phdr(Some(release), std::ptr::null_mut()) };
 }
 
-/// Gives the heap's free pages back to the kernel.
+/// Has the allocator give pages back to the kernel as soon as nothing is in them, not only when the
+/// same thread frees again some milliseconds later: a thread that has become idle never does. Unless
+/// the environment says otherwise (`MIMALLOC_PURGE_DELAY`).
+#[cfg(feature = "mimalloc")]
+pub fn give_back_at_once() {
+    /// `mi_option_purge_delay` of mimalloc 2, which the bindings do not name.
+    const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
+    if std::env::var_os("MIMALLOC_PURGE_DELAY").is_none() {
+        // SAFETY: may be called at any time; the option is one of this version's.
+        unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, 0) };
+    }
+}
+
+/// Gives the free pages of the heap back to the kernel.
 pub fn trim_heap() {
+    // SAFETY: no arguments that matter.
+    #[cfg(feature = "mimalloc")]
+    unsafe {
+        libmimalloc_sys::mi_collect(true)
+    };
+    // The C library's own.
     // SAFETY: no arguments that matter.
     unsafe { libc::malloc_trim(0) };
 }
@@ -52,6 +71,16 @@ unsafe extern "C" fn release(info: *mut libc::dl_phdr_info, _: usize, _: *mut c_
 
 #[cfg(test)]
 mod tests {
+    #[cfg(feature = "mimalloc")]
+    #[test]
+    fn the_option_is_the_delay() {
+        // SAFETY: reads an option.
+        let get = || unsafe { libmimalloc_sys::mi_option_get(15) };
+        assert_eq!(get(), 10, "the default of another option, or of another version");
+        super::give_back_at_once();
+        assert_eq!(get(), 0);
+    }
+
     #[test]
     fn code_goes_on_and_constants_stay() {
         let resident = || -> u64 {

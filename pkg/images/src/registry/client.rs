@@ -73,7 +73,10 @@ impl Repository {
             _ => None,
         };
         Ok(Self {
-            client: Client::builder(TokioExecutor::new()).build(https),
+            // Bodies come in pieces of this size at most; hyper's own is 400 KiB for each connection.
+            client: Client::builder(TokioExecutor::new())
+                .http1_max_buf_size(64 << 10)
+                .build(https),
             endpoint,
             authorization: Mutex::new(authorization),
         })
