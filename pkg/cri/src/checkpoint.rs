@@ -7,6 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt}
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde_json::json;
@@ -41,8 +42,10 @@ impl Cri {
                 "the location {location:?} of a checkpoint must be absolute"
             )));
         }
-        let cri = self.clone();
-        detached(async move {
+        let limit = u64::try_from(seconds).ok().filter(|s| *s > 0).map(Duration::from_secs);
+        let late = Arc::new(AtomicBool::new(false));
+        let (cri, given_up) = (self.clone(), late.clone());
+        let work = detached(async move {
             let _op = container.op.lock().await;
             let phase = container.phase();
             if !matches!(phase, Phase::Running { .. }) {
@@ -60,7 +63,10 @@ impl Cri {
             }
             let made = fs::DirBuilder::new().mode(0o700).recursive(true).create(&images);
             made.map_err(Error::io("create", &images))?;
-            cri.dump(&container, &scratch.0, &images, seconds).await?;
+            cri.dump(&container, &scratch.0, &images, limit).await?;
+            if given_up.load(Ordering::Acquire) {
+                return Ok(()); // nobody waits for the archive
+            }
             let layer = cri.images.snapshot_dir(&container.id).join("u");
             let described = container.clone();
             blocking(move || {
@@ -74,16 +80,25 @@ impl Cri {
                 })
             })
             .await
-        })
-        .await
+        });
+        match limit {
+            None => work.await,
+            Some(limit) => tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
+                late.store(true, Ordering::Release);
+                let message = format!("no checkpoint in {} s", limit.as_secs());
+                Err(Error::Deadline(message))
+            }),
+        }
     }
 
+    /// A dump whose time is over goes on for as long again, as a container out of which CRIU is
+    /// torn may not survive it; then CRIU and the runtime are killed, and the container thawed.
     async fn dump(
         &self,
         container: &Container,
         work: &Path,
         images: &Path,
-        seconds: i64,
+        limit: Option<Duration>,
     ) -> Result<(), Error> {
         let sandbox = self.sandbox(&container.record().sandbox)?;
         let program = self
@@ -94,7 +109,7 @@ impl Cri {
             message,
         };
         let log = work.join("runtime.log");
-        let child = tokio::process::Command::new(&program)
+        let mut child = tokio::process::Command::new(&program)
             .arg("--root")
             .arg(&self.runtime.root)
             .arg("--log")
@@ -113,15 +128,34 @@ impl Cri {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
+            .process_group(0)
             .kill_on_drop(true)
-            .status();
-        let status = match u64::try_from(seconds) {
-            Ok(seconds) if seconds > 0 => tokio::time::timeout(Duration::from_secs(seconds), child)
-                .await
-                .map_err(|_| Error::Deadline(format!("no checkpoint in {seconds} s")))?,
-            _ => child.await,
+            .spawn()
+            .map_err(Error::io("start", &program))?;
+        let group = child.id().and_then(|pid| rustix::process::Pid::from_raw(pid.cast_signed()));
+        let status = match limit {
+            None => child.wait().await,
+            Some(limit) => match tokio::time::timeout(limit * 2, child.wait()).await {
+                Ok(status) => status,
+                Err(_) => {
+                    if let Some(group) = group {
+                        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+                    }
+                    let status = child.wait().await;
+                    let _ = tokio::process::Command::new(&program) // it may be running already
+                        .arg("--root")
+                        .arg(&self.runtime.root)
+                        .args(["resume", &container.id])
+                        .stdin(Stdio::null())
+                        .stdout(Stdio::null())
+                        .stderr(Stdio::null())
+                        .status()
+                        .await;
+                    status
+                }
+            },
         }
-        .map_err(Error::io("start", &program))?;
+        .map_err(Error::io("wait for", &program))?;
         if status.success() {
             return Ok(());
         }

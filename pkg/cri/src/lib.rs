@@ -27,6 +27,7 @@ mod container;
 mod error;
 mod events;
 mod exec;
+mod features;
 mod flight;
 mod network;
 mod process;
@@ -105,6 +106,7 @@ pub struct Cri {
     containers: RwLock<BTreeMap<String, Arc<Container>>>,
     events: broadcast::Sender<knarr_cri_api::v1::ContainerEventResponse>,
     flights: Flights,
+    features: features::Features,
     streaming: std::sync::OnceLock<knarr_streaming::Server>,
 }
 
@@ -138,6 +140,7 @@ impl Cri {
             containers: RwLock::default(),
             events: broadcast::channel(1024).0,
             flights: Flights::default(),
+            features: features::Features::default(),
             streaming: std::sync::OnceLock::new(),
         });
         cri.serve_streams().await?;

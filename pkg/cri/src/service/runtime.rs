@@ -396,6 +396,20 @@ impl RuntimeService for Runtime {
         let names = std::iter::once("").chain(self.0.config.handlers.keys().map(String::as_str));
         let mut names: Vec<&str> = names.collect();
         names.dedup();
+        let mut runtime_handlers = Vec::with_capacity(names.len());
+        for name in names {
+            let features = match self.0.handler(name)? {
+                Some(program) => self.0.features.of(&program).await,
+                None => RuntimeHandlerFeatures {
+                    recursive_read_only_mounts: true,
+                    user_namespaces: crate::spec::userns::supported(),
+                },
+            };
+            runtime_handlers.push(RuntimeHandler {
+                name: name.to_owned(),
+                features: Some(features),
+            });
+        }
         let mut info = std::collections::HashMap::new();
         if request.into_inner().verbose {
             let text = serde_json::json!({
@@ -419,16 +433,7 @@ impl RuntimeService for Runtime {
                 ],
             }),
             info,
-            runtime_handlers: names
-                .into_iter()
-                .map(|name| RuntimeHandler {
-                    name: name.to_owned(),
-                    features: Some(RuntimeHandlerFeatures {
-                        recursive_read_only_mounts: true,
-                        user_namespaces: crate::spec::userns::supported(),
-                    }),
-                })
-                .collect(),
+            runtime_handlers,
             features: Some(RuntimeFeatures {
                 supplemental_groups_policy: true,
                 user_namespaces_host_network: false,

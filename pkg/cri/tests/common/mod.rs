@@ -3,7 +3,7 @@
 //! is skipped.
 #![allow(clippy::unwrap_used, dead_code)]
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,6 +21,8 @@ pub struct Node {
     pub dir: tempfile::TempDir,
     bin: PathBuf,
     cgroup: String,
+    /// OCI runtimes by the names of handlers, from the next [`Node::open`] on.
+    pub handlers: BTreeMap<String, PathBuf>,
     cri: Option<Arc<Cri>>,
 }
 
@@ -79,6 +81,7 @@ impl Node {
             dir,
             bin,
             cgroup: format!("/knarr-test-{name}-{}", std::process::id()),
+            handlers: BTreeMap::new(),
             cri: None,
         };
         node.open().await;
@@ -138,9 +141,20 @@ impl Node {
             config.runc = PathBuf::from(&runc);
             config.handlers.insert(String::new(), PathBuf::from(runc));
         }
+        config.handlers.extend(self.handlers.clone());
         config.cgroup_root = self.cgroup.clone();
         config.cdi_dirs = vec![root.join("cdi")];
         self.cri = Some(Cri::open(config).await.unwrap());
+    }
+
+    /// A folder or file of the node's.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// One of the programs.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.bin.join(name)
     }
 
     pub fn cri(&self) -> &Arc<Cri> {
@@ -260,9 +274,13 @@ pub fn container(name: &str, args: &[&str]) -> ContainerConfig {
 }
 
 pub async fn run(client: &mut Client, config: &PodSandboxConfig) -> String {
+    run_with(client, config, "").await
+}
+
+pub async fn run_with(client: &mut Client, config: &PodSandboxConfig, handler: &str) -> String {
     let request = RunPodSandboxRequest {
         config: Some(config.clone()),
-        runtime_handler: String::new(),
+        runtime_handler: handler.to_owned(),
     };
     client
         .run_pod_sandbox(request)
