@@ -159,6 +159,8 @@ fn lasting_runtime(workers: usize) -> Result<tokio::runtime::Runtime> {
         .thread_name("knarr")
         // Of memory it costs only what is used.
         .thread_stack_size(knarr_apiserver::STACK_BYTES)
+        // Each thread for blocking work has a part of the heap; the work at rest needs none of them.
+        .thread_keep_alive(std::time::Duration::from_secs(1))
         .on_thread_unpark(quiet::woken)
         .enable_all()
         .build()?;

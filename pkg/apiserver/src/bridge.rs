@@ -9,7 +9,7 @@ mod version;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use knarr_registry::{ApiError, Codec, Object};
+use knarr_registry::{ApiError, Codec, Encoded, Object};
 use knarr_schema::{Resource, defaults, json as schema_json, proto, selector, table};
 use serde_json::{Value, json};
 
@@ -51,6 +51,20 @@ impl ObjectCodec {
     pub fn new(row: Arc<Resource>) -> Self {
         Self { row }
     }
+
+    fn stored(&self, obj: &mut Value) -> Result<Encoded, String> {
+        if self.row.is_custom() {
+            let bytes = serde_json::to_vec(obj).map_err(|e| e.to_string())?;
+            return Ok(Encoded { bytes: bytes.into(), exact: true });
+        }
+        // As who reads it does.
+        default(&self.row, obj);
+        let bytes = Bytes::from(proto::encode_object(obj).map_err(|e| e.to_string())?);
+        let own = obj.str_at(&["apiVersion"]) == self.row.api_version() && obj.str_at(&["kind"]) == self.row.kind;
+        let exact = own && is_normal(&self.row, obj);
+        debug_assert!(!exact || self.decode(&bytes).as_ref() == Ok(obj), "{obj} is not read back as it is");
+        Ok(Encoded { bytes, exact })
+    }
 }
 
 impl Codec for ObjectCodec {
@@ -72,13 +86,13 @@ impl Codec for ObjectCodec {
         }
         Ok(v)
     }
-    fn encode(&self, obj: &Value) -> Result<Bytes, String> {
-        let mut v = obj.clone();
-        v.meta_mut().remove("resourceVersion");
-        if self.row.is_custom() {
-            return serde_json::to_vec(&v).map(Bytes::from).map_err(|e| e.to_string());
+    fn encode(&self, obj: &mut Value) -> Result<Encoded, String> {
+        let version = obj.meta_mut().remove("resourceVersion");
+        let encoded = self.stored(obj);
+        if let Some(version) = version {
+            obj.meta_mut().insert("resourceVersion".into(), version);
         }
-        proto::encode_object(&v).map(Bytes::from).map_err(|e| e.to_string())
+        encoded
     }
     fn fields(&self, obj: &Value) -> Vec<(String, String)> {
         self.row
@@ -191,6 +205,12 @@ fn typed(r: &Resource, body: &[u8], mode: schema_json::FieldValidation) -> Resul
         v["kind"] = json!(r.kind);
     }
     Ok((v, d.warnings))
+}
+
+/// Whether a value is in normal form, so that [`normalize`] would only fill in defaults. `false` says
+/// nothing.
+fn is_normal(r: &Resource, v: &Value) -> bool {
+    r.ty.is_some_and(|ty| v.as_object().is_some_and(|o| proto::is_steady(o, ty)))
 }
 
 /// Brings a value that was built here (by a patch) into normal form, with field validation.

@@ -155,11 +155,11 @@ impl Core {
         let k = table.kinds.get(prefix)?;
         k.cache.get(&k.key(namespace, name))
     }
-    /// One object from the cache.
+    /// One object from the cache, by which a request is decided.
     #[must_use]
-    pub fn peek(&self, prefix: &str, namespace: &str, name: &str) -> Option<serde_json::Value> {
+    pub fn peek(&self, prefix: &str, namespace: &str, name: &str) -> Option<Arc<serde_json::Value>> {
         let k = self.table().kinds.get(prefix).cloned()?;
-        k.cache.get(&k.key(namespace, name)).map(|e| e.value())
+        k.cache.get(&k.key(namespace, name)).map(|e| Arc::clone(e.shared()))
     }
 }
 

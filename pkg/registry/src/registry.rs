@@ -29,6 +29,15 @@ pub enum Write {
     Conflict(Option<Arc<Entry>>),
 }
 
+/// What a write of an object found.
+pub enum Put {
+    /// Written; the object as it is now.
+    Done(Arc<Entry>),
+    /// Somebody else wrote first; the object as it is now, `None` if it is gone, and the one that
+    /// was to be written.
+    Conflict(Option<Arc<Entry>>, Value),
+}
+
 /// The store, with a cache for each resource.
 pub struct Registry {
     store: SharedStore,
@@ -302,19 +311,22 @@ impl Registry {
         &self,
         cache: &Cache,
         key: &str,
-        obj: &Value,
+        mut obj: Value,
         expected: u64,
         ttl: Option<i64>,
-    ) -> Result<Write, ApiError> {
-        let bytes = cache.codec().encode(obj).map_err(ApiError::internal)?;
+    ) -> Result<Put, ApiError> {
+        let encoded = cache.codec().encode(&mut obj).map_err(ApiError::internal)?;
         let lease = match ttl {
             Some(t) => self.shared_lease(t).await?,
             None => 0,
         };
-        let begun = cache.begin(key, &bytes);
-        match self.store.put(key, bytes.clone(), expected, lease).await? {
-            Swap::Done(rev) => Ok(Write::Done(begun.written(obj, rev))),
-            Swap::Conflict(kv) => Ok(Write::Conflict(kv.and_then(|kv| cache.decode(&kv)))),
+        let begun = cache.begin(key, &encoded, obj);
+        match self.store.put(key, encoded.bytes.clone(), expected, lease).await? {
+            Swap::Done(rev) => Ok(Put::Done(begun.written(rev))),
+            Swap::Conflict(kv) => {
+                let now = kv.and_then(|kv| cache.decode(&kv));
+                Ok(Put::Conflict(now, begun.refused()))
+            }
         }
     }
 

@@ -15,7 +15,7 @@ pub use deep::{MAX_DEPTH, STACK_BYTES, value};
 use crate::{
     quantity::Quantity,
     time,
-    types::{Field, Shape, Type},
+    types::{Field, Shape, Type, Walk},
 };
 
 /// What to do with unknown and duplicate fields.
@@ -529,36 +529,30 @@ pub fn is_zero(ty: &'static Type, object: &Map<String, Value>) -> bool {
 
 /// Brings a struct whose members are in normal form into normal form itself.
 pub(crate) fn settle(ty: &'static Type, object: &mut Map<String, Value>) {
-    ty.each_field(&mut |field| {
-        if object.get(field.name).is_some_and(|v| v.is_null() || omitted(field, v)) {
-            object.remove(field.name);
-        }
+    let mut fields = Walk::new(ty.by_name());
+    object.retain(|name, value| match fields.find(name, |f| f.name) {
+        Some(field) => !value.is_null() && !omitted(field, value),
+        None => true,
     });
     fill(ty, object);
 }
 
 /// Adds the members that Go always writes.
 fn fill(ty: &'static Type, object: &mut Map<String, Value>) {
-    ty.each_field(&mut |field| {
-        if object.contains_key(field.name) || field.omit_zero {
-            return;
+    for field in ty.always_written() {
+        if !object.contains_key(field.name) {
+            object.insert(field.name.to_owned(), unset(field));
         }
-        let value = if field.pointer {
-            if field.omit_empty {
-                return;
-            }
-            Value::Null
-        } else {
-            match field.shape {
-                // omitempty has no effect on structs.
-                Shape::Struct(_) | Shape::Time | Shape::MicroTime | Shape::RawExtension | Shape::Quantity | Shape::IntOrString | Shape::Duration | Shape::Json => zero(field.shape),
-                _ if field.omit_empty => return,
-                Shape::List(_) | Shape::Map(_) | Shape::Bytes | Shape::Strings => Value::Null,
-                shape => zero(shape),
-            }
-        };
-        object.insert(field.name.to_owned(), value);
-    });
+    }
+}
+
+/// What Go writes of a field that nobody has set.
+pub(crate) fn unset(field: &Field) -> Value {
+    match field.shape {
+        _ if field.pointer => Value::Null,
+        Shape::List(_) | Shape::Map(_) | Shape::Bytes | Shape::Strings => Value::Null,
+        shape => zero(shape),
+    }
 }
 
 /// The zero value as Go writes it.

@@ -3,6 +3,7 @@
 
 mod decode;
 pub(crate) mod encode;
+mod steady;
 
 use bytes::{BufMut, BytesMut};
 use serde_json::{Map, Value};
@@ -56,6 +57,12 @@ pub fn encode_object(object: &Value) -> Result<Vec<u8>, Error> {
     encode::text(&mut out, 3, "");
     encode::text(&mut out, 4, "");
     Ok(out)
+}
+
+/// Whether [`decode`] gives back the object as it is, `apiVersion` and `kind` apart, from what
+/// [`encode_object`] makes of it. `false` says nothing.
+pub fn is_steady(object: &Map<String, Value>, ty: &'static Type) -> bool {
+    steady::message(object, ty, &["apiVersion", "kind"])
 }
 
 /// The built-in type of an `apiVersion` and kind; meta kinds are found in every group.

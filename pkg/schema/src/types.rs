@@ -139,6 +139,21 @@ impl Field {
     }
 }
 
+impl Field {
+    /// Whether Go writes it also when nobody has set it.
+    fn always_written(&self) -> bool {
+        if self.omit_zero {
+            return false;
+        }
+        // omitempty has no effect on structs.
+        let structure = matches!(
+            self.shape,
+            Shape::Struct(_) | Shape::Time | Shape::MicroTime | Shape::RawExtension | Shape::Quantity | Shape::IntOrString | Shape::Duration | Shape::Json
+        );
+        !self.omit_empty || (structure && !self.pointer)
+    }
+}
+
 /// One struct.
 #[derive(Clone, Debug)]
 pub struct Type {
@@ -154,6 +169,44 @@ pub struct Type {
     /// Whether this type or one below it has a default.
     pub has_defaults: bool,
     wire: Vec<u16>,
+    names: OnceLock<Names>,
+}
+
+/// The fields by other orders, made when first asked for.
+#[derive(Clone, Debug)]
+struct Names {
+    /// Indices of the struct's own fields that are not inlined, by name.
+    own: Vec<u16>,
+    /// All fields, inlined structs' in place, by name.
+    all: Vec<&'static Field>,
+    /// Those that Go writes also when nobody has set them.
+    always: Vec<&'static Field>,
+}
+
+/// Finds the items of one ascending sequence of names in another, each from where the last was.
+pub(crate) struct Walk<'n, T> {
+    rest: &'n [T],
+}
+
+impl<'n, T> Walk<'n, T> {
+    pub(crate) fn new(sorted: &'n [T]) -> Self {
+        Self { rest: sorted }
+    }
+
+    /// The item of that name; later calls must ask for greater ones.
+    pub(crate) fn find(&mut self, name: &str, of: impl Fn(&T) -> &str) -> Option<&'n T> {
+        match self.rest.binary_search_by(|item| of(item).cmp(name)) {
+            Ok(at) => {
+                let found = &self.rest[at];
+                self.rest = &self.rest[at + 1..];
+                Some(found)
+            }
+            Err(at) => {
+                self.rest = &self.rest[at..];
+                None
+            }
+        }
+    }
 }
 
 impl Type {
@@ -186,6 +239,33 @@ impl Type {
                 _ => visit(field),
             }
         }
+    }
+
+    fn names(&'static self) -> &'static Names {
+        self.names.get_or_init(|| {
+            let mut own: Vec<u16> = (0u16..).zip(&self.fields).filter(|(_, f)| !f.inline).map(|(i, _)| i).collect();
+            own.sort_by_key(|i| self.fields[usize::from(*i)].name);
+            let mut all = Vec::new();
+            self.each_field(&mut |field| all.push(field));
+            let always = all.iter().filter(|f| f.always_written()).copied().collect();
+            all.sort_by_key(|f| f.name);
+            Names { own, all, always }
+        })
+    }
+
+    /// All fields in the order of their names, inlined structs' in place.
+    pub(crate) fn by_name(&'static self) -> &'static [&'static Field] {
+        &self.names().all
+    }
+
+    /// The fields that Go writes also when nobody has set them, inlined structs' in place.
+    pub(crate) fn always_written(&'static self) -> &'static [&'static Field] {
+        &self.names().always
+    }
+
+    /// Indices of the struct's own fields that are not inlined, in the order of their names.
+    pub(crate) fn own_by_name(&'static self) -> &'static [u16] {
+        &self.names().own
     }
 
     /// Indices of the fields that are on the wire, in the order of their numbers.
@@ -272,7 +352,7 @@ fn parse(table: &'static str) -> Types {
             "=gv" => types.group_versions.push((undash(next()), next())),
             "=type" => {
                 let (name, flags) = (next(), next());
-                let mut ty = Type { name, id: TypeId(types.all.len() as u32), fields: Vec::new(), atomic: false, unions: None, has_defaults: false, wire: Vec::new() };
+                let mut ty = Type { name, id: TypeId(types.all.len() as u32), fields: Vec::new(), atomic: false, unions: None, has_defaults: false, wire: Vec::new(), names: OnceLock::new() };
                 for flag in flags.split(' ') {
                     match flag.split_once('=') {
                         Some(("mt", "atomic")) => ty.atomic = true,

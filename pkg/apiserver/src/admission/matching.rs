@@ -125,7 +125,7 @@ impl<'a> Scope<'a> {
         if !s.is_empty() && (!a.namespace.is_empty() || is_namespace) {
             let fresh = is_namespace && a.subresource.is_empty() && matches!(a.operation, Operation::Create | Operation::Update);
             let name = if is_namespace { &a.name } else { &a.namespace };
-            let found = if fresh { Some(obj.clone()) } else { a.core.peek("namespaces", "", name) };
+            let found = if fresh { Some(Arc::new(obj.clone())) } else { a.core.peek("namespaces", "", name) };
             let ns = found.ok_or_else(|| ApiError::not_found("", "namespaces", name))?;
             if !holds(&s, labels(&ns)) {
                 return Ok(false);

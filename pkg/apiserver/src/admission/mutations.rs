@@ -111,7 +111,7 @@ pub(super) fn mutate(a: &Attrs<'_>, obj: &mut Value, old: Option<&Value>, rounds
         return Ok(());
     }
     let of_namespace = !a.namespace.is_empty() && !a.is("", "namespaces");
-    let namespace = if of_namespace { a.core.peek("namespaces", "", &a.namespace).unwrap_or(Value::Null) } else { Value::Null };
+    let namespace = if of_namespace { a.core.peek("namespaces", "", &a.namespace).unwrap_or_default() } else { Arc::default() };
     if rounds.output.as_ref().is_some_and(|o| o != obj) {
         rounds.again.extend(std::mem::take(&mut rounds.before));
     }

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 use knarr_registry::{ApiError, Object};
 use knarr_schema::quantity::Quantity;
 use serde_json::{Value, json};
@@ -83,10 +85,10 @@ pub(super) fn priority(a: &Attrs<'_>, obj: &mut Value) -> Result<(), ApiError> {
     let kind = a.core.kind("priorityclasses")?;
     let class = if name.is_empty() {
         let snapshot = kind.cache.snapshot();
-        snapshot.range("").map(|e| e.value()).filter(|v| v.get("globalDefault") == Some(&Value::Bool(true))).min_by_key(|v| v.at(&["value"]).and_then(Value::as_i64))
+        snapshot.range("").map(|e| Arc::clone(e.shared())).filter(|v| v.get("globalDefault") == Some(&Value::Bool(true))).min_by_key(|v| v.at(&["value"]).and_then(Value::as_i64))
     } else {
         match kind.cache.get(&kind.key("", &name)) {
-            Some(e) => Some(e.value()),
+            Some(e) => Some(Arc::clone(e.shared())),
             None => return Err(a.forbidden(&format!("no PriorityClass with name {name} was found"))),
         }
     };
@@ -223,7 +225,7 @@ pub(super) fn resize(a: &Attrs<'_>, obj: &Value, old: Option<&Value>) -> Result<
 fn ranges(a: &Attrs<'_>) -> Vec<Value> {
     let Ok(kind) = a.core.kind("limitranges") else { return Vec::new() };
     let scope = kind.scope(&a.namespace);
-    kind.cache.snapshot().prefixed(&scope).flat_map(|e| e.value().list_at(&["spec", "limits"]).to_vec()).collect()
+    kind.cache.snapshot().prefixed(&scope).flat_map(|e| e.shared().list_at(&["spec", "limits"]).to_vec()).collect()
 }
 
 /// LimitRanger: defaults for containers that say nothing.

@@ -6,6 +6,8 @@
 use std::{collections::BTreeMap, rc::Rc};
 
 use knarr_cel::{Bindings, Env, EvalError, Key, Program, Text, Value as Cel, cost};
+use std::sync::Arc;
+
 use knarr_registry::{ApiError, Object, expressions};
 use serde_json::{Value, json};
 
@@ -191,7 +193,7 @@ pub(super) fn validate(a: &Attrs<'_>, obj: &Value, old: Option<&Value>) -> Resul
     if exempt(a) || bindings.cache.is_empty() {
         return Ok(());
     }
-    let namespace = if a.namespace.is_empty() { Value::Null } else { a.core.peek("namespaces", "", &a.namespace).unwrap_or(Value::Null) };
+    let namespace = if a.namespace.is_empty() { Arc::default() } else { a.core.peek("namespaces", "", &a.namespace).unwrap_or_default() };
     let mut denied = None;
     for e in bindings.cache.snapshot().range("") {
         let binding = e.value();

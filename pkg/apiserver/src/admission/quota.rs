@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use knarr_registry::{ApiError, Object, Write};
+use knarr_registry::{ApiError, Object, Put};
 use serde_json::{Value, json};
 
 use super::{Attrs, Operation, pods::{milli, sum}};
@@ -168,9 +168,9 @@ pub(super) async fn check(a: &Attrs<'_>, obj: &Value, old: Option<&Value>) -> Re
             if q.at(&["status", "hard"]).is_none() {
                 q.set_at(&["status", "hard"], hard);
             }
-            current = match a.core.registry.put(&kind.cache, &e.key, &q, e.revision, None).await? {
-                Write::Done(_) => None,
-                Write::Conflict(now) => now,
+            current = match a.core.registry.put(&kind.cache, &e.key, q, e.revision, None).await? {
+                Put::Done(_) => None,
+                Put::Conflict(now, _) => now,
             };
         }
     }

@@ -18,18 +18,22 @@ use crate::{bridge, webhook};
 struct Hook {
     /// Configuration and place in it.
     id: String,
-    spec: Value,
+    config: Arc<Value>,
+    place: usize,
 }
 
 impl Hook {
+    fn spec(&self) -> &Value {
+        self.config.list_at(&["webhooks"]).get(self.place).unwrap_or(&Value::Null)
+    }
     fn name(&self) -> &str {
-        self.spec.str_at(&["name"])
+        self.spec().str_at(&["name"])
     }
     fn ignores_failure(&self) -> bool {
-        self.spec.str_at(&["failurePolicy"]) == "Ignore"
+        self.spec().str_at(&["failurePolicy"]) == "Ignore"
     }
     fn timeout(&self) -> Duration {
-        Duration::from_secs(self.spec.at(&["timeoutSeconds"]).and_then(Value::as_u64).unwrap_or(10).clamp(1, 30))
+        Duration::from_secs(self.spec().at(&["timeoutSeconds"]).and_then(Value::as_u64).unwrap_or(10).clamp(1, 30))
     }
 }
 
@@ -51,9 +55,9 @@ fn hooks(a: &Attrs<'_>, plural: &str) -> Vec<Hook> {
     let snapshot = kind.cache.snapshot();
     let mut out = Vec::new();
     for e in snapshot.range("") {
-        let v = e.value();
-        for (i, h) in v.list_at(&["webhooks"]).iter().enumerate() {
-            out.push(Hook { id: format!("{}/{i}", e.name), spec: h.clone() });
+        let config = e.shared();
+        for place in 0..config.list_at(&["webhooks"]).len() {
+            out.push(Hook { id: format!("{}/{place}", e.name), config: Arc::clone(config), place });
         }
     }
     out
@@ -61,13 +65,13 @@ fn hooks(a: &Attrs<'_>, plural: &str) -> Vec<Hook> {
 
 /// The row as which a webhook wants to see the request; `None` if it does not.
 fn wanted(h: &Hook, a: &Attrs<'_>, obj: &Value, old: Option<&Value>) -> Result<Option<Arc<Resource>>, ApiError> {
-    let Some(row) = Scope::of(&h.spec, "rules").covers(a, obj, old)? else { return Ok(None) };
+    let Some(row) = Scope::of(h.spec(), "rules").covers(a, obj, old)? else { return Ok(None) };
     Ok(conditions_hold(h, a, &row, obj, old)?.then_some(row))
 }
 
 /// Whether a webhook's `matchConditions` hold; if that cannot be said its failure policy decides.
 fn conditions_hold(h: &Hook, a: &Attrs<'_>, row: &Resource, obj: &Value, old: Option<&Value>) -> Result<bool, ApiError> {
-    let all = h.spec.list_at(&["matchConditions"]);
+    let all = h.spec().list_at(&["matchConditions"]);
     if all.is_empty() {
         return Ok(true);
     }
@@ -86,16 +90,16 @@ fn conditions_hold(h: &Hook, a: &Attrs<'_>, row: &Resource, obj: &Value, old: Op
 
 /// Asks one webhook; the patch of a mutating one, if it sent any.
 async fn ask(h: &Hook, a: &Attrs<'_>, row: &Resource, obj: &Value, old: Option<&Value>, mutating: bool) -> Result<Option<Value>, Failure> {
-    if a.dry_run && !matches!(h.spec.str_at(&["sideEffects"]), "None" | "NoneOnDryRun") {
+    if a.dry_run && !matches!(h.spec().str_at(&["sideEffects"]), "None" | "NoneOnDryRun") {
         return Err(Failure::Refused(ApiError::bad_request(format!("admission webhook {:?} does not support dry run", h.name()))));
     }
-    let versions = h.spec.list_at(&["admissionReviewVersions"]);
+    let versions = h.spec().list_at(&["admissionReviewVersions"]);
     let Some(version) = versions.iter().filter_map(Value::as_str).find(|v| matches!(*v, "v1" | "v1beta1")) else {
         return Err(Failure::Call("could not create admission objects: webhook does not accept known AdmissionReview versions (v1, v1beta1)".into()));
     };
     let uid = uuid::Uuid::new_v4().to_string();
     let question = review::question(a, row, obj, old, &uid, version);
-    let answer = webhook::post(a.core, &h.spec["clientConfig"], &question, h.timeout())
+    let answer = webhook::post(a.core, &h.spec()["clientConfig"], &question, h.timeout())
         .await
         .map_err(|e| Failure::Call(format!("failed to call webhook: {e}")))?;
     let (patch, warnings) = review::answer(&answer, &uid, version, mutating, h.name())?;
@@ -164,12 +168,13 @@ pub(super) async fn mutate(a: &Attrs<'_>, obj: &mut Value, old: Option<&Value>, 
                 }
             }
         }
-        if h.spec.str_at(&["reinvocationPolicy"]) == "IfNeeded" {
+        if h.spec().str_at(&["reinvocationPolicy"]) == "IfNeeded" {
             rounds.before.push(h.id);
         }
     }
     rounds.second = true;
-    rounds.output = Some(obj.clone());
+    // Only who wants to be asked again wants to know whether the object changed since.
+    rounds.output = (!rounds.before.is_empty()).then(|| obj.clone());
     Ok(())
 }
 

@@ -39,6 +39,11 @@ pub(super) fn apply(r: &Resource, old: Option<&Value>, v: &Value, manager: &str,
         ssa::Error::Conflict(s) => super::status(*s),
         ssa::Error::Invalid(m) => ApiError::bad_request(m),
     })?;
+    if super::is_normal(r, &merged) {
+        let mut out = merged;
+        super::default(r, &mut out);
+        return Ok((out, warnings));
+    }
     let (out, _) = normalize(r, &merged, "Ignore")?;
     Ok((out, warnings))
 }

@@ -79,17 +79,20 @@ impl Patch {
     ///
     /// # Errors
     /// The answer for the client.
-    pub fn apply(&self, r: &Resource, old: Option<&Value>, manager: &str, force: bool, sub: &str, validation: &str) -> Result<(Value, Vec<String>), ApiError> {
+    pub fn apply(&self, r: &Resource, old: Option<Value>, manager: &str, force: bool, sub: &str, validation: &str) -> Result<(Value, Vec<String>), ApiError> {
         if let Self::Apply(v) = self {
-            return super::apply::apply(r, old, v, manager, force, sub, validation);
+            return super::apply::apply(r, old.as_ref(), v, manager, force, sub, validation);
         }
-        let Some(old) = old else { return Err(ApiError::no_resource()) };
-        let mut v = old.clone();
+        let Some(mut v) = old else { return Err(ApiError::no_resource()) };
         match self {
             Self::Json(ops) => patch::json(&mut v, ops).map_err(|e| error(&e))?,
             Self::Merge(p) => patch::merge(&mut v, p),
             Self::Strategic(p) => super::apply::strategic(r, &mut v, p)?,
             Self::Apply(_) => {}
+        }
+        if super::is_normal(r, &v) {
+            super::default(r, &mut v);
+            return Ok((v, Vec::new()));
         }
         let (v, mut warnings) = normalize(r, &v, validation).map_err(|e| {
             if validation == "Strict" || r.is_custom() {

@@ -239,19 +239,21 @@ pub(super) async fn patch(ctx: &Arc<Ctx>, body: Bytes) -> Result<Reply, ApiError
                     None => None,
                 };
                 let asked = patch.resource_version();
-                let (mut v, warnings) = patch.apply(&ctx.resource, old.as_ref(), manager, force, &ctx.info.subresource, validation)?;
+                let of = |text: fn(&Value) -> &str| old.as_ref().map(|o| text(o).to_owned());
+                let (uid, rv) = (of(Value::uid), of(Value::resource_version));
+                let (mut v, warnings) = patch.apply(&ctx.resource, old, manager, force, &ctx.info.subresource, validation)?;
                 for w in warnings {
                     ctx.warn(w);
                 }
                 check_version(ctx, &v)?;
-                if let Some(uid) = old.as_ref().map(|o| o.uid().to_owned())
+                if let Some(uid) = uid
                     && v.uid().is_empty()
                 {
                     v.meta_mut().insert("uid".into(), json!(uid));
                 }
                 // A patch that names no version applies to whatever is there.
                 if asked.is_none() {
-                    let rv = old.as_ref().map_or("", |o| o.resource_version()).to_owned();
+                    let rv = rv.unwrap_or_default();
                     if rv.is_empty() {
                         v.meta_mut().remove("resourceVersion");
                     } else {

@@ -34,13 +34,22 @@ pub trait Codec: Send + Sync + 'static {
     /// # Errors
     /// Why the bytes cannot be read.
     fn decode(&self, stored: &[u8]) -> Result<Value, String>;
-    /// An object to stored bytes.
+    /// An object to stored bytes; its defaults are filled in.
     ///
     /// # Errors
     /// Why the object cannot be written.
-    fn encode(&self, obj: &Value) -> Result<Bytes, String>;
+    fn encode(&self, obj: &mut Value) -> Result<Encoded, String>;
     /// The values of the kind's selectable fields beyond name and namespace.
     fn fields(&self, obj: &Value) -> Vec<(String, String)>;
+}
+
+/// What is stored of an object.
+#[derive(Clone, Debug)]
+pub struct Encoded {
+    /// The bytes.
+    pub bytes: Bytes,
+    /// Whether decoding them gives the object as it is, its version apart.
+    pub exact: bool,
 }
 
 /// One object at one version, encoded.
@@ -60,6 +69,8 @@ pub struct Entry {
     fields: Box<[(Box<str>, Box<str>)]>,
     /// The protobuf form, made when first asked for.
     pub proto: OnceLock<Bytes>,
+    /// The value, kept when others are decided by it again and again.
+    parsed: OnceLock<Arc<Value>>,
 }
 
 impl Entry {
@@ -89,6 +100,7 @@ impl Entry {
                 .map(|(k, v)| (k.into(), v.into()))
                 .collect(),
             proto: OnceLock::new(),
+            parsed: OnceLock::new(),
         }
     }
     /// The whole object as JSON.
@@ -105,6 +117,12 @@ impl Entry {
     #[must_use]
     pub fn value(&self) -> Value {
         knarr_schema::json::value(&self.json).unwrap_or_default()
+    }
+    /// The object as a value that is kept: for objects by which requests are decided, such as
+    /// namespaces; it takes several times the memory of the bytes.
+    #[must_use]
+    pub fn shared(&self) -> &Arc<Value> {
+        self.parsed.get_or_init(|| Arc::new(self.value()))
     }
     /// A label's value.
     #[must_use]
@@ -139,14 +157,22 @@ pub(crate) struct Begun<'c> {
     cache: &'c Cache,
     key: &'c str,
     stored: &'c Bytes,
+    obj: Arc<Value>,
     done: bool,
 }
 
 impl Begun<'_> {
     /// The entry of what was stored.
-    pub(crate) fn written(mut self, obj: &Value, revision: u64) -> Arc<Entry> {
+    pub(crate) fn written(mut self, revision: u64) -> Arc<Entry> {
         self.done = true;
-        self.cache.written(self.key, self.stored, obj, revision)
+        self.cache.written(self.key, self.stored, &self.obj, revision)
+    }
+
+    /// Nothing was stored; the object.
+    pub(crate) fn refused(self) -> Value {
+        let obj = Arc::clone(&self.obj);
+        drop(self);
+        Arc::unwrap_or_clone(obj)
     }
 }
 
@@ -219,6 +245,8 @@ pub struct Cache {
 #[derive(Debug)]
 struct Writing {
     stored: Bytes,
+    /// The object, if it would be read back as it is.
+    obj: Option<Arc<Value>>,
     entry: Option<Arc<Entry>>,
 }
 
@@ -265,12 +293,13 @@ impl Cache {
         &self.codec
     }
 
+    fn entry_of(&self, key: &str, obj: &Value, revision: u64) -> Entry {
+        Entry::new(key, obj, revision, self.codec.fields(obj))
+    }
+
     fn entry(&self, key: &str, stored: &[u8], revision: u64) -> Option<Entry> {
         match self.codec.decode(stored) {
-            Ok(obj) => {
-                let fields = self.codec.fields(&obj);
-                Some(Entry::new(key, &obj, revision, fields))
-            }
+            Ok(obj) => Some(self.entry_of(key, &obj, revision)),
             Err(error) => {
                 tracing::error!(key, error, "stored object cannot be read; it is left out");
                 None
@@ -285,18 +314,21 @@ impl Cache {
             .map(Arc::new)
     }
 
-    /// Says that these bytes are about to be stored, so that they need not be read when they come
-    /// back.
-    pub(crate) fn begin<'c>(&'c self, key: &'c str, stored: &'c Bytes) -> Begun<'c> {
+    /// Says that an object is about to be stored in these bytes, so that they need not be read when
+    /// they come back.
+    pub(crate) fn begin<'c>(&'c self, key: &'c str, encoded: &'c Encoded, obj: Value) -> Begun<'c> {
+        let obj = Arc::new(obj);
         let writing = Writing {
-            stored: stored.clone(),
+            stored: encoded.bytes.clone(),
+            obj: encoded.exact.then(|| Arc::clone(&obj)),
             entry: None,
         };
         self.writing().insert(key.into(), writing);
         Begun {
             cache: self,
             key,
-            stored,
+            stored: &encoded.bytes,
+            obj,
             done: false,
         }
     }
@@ -307,12 +339,13 @@ impl Cache {
         {
             return entry;
         }
-        // Read back: that is how everybody else will see it.
-        let entry = self.entry(key, stored, revision).unwrap_or_else(|| {
-            let fields = self.codec.fields(obj);
-            Entry::new(key, obj, revision, fields)
-        });
-        let entry = Arc::new(entry);
+        let exact = self
+            .writing()
+            .get(key)
+            .is_some_and(|w| identical(&w.stored, stored) && w.obj.is_some());
+        // Else read back: that is how everybody else will see it.
+        let read = if exact { None } else { self.entry(key, stored, revision) };
+        let entry = Arc::new(read.unwrap_or_else(|| self.entry_of(key, obj, revision)));
         if let Some(writing) = self.writing().get_mut(key)
             && identical(&writing.stored, stored)
         {
@@ -321,14 +354,20 @@ impl Cache {
         entry
     }
 
-    /// The entry of an event, if this server has written it and made it already.
+    /// The entry of an event, if this server has written it.
     fn take_written(&self, key: &str, stored: &[u8], revision: u64) -> Option<Arc<Entry>> {
-        let mut all = self.writing();
-        if all.get(key)?.stored != stored {
-            return None;
+        let writing = {
+            let mut all = self.writing();
+            if all.get(key)?.stored != stored {
+                return None;
+            }
+            all.remove(key)?
+        };
+        match (writing.entry, writing.obj) {
+            (Some(entry), _) if entry.revision == revision => Some(entry),
+            (_, Some(obj)) => Some(Arc::new(self.entry_of(key, &obj, revision))),
+            _ => None,
         }
-        let entry = all.remove(key)?.entry?;
-        (entry.revision == revision).then_some(entry)
     }
 
     /// Fills the cache with what a range read returned.

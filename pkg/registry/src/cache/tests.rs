@@ -4,7 +4,7 @@ use bytes::Bytes;
 use knarr_storage::{Event, KeyValue};
 use serde_json::{Value, json};
 
-use super::{Cache, Codec};
+use super::{Cache, Codec, Encoded};
 use crate::selector::{Filter, Selector};
 
 struct Json;
@@ -12,8 +12,9 @@ impl Codec for Json {
     fn decode(&self, stored: &[u8]) -> Result<Value, String> {
         serde_json::from_slice(stored).map_err(|e| e.to_string())
     }
-    fn encode(&self, obj: &Value) -> Result<Bytes, String> {
-        serde_json::to_vec(obj).map(Bytes::from).map_err(|e| e.to_string())
+    fn encode(&self, obj: &mut Value) -> Result<Encoded, String> {
+        let bytes = serde_json::to_vec(obj).map(Bytes::from).map_err(|e| e.to_string())?;
+        Ok(Encoded { bytes, exact: true })
     }
     fn fields(&self, _: &Value) -> Vec<(String, String)> {
         Vec::new()

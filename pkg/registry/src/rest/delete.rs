@@ -9,7 +9,7 @@ use crate::{
     cache::Entry,
     error::ApiError,
     object::{self, Object},
-    registry::{Registry, Write},
+    registry::{Put, Registry, Write},
 };
 
 /// What a deletion asks for.
@@ -148,9 +148,9 @@ pub async fn delete(
         if o.dry_run {
             return Ok(Deleted::Pending(Arc::new(Entry::new(&key, &obj, entry.revision, Vec::new()))));
         }
-        match registry.put(&kind.cache, &key, &obj, entry.revision, None).await? {
-            Write::Done(e) => return Ok(Deleted::Pending(e)),
-            Write::Conflict(now) => current = now,
+        match registry.put(&kind.cache, &key, obj, entry.revision, None).await? {
+            Put::Done(e) => return Ok(Deleted::Pending(e)),
+            Put::Conflict(now, _) => current = now,
         }
     }
 }

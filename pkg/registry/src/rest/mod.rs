@@ -14,7 +14,7 @@ use crate::{
     error::ApiError,
     names,
     object::{self, Object},
-    registry::{Registry, Write},
+    registry::{Put, Registry, Write},
     strategy::Strategy,
 };
 
@@ -166,13 +166,16 @@ pub async fn create(
             return Ok(Arc::new(Entry::new(&key, &obj, 0, Vec::new())));
         }
         match registry
-            .put(&kind.cache, &key, &obj, 0, options.ttl)
+            .put(&kind.cache, &key, obj, 0, options.ttl)
             .await?
         {
-            Write::Done(e) => return Ok(e),
-            Write::Conflict(_) if generated && attempt < 7 => generate(&mut obj),
-            Write::Conflict(_) => break,
+            Put::Done(e) => return Ok(e),
+            Put::Conflict(_, back) => obj = back,
         }
+        if !generated || attempt == 7 {
+            break;
+        }
+        generate(&mut obj);
     }
     Err(exists(kind, &obj, generated))
 }
@@ -395,7 +398,7 @@ where
         return Err(ApiError::modified(&kind.group, &kind.resource, name));
     }
     {
-        let before = old.get("metadata").cloned().unwrap_or_default();
+        let before = old.get("metadata").unwrap_or(&Value::Null);
         let m = obj.meta_mut();
         for f in [
             "uid",
@@ -470,11 +473,11 @@ where
         ))));
     }
     match registry
-        .put(&kind.cache, &entry.key, &obj, entry.revision, options.ttl)
+        .put(&kind.cache, &entry.key, obj, entry.revision, options.ttl)
         .await?
     {
-        Write::Done(e) => Ok(Attempt::Done(e)),
-        Write::Conflict(now) => Ok(Attempt::Again(now)),
+        Put::Done(e) => Ok(Attempt::Done(e)),
+        Put::Conflict(now, _) => Ok(Attempt::Again(now)),
     }
 }
 

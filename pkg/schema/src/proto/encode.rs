@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use crate::{
     quantity::Quantity,
     time,
-    types::{Field, Shape, Type, types},
+    types::{Field, Shape, Type, Walk, types},
 };
 
 pub(crate) fn varint(out: &mut Vec<u8>, mut value: u64) {
@@ -54,11 +54,27 @@ pub(crate) fn nested(out: &mut Vec<u8>, number: u32, write: impl FnOnce(&mut Vec
 
 /// Writes a struct's fields in the order of their numbers.
 pub(super) fn message(out: &mut Vec<u8>, object: &Map<String, Value>, ty: &'static Type) {
+    // Few structs have more; a lookup of each field would cost more than all the rest.
+    const MANY: usize = 64;
+    let (mut few, mut many) = ([const { None }; MANY], Vec::new());
+    let members: &mut [Option<&Value>] = match ty.fields.len() {
+        count if count <= MANY => &mut few,
+        count => {
+            many.resize(count, None);
+            &mut many
+        }
+    };
+    let mut own = Walk::new(ty.own_by_name());
+    for (name, value) in object {
+        if let Some(at) = own.find(name, |i| ty.fields[usize::from(*i)].name) {
+            members[usize::from(*at)] = Some(value);
+        }
+    }
     for at in ty.wire_order() {
         let field = &ty.fields[*at as usize];
         match (field.inline, field.shape) {
             (true, Shape::Struct(id)) => nested(out, field.number, |out| message(out, object, id.get())),
-            _ => member(out, field, object.get(field.name).unwrap_or(&Value::Null)),
+            _ => member(out, field, members[usize::from(*at)].unwrap_or(&Value::Null)),
         }
     }
 }

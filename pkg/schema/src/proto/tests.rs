@@ -94,6 +94,67 @@ fn bytes_are_upstreams() {
     report("protobuf", checked, &failures);
 }
 
+/// Calls `visit` with the object changed in one place, for some of its places.
+fn each_change(object: &Value, step: usize, visit: &mut dyn FnMut(&Value)) {
+    fn paths(at: &Value, path: &str, out: &mut Vec<String>) {
+        let below = |key: &str| format!("{path}/{}", key.replace('~', "~0").replace('/', "~1"));
+        match at {
+            Value::Object(map) => map.iter().for_each(|(k, v)| {
+                out.push(below(k));
+                paths(v, &below(k), out);
+            }),
+            Value::Array(items) => items.iter().enumerate().for_each(|(i, v)| {
+                out.push(below(&i.to_string()));
+                paths(v, &below(&i.to_string()), out);
+            }),
+            _ => {}
+        }
+    }
+    let mut all = Vec::new();
+    paths(object, "", &mut all);
+    let odd = ["null", "\"\"", "0", "[]", "{}", "[null]", "\"1500m\"", "\"2020-01-01T00:00:00+01:00\"", "{\"unknown\": 1}", "4294967296", "1.5", "true"];
+    for (n, path) in all.iter().enumerate().skip(step / 2).step_by(step) {
+        let mut changed = object.clone();
+        if let Some(place) = changed.pointer_mut(path) {
+            *place = serde_json::from_str(odd[n % odd.len()]).unwrap();
+            visit(&changed);
+        }
+        let (parent, key) = path.rsplit_once('/').unwrap();
+        let mut without = object.clone();
+        if let Some(Value::Object(map)) = without.pointer_mut(parent) {
+            map.remove(key);
+            visit(&without);
+        }
+    }
+}
+
+#[test]
+fn what_is_called_steady_comes_back_as_it_is() {
+    let (mut steady, mut checked) = (0, 0);
+    for row in golden() {
+        let ty = types().kind(&row.group, &row.version, &row.kind).unwrap();
+        let mut see = |object: &Value| {
+            checked += 1;
+            let map = object.as_object().unwrap();
+            if is_steady(map, ty) && type_of(map["apiVersion"].as_str().unwrap_or_default(), map["kind"].as_str().unwrap_or_default()).is_some() {
+                steady += 1;
+                let back = decode_object(&encode_object(object).unwrap()).unwrap();
+                assert_eq!(difference("", &back, object), None, "{object}");
+            }
+        };
+        if row.object.get("kind").is_some() && row.object.get("apiVersion").is_some() {
+            see(&row.object);
+            each_change(&row.object, 37, &mut |changed| {
+                if changed.get("kind").is_some() && changed.get("apiVersion").is_some() {
+                    see(changed);
+                }
+            });
+        }
+    }
+    println!("{steady} of {checked} are steady");
+    assert!(steady > checked / 20, "{steady} of {checked}");
+}
+
 #[test]
 fn no_bytes_make_it_panic() {
     let row = golden().into_iter().find(|r| r.kind == "Pod").unwrap();
