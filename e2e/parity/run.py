@@ -19,6 +19,7 @@ from compare import compare, differences, normal  # noqa: E402
 from fixtures import AROUND, NS, kinds  # noqa: E402
 from definitions import schemas  # noqa: E402
 from mutate import mutations  # noqa: E402
+from policies import policies  # noqa: E402
 from peers import CACHE, Pair  # noqa: E402
 
 APPLY = {"Content-Type": "application/apply-patch+yaml"}
@@ -140,6 +141,14 @@ def definitions(r):
         crd = {"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition", "metadata": {"name": "rules.rules.parity.example.com"},
                "spec": {"group": "rules.parity.example.com", "scope": "Namespaced", "names": {"plural": "rules", "kind": "Rule"}, "versions": versions, **more}}
         r.ask("definitions", name, "POST", f"{path}?dryRun=All", crd)
+
+
+def expressions(r):
+    """Admission policies, and what is wrong with their expressions."""
+    for kind, what, spec in policies():
+        document = {"apiVersion": "admissionregistration.k8s.io/v1", "kind": kind, "metadata": {"name": "expressions.parity.example.com"}, "spec": spec}
+        path = "/apis/admissionregistration.k8s.io/v1/" + kind.lower().replace("policy", "policies")
+        r.ask("policies", f"{kind} {what}", "POST", f"{path}?dryRun=All", document)
 
 
 def compare_lists(a, b):
@@ -279,6 +288,7 @@ def main():
     parser.add_argument("--limit", type=int, default=0, help="most changed fields of a kind")
     parser.add_argument("--openapi", action="store_true", help="only OpenAPI")
     parser.add_argument("--definitions", action="store_true", help="only schemas of custom resources")
+    parser.add_argument("--policies", action="store_true", help="only expressions of admission policies")
     parser.add_argument("--no-fields", action="store_true", help="without the changed fields")
     parser.add_argument("--report", type=pathlib.Path, default=CACHE / "parity" / "report.json")
     choice = parser.parse_args()
@@ -291,15 +301,18 @@ def main():
             openapi(r)
         elif choice.definitions:
             definitions(r)
+        elif choice.policies:
+            expressions(r)
         elif not choice.kind:
             documents(r)
             openapi(r)
             definitions(r)
+            expressions(r)
             paging(r)
             access(r)
         seen = list(kinds())
         for path, full in seen:
-            if choice.openapi or choice.definitions or (choice.kind and full["kind"] not in choice.kind):
+            if choice.openapi or choice.definitions or choice.policies or (choice.kind and full["kind"] not in choice.kind):
                 continue
             area = f"{full['kind']}.{full['apiVersion']}"
             lifecycle(r, area, path, full)

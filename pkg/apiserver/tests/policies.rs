@@ -156,10 +156,17 @@ async fn expressions_that_cannot_be_compiled_are_refused() {
         "validations": [{"expression": "object.("}, {"expression": "'text'"}, {"expression": "true", "messageExpression": "1"}]}});
     let (code, _, message) = post(&c, POLICIES, &policy).await;
     assert_eq!(code, 422);
+    let composed = json!({"apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy", "metadata": {"name": "p"}, "spec": {
+        "matchConstraints": {"resourceRules": []},
+        "variables": [{"name": "n", "expression": "1 + 2"}, {"name": "m", "expression": "variables.n + 1"}],
+        "validations": [{"expression": "variables.m == 4"}, {"expression": "variables.other == 4"}, {"expression": "variables.n == 'x'"}]}});
+    let refused = post(&c, POLICIES, &composed).await.2;
+    assert!(refused.contains("spec.validations[1].expression: Invalid value: \"variables.other == 4\": compilation failed: ERROR: <input>:1:10: undefined field 'other'"), "{refused}");
+    assert!(refused.contains("found no matching overload for '_==_' applied to '(int, string)'") && !refused.contains("validations[0]"), "{refused}");
     for part in [
         "spec.validations[0].expression: Invalid value: \"object.(\": compilation failed",
-        "spec.validations[1].expression: Invalid value: \"'text'\": must evaluate to bool",
-        "spec.validations[2].messageExpression: Invalid value: \"1\": must evaluate to string",
+        "spec.validations[1].expression: Invalid value: \"'text'\": must evaluate to bool but got string",
+        "spec.validations[2].messageExpression: Invalid value: \"1\": must evaluate to string but got int",
     ] {
         assert!(message.contains(part), "{message}");
     }

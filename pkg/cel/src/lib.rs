@@ -29,7 +29,7 @@ pub use check::Env;
 pub use error::{EvalError, Issue, Issues};
 pub use eval::{Bindings, Variables};
 pub use parse::{is_identifier, parse};
-pub use types::{Decl, Field, ListKind, ObjectType, Type};
+pub use types::{Composed, Decl, Field, ListKind, ObjectType, Type};
 pub use value::{Key, Opaque, Struct, Text, Value};
 
 use std::collections::HashMap;

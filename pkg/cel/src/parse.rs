@@ -263,7 +263,6 @@ impl Parser {
             } else if self.is("{") && let Some(name) = e.qualified().filter(|_| struct_name(&e)) {
                 self.advance();
                 let fields = self.fields()?;
-                let at = e.at;
                 e = self.make(at, Kind::Struct { name, fields });
             } else {
                 return Ok(e);

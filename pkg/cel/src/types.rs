@@ -78,7 +78,7 @@ pub struct ObjectType {
 }
 
 /// A field of a struct.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Field {
     /// The name in JSON.
     pub name: String,
@@ -142,8 +142,8 @@ impl fmt::Display for Type {
             Type::Double => f.write_str("double"),
             Type::String => f.write_str("string"),
             Type::Bytes => f.write_str("bytes"),
-            Type::Duration => f.write_str("google.protobuf.Duration"),
-            Type::Timestamp => f.write_str("google.protobuf.Timestamp"),
+            Type::Duration => f.write_str("duration"),
+            Type::Timestamp => f.write_str("timestamp"),
             Type::List(e) => write!(f, "list({})", e.ty),
             Type::Map(k, v) => write!(f, "map({k}, {})", v.ty),
             Type::Object(o) => f.write_str(&o.name),
@@ -153,5 +153,48 @@ impl fmt::Display for Type {
             Type::Param(n) => f.write_str(n),
             Type::Var(n) => write!(f, "_var{n}"),
         }
+    }
+}
+
+impl Type {
+    /// The name as values of the type have it: `google.protobuf.Timestamp`, `null_type`.
+    pub fn runtime_name(&self) -> String {
+        match self {
+            Type::Null => "null_type".to_owned(),
+            Type::Duration => "google.protobuf.Duration".to_owned(),
+            Type::Timestamp => "google.protobuf.Timestamp".to_owned(),
+            Type::List(e) => format!("list({})", e.ty.runtime_name()),
+            Type::Map(k, v) => format!("map({}, {})", k.runtime_name(), v.ty.runtime_name()),
+            Type::Optional(t) => format!("optional_type({})", t.runtime_name()),
+            Type::Type(t) => format!("type({})", t.runtime_name()),
+            other => other.to_string(),
+        }
+    }
+}
+
+/// The variables of a policy as they become known: a struct whose fields are their results.
+#[derive(Clone, Debug, Default)]
+pub struct Composed(BTreeMap<String, Field>);
+
+impl Composed {
+    /// Adds a variable; of a result that is a struct, a library's type or wrong, nothing is known.
+    pub fn add(&mut self, name: &str, result: Option<&Type>) {
+        let decl = Decl::of(result.map_or(Type::Dyn, stored));
+        self.0.insert(name.to_owned(), Field { name: name.to_owned(), decl });
+    }
+
+    /// The declaration of `variables`.
+    #[must_use]
+    pub fn decl(&self) -> Decl {
+        Decl::of(Type::Object(Arc::new(ObjectType { name: "kubernetes.variables".into(), fields: self.0.clone() })))
+    }
+}
+
+fn stored(t: &Type) -> Type {
+    match t {
+        Type::Bool | Type::Bytes | Type::Double | Type::Duration | Type::Int | Type::Null | Type::String | Type::Timestamp | Type::Uint => t.clone(),
+        Type::List(d) => Type::list(stored(&d.ty)),
+        Type::Map(k, v) => Type::map(stored(k), stored(&v.ty)),
+        _ => Type::Dyn,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use knarr_cel::{Decl, Env, ObjectType, Program, Type};
+use knarr_cel::{Composed, Decl, Env, ObjectType, Program, Type};
 use serde_json::Value;
 
 use crate::{error::FieldError, names, object::Object};
@@ -75,16 +75,12 @@ pub fn mutations() -> &'static Env {
     })
 }
 
-/// The names that the expressions of one policy may use: `params` only where it has parameters,
-/// `variables` only where it has some.
+/// The names that the expressions of one policy may use besides its variables: `params` only where
+/// it has parameters.
 fn of_policy(spec: &Value, patches: bool) -> Env {
     let mut env = admission().with("namespaceObject", Decl::ANY);
     if spec.at(&["paramKind"]).is_some() {
         env = env.with("params", Decl::ANY);
-    }
-    // Mutations always may.
-    if patches || !spec.list_at(&["variables"]).is_empty() {
-        env = env.with("variables", Decl::ANY);
     }
     if patches {
         env.structs.clone_from(&mutations().structs);
@@ -99,7 +95,7 @@ fn of_policy(spec: &Value, patches: bool) -> Env {
 /// The sentence after the value in a field's error.
 pub fn condition(expression: &str, env: &Env) -> Result<Program, String> {
     let p = Program::compile(expression, env).map_err(|e| format!("compilation failed: {e}"))?;
-    if p.result == Type::Bool { Ok(p) } else { Err(format!("must evaluate to bool but got {}", p.result)) }
+    if p.result == Type::Bool { Ok(p) } else { Err(format!("must evaluate to bool but got {}", p.result.runtime_name())) }
 }
 
 /// Whether devices can be chosen by an expression.
@@ -120,41 +116,67 @@ pub(crate) fn validate_match_conditions(all: &[Value], path: &str) -> Vec<FieldE
     conditions(all, path, match_conditions())
 }
 
+/// Compiles the variables of a policy, each with those before it, and adds them to what the other
+/// expressions may use. `variables` is there if there is one, or where mutations are.
+fn variables(spec: &Value, env: &mut Env, always: bool, out: &mut Vec<FieldError>) {
+    let all = spec.list_at(&["variables"]);
+    if all.is_empty() && !always {
+        return;
+    }
+    let mut known = Composed::default();
+    env.variables.insert("variables".into(), known.decl());
+    for (i, v) in all.iter().enumerate() {
+        let (at, expression) = (format!("spec.variables[{i}].expression"), v.str_at(&["expression"]));
+        if expression.trim().is_empty() {
+            out.push(FieldError::required(at, "expression is not specified"));
+            continue;
+        }
+        let result = match Program::compile(expression, env) {
+            Ok(p) => Some(p.result),
+            Err(e) => {
+                out.push(FieldError::invalid(at, expression, format!("compilation failed: {e}")));
+                None
+            }
+        };
+        known.add(v.str_at(&["name"]), result.as_ref());
+        env.variables.insert("variables".into(), known.decl());
+    }
+}
+
 /// Everything wrong with the expressions of a ValidatingAdmissionPolicy's `spec`.
 pub(crate) fn validate_policy(spec: &Value) -> Vec<FieldError> {
-    let env = &of_policy(spec, false);
-    let mut out = conditions(spec.list_at(&["matchConditions"]), "spec.matchConditions", env);
-    let mut compiles = |at: String, expression: &str, wanted: Option<Type>| {
+    let mut env = of_policy(spec, false);
+    let mut out = conditions(spec.list_at(&["matchConditions"]), "spec.matchConditions", &env);
+    variables(spec, &mut env, false, &mut out);
+    // Messages are for those who may read them.
+    let mut messages = env.clone();
+    messages.variables.retain(|name, _| !name.starts_with("authorizer"));
+    let mut compiles = |at: String, expression: &str, env: &Env, wanted: &[Type]| {
         let expression = expression.trim();
         if expression.is_empty() {
-            let what = if at.ends_with("valueExpression") {
-                "valueExpression"
-            } else {
-                "expression"
-            };
+            let what = if at.ends_with("valueExpression") { "valueExpression" } else { "expression" };
             out.push(FieldError::required(at, format!("{what} is not specified")));
             return;
         }
-        match Program::compile(expression, env) {
-            Err(e) => out.push(FieldError::invalid(at, expression, format!("compilation failed: {e}"))),
-            Ok(p) if wanted.as_ref().is_some_and(|w| p.result != *w && p.result != Type::Dyn) => {
-                let wanted = wanted.map(|w| w.to_string()).unwrap_or_default();
-                out.push(FieldError::invalid(at, expression, format!("must evaluate to {wanted}")));
+        let why = match Program::compile(expression, env) {
+            Err(e) => format!("compilation failed: {e}"),
+            Ok(p) if wanted.contains(&p.result) => return,
+            Ok(p) => {
+                let names: Vec<String> = wanted.iter().map(Type::runtime_name).collect();
+                let names = if names.len() > 1 { format!("one of [{}]", names.join(" ")) } else { names.concat() };
+                format!("must evaluate to {names} but got {}", p.result.runtime_name())
             }
-            Ok(_) => {}
-        }
+        };
+        out.push(FieldError::invalid(at, expression, why));
     };
-    for (i, v) in spec.list_at(&["variables"]).iter().enumerate() {
-        compiles(format!("spec.variables[{i}].expression"), v.str_at(&["expression"]), None);
-    }
     for (i, v) in spec.list_at(&["validations"]).iter().enumerate() {
-        compiles(format!("spec.validations[{i}].expression"), v.str_at(&["expression"]), Some(Type::Bool));
+        compiles(format!("spec.validations[{i}].expression"), v.str_at(&["expression"]), &env, &[Type::Bool]);
         if !v.str_at(&["messageExpression"]).trim().is_empty() {
-            compiles(format!("spec.validations[{i}].messageExpression"), v.str_at(&["messageExpression"]), Some(Type::String));
+            compiles(format!("spec.validations[{i}].messageExpression"), v.str_at(&["messageExpression"]), &messages, &[Type::String]);
         }
     }
     for (i, v) in spec.list_at(&["auditAnnotations"]).iter().enumerate() {
-        compiles(format!("spec.auditAnnotations[{i}].valueExpression"), v.str_at(&["valueExpression"]), None);
+        compiles(format!("spec.auditAnnotations[{i}].valueExpression"), v.str_at(&["valueExpression"]), &env, &[Type::String, Type::Null]);
     }
     if spec.list_at(&["validations"]).is_empty() && spec.list_at(&["auditAnnotations"]).is_empty() {
         let why = "validations or auditAnnotations must contain at least one item";
@@ -171,36 +193,28 @@ type Wanted<'a> = Option<(&'a str, fn(&Type) -> bool)>;
 pub(crate) fn validate_mutating_policy(spec: &Value) -> Vec<FieldError> {
     let mut out = Vec::new();
     crate::strategy::mutable(&spec["matchConstraints"], "spec.matchConstraints", &mut out);
-    let env = &of_policy(spec, true);
-    out.extend(conditions(spec.list_at(&["matchConditions"]), "spec.matchConditions", env));
+    let mut env = of_policy(spec, true);
+    out.extend(conditions(spec.list_at(&["matchConditions"]), "spec.matchConditions", &env));
+    variables(spec, &mut env, true, &mut out);
+    let env = &env;
     let compiled = |at: String, expression: &str, wanted: Wanted<'_>, out: &mut Vec<FieldError>| {
         let expression = expression.trim();
         if expression.is_empty() {
-            out.push(FieldError::required(
-                &at,
-                if at.contains("variables[") {
-                    "expression is not specified"
-                } else {
-                    ""
-                },
-            ));
+            out.push(FieldError::required(&at, ""));
             return;
         }
         match Program::compile(expression, env) {
             Err(e) => out.push(FieldError::invalid(at, expression, format!("compilation failed: {e}"))),
             Ok(p) => {
                 if let Some((name, fits)) = wanted
-                    && !p.result.is_dyn()
                     && !fits(&p.result)
                 {
-                    out.push(FieldError::invalid(at, expression, format!("must evaluate to {name}")));
+                    let why = format!("must evaluate to {name} but got {}", p.result.runtime_name());
+                    out.push(FieldError::invalid(at, expression, why));
                 }
             }
         }
     };
-    for (i, v) in spec.list_at(&["variables"]).iter().enumerate() {
-        compiled(format!("spec.variables[{i}].expression"), v.str_at(&["expression"]), None, &mut out);
-    }
     let all = spec.list_at(&["mutations"]);
     if all.is_empty() {
         out.push(FieldError::required("spec.mutations", "mutations must contain at least one item"));
