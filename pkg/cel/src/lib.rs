@@ -8,6 +8,7 @@
 //! Nothing here can recurse without bound: expressions are at most 150 deep and 100,000 characters
 //! long, and what an evaluation may cost is limited.
 
+pub mod admission;
 pub mod ast;
 mod authorizer;
 mod check;

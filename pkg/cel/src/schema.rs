@@ -132,10 +132,23 @@ fn declare(s: &Json, name: &str, root: bool, depth: usize) -> Option<(Decl, u64)
     }
 }
 
-/// The declaration of a built-in kind, as policies are checked against it.
+/// The declaration of a built-in kind, as policies are checked against it: fields whose values have no
+/// one type in its schema are not there.
 #[must_use]
 pub fn builtin(ty: &'static Builtin) -> Decl {
     Decl::of(object(ty, 0))
+}
+
+/// The declaration of a custom resource, as policies are checked against it: with all metadata.
+#[must_use]
+pub fn custom(schema: &Json, name: &str) -> Option<Decl> {
+    let decl = structural(schema, name, true)?;
+    let Type::Object(o) = &decl.ty else { return Some(decl) };
+    let mut fields = o.fields.clone();
+    if let Some(meta) = knarr_schema::types::types().named("io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta") {
+        fields.insert("metadata".into(), Field { name: "metadata".into(), decl: Decl::of(object(meta, 1)) });
+    }
+    Some(Decl::of(Type::Object(Arc::new(ObjectType { name: o.name.clone(), fields }))))
 }
 
 fn object(ty: &'static Builtin, depth: usize) -> Type {
@@ -145,8 +158,8 @@ fn object(ty: &'static Builtin, depth: usize) -> Type {
     }
     let mut fields = BTreeMap::new();
     ty.each_field(&mut |f| {
-        if crate::accessible(f.name) {
-            fields.insert(crate::escape(f.name), Field { name: f.name.to_owned(), decl: shape(&f.shape, depth + 1) });
+        if let Some(decl) = shape(&f.shape, depth + 1).filter(|_| crate::accessible(f.name)) {
+            fields.insert(crate::escape(f.name), Field { name: f.name.to_owned(), decl });
         }
     });
     if depth == 0 {
@@ -157,18 +170,20 @@ fn object(ty: &'static Builtin, depth: usize) -> Type {
     Type::Object(Arc::new(ObjectType { name: ty.name.to_owned(), fields }))
 }
 
-fn shape(s: &Shape, depth: usize) -> Decl {
-    Decl::of(match s {
+fn shape(s: &Shape, depth: usize) -> Option<Decl> {
+    Some(Decl::of(match s {
         Shape::String | Shape::Duration => Type::String,
         Shape::Bool => Type::Bool,
         Shape::Int32 | Shape::Int64 | Shape::Uint(_) => Type::Int,
         Shape::Float64 => Type::Double,
         Shape::Bytes => Type::Bytes,
         Shape::Time | Shape::MicroTime => Type::Timestamp,
+        Shape::IntOrString => Type::Dyn,
+        Shape::RawExtension | Shape::FieldsV1 => Type::Object(ObjectType::new("object", [])),
         Shape::Struct(id) => object(id.get(), depth),
-        Shape::List(e) => Type::List(Arc::new(shape(e, depth))),
+        Shape::List(e) => Type::List(Arc::new(shape(e, depth)?)),
         Shape::Strings => Type::list(Type::String),
-        Shape::Map(e) => Type::Map(Arc::new(Type::String), Arc::new(shape(e, depth))),
-        _ => Type::Dyn,
-    })
+        Shape::Map(e) => Type::Map(Arc::new(Type::String), Arc::new(shape(e, depth)?)),
+        Shape::Quantity | Shape::Json | Shape::SchemaOrBool | Shape::SchemaOrArray | Shape::SchemaOrStrings => return None,
+    }))
 }

@@ -11,6 +11,7 @@ pub mod gc;
 pub mod namespace;
 pub mod nodes;
 pub mod pods;
+pub mod policies;
 pub mod quota;
 pub mod rbac;
 mod revisions;
@@ -104,6 +105,7 @@ pub async fn run(client: kube::Client, cfg: Config, shutdown: CancellationToken)
     s.add(workloads::cronjob::CronJobs::new(&i), 1);
     s.add(disruption::Disruption::new(&i), 1);
     s.add(rbac::Aggregation::new(&i), 1);
+    s.add(policies::TypeChecking::new(&i), 1);
     s.add(quota::Quotas::new(&i), 1);
     s.add(serviceaccounts::default_account(&i), 2);
     if !cfg.cluster_ca_pem.is_empty() {

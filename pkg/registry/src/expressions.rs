@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use knarr_cel::{Composed, Decl, Env, ObjectType, Program, Type};
+use knarr_cel::{admission, Composed, Decl, Env, ObjectType, Program, Type};
 use serde_json::Value;
 
 use crate::{error::FieldError, names, object::Object};
@@ -10,47 +10,11 @@ use crate::{error::FieldError, names, object::Object};
 /// The most conditions of one webhook.
 const MOST: usize = 64;
 
-fn request() -> Type {
-    let text = Type::String;
-    let three = |name: &str, last: &'static str| Type::Object(ObjectType::new(name, [("group", Type::String), ("version", Type::String), (last, Type::String)]));
-    let kind = three("kubernetes.GroupVersionKind", "kind");
-    let resource = three("kubernetes.GroupVersionResource", "resource");
-    let user = ObjectType::new("kubernetes.UserInfo", [
-        ("username", text.clone()),
-        ("uid", text.clone()),
-        ("groups", Type::list(text.clone())),
-        ("extra", Type::map(Type::String, Type::list(text.clone()))),
-    ]);
-    Type::Object(ObjectType::new("kubernetes.AdmissionRequest", [
-        ("kind", kind.clone()),
-        ("resource", resource.clone()),
-        ("subResource", text.clone()),
-        ("requestKind", kind),
-        ("requestResource", resource),
-        ("requestSubResource", text.clone()),
-        ("name", text.clone()),
-        ("namespace", text.clone()),
-        ("operation", text),
-        ("userInfo", Type::Object(user)),
-        ("dryRun", Type::Bool),
-        ("options", Type::Dyn),
-    ]))
-}
-
 /// The names that `matchConditions` of webhooks may use: `object`, `oldObject`, `request`,
 /// `authorizer` and `authorizer.requestResource`.
 pub fn match_conditions() -> &'static Env {
     static ENV: OnceLock<Env> = OnceLock::new();
-    ENV.get_or_init(admission)
-}
-
-fn admission() -> Env {
-    Env::default()
-        .with("object", Decl::ANY)
-        .with("oldObject", Decl::ANY)
-        .with("request", Decl::of(request()))
-        .with("authorizer", Decl::of(Type::Opaque("kubernetes.authorization.Authorizer")))
-        .with("authorizer.requestResource", Decl::of(Type::Opaque("kubernetes.authorization.ResourceCheck")))
+    ENV.get_or_init(admission::base)
 }
 
 /// The names that the expressions of admission policies may use: those of match conditions, and
@@ -58,7 +22,7 @@ fn admission() -> Env {
 pub fn policies() -> &'static Env {
     static ENV: OnceLock<Env> = OnceLock::new();
     ENV.get_or_init(|| {
-        admission().with("namespaceObject", Decl::ANY).with("params", Decl::ANY).with("variables", Decl::ANY)
+        admission::base().with("namespaceObject", Decl::ANY).with("params", Decl::ANY).with("variables", Decl::ANY)
     })
 }
 
@@ -78,7 +42,7 @@ pub fn mutations() -> &'static Env {
 /// The names that the expressions of one policy may use besides its variables: `params` only where
 /// it has parameters.
 fn of_policy(spec: &Value, patches: bool) -> Env {
-    let mut env = admission().with("namespaceObject", Decl::ANY);
+    let mut env = admission::base().with("namespaceObject", Decl::of(admission::namespace()));
     if spec.at(&["paramKind"]).is_some() {
         env = env.with("params", Decl::ANY);
     }
