@@ -112,6 +112,19 @@ pub fn definitions(resource: &Resource) -> Vec<Value> {
             definition("Age", "string", "", 0, ""),
         ];
     }
+    if resource.kind == "CustomResourceDefinition" {
+        let wide = |name, kind| definition(name, kind, "", 1, "");
+        return vec![
+            definition("Name", "string", "name", 0, ""),
+            definition("Scope", "string", "", 0, ""),
+            definition("Versions", "string", "", 0, ""),
+            definition("Created At", "date", "", 0, ""),
+            wide("Group", "string"),
+            wide("Kind", "string"),
+            wide("ShortNames", "string"),
+            wide("Established", "boolean"),
+        ];
+    }
     built_in().get(&(&*resource.group, &*resource.kind)).cloned().unwrap_or_else(|| vec![definition("Name", "string", "name", 0, ""), definition("Created At", "date", "", 0, "")])
 }
 

@@ -127,7 +127,19 @@ pub fn canonical(text: &str) -> Result<String, String> {
 /// # Errors
 /// The message for a text that is no time.
 pub fn canonical_micro(text: &str) -> Result<String, String> {
-    parse(text).map(format_micro).ok_or_else(|| bad(text, "2006-01-02T15:04:05.000000Z07:00"))
+    const LAYOUT: &str = "2006-01-02T15:04:05.000000Z07:00";
+    let found = parse(text).ok_or_else(|| bad(text, LAYOUT))?;
+    // Six digits, no more and no fewer.
+    let rest = text.get(19..).unwrap_or_default();
+    let micros = rest.strip_prefix(['.', ',']).and_then(|r| r.get(..6)).is_some_and(|d| d.bytes().all(|b| b.is_ascii_digit()));
+    let after = rest.get(7..).unwrap_or_default();
+    let (rest, part) = match micros {
+        false => (rest, ".000000"),
+        true if after.starts_with(|c: char| c.is_ascii_digit()) => (after, "Z07:00"),
+        true => return Ok(format_micro(found)),
+    };
+    let quote = crate::json::quote;
+    Err(format!("parsing time {} as {}: cannot parse {} as {}", quote(text), quote(LAYOUT), quote(rest), quote(part)))
 }
 
 /// Reads a Go duration such as `1h2m3.5s`; nanoseconds.
@@ -243,7 +255,10 @@ mod tests {
     #[test]
     fn times() {
         assert_eq!(canonical("2026-02-28T23:59:59.9+01:00").unwrap(), "2026-02-28T22:59:59Z");
-        assert_eq!(canonical_micro("2026-01-02T03:04:05.1234567Z").unwrap(), "2026-01-02T03:04:05.123456Z");
+        assert_eq!(canonical_micro("2026-01-02T03:04:05.123456Z").unwrap(), "2026-01-02T03:04:05.123456Z");
+        let odd = |text: &str| canonical_micro(text).unwrap_err();
+        assert!(odd("2026-01-02T03:04:05Z").ends_with(r#"cannot parse "Z" as ".000000""#));
+        assert!(odd("2026-01-02T03:04:05.1234567Z").ends_with(r#"cannot parse "7Z" as "Z07:00""#));
         assert!(canonical("2026-02-30T00:00:00Z").is_err());
         assert!(canonical("yesterday").is_err());
     }

@@ -96,6 +96,10 @@ pub(super) enum Fixed {
     Forbidden(&'static str, &'static str),
     /// Never in an event of the new kind; with the name that errors give the field.
     New(&'static str, &'static str),
+    /// Never; with the name that errors give the field.
+    Named(&'static str, &'static str),
+    /// Never in an item of a list by its key, one member apart.
+    Each(&'static str, &'static str, &'static str),
 }
 
 /// The rules of one kind.
@@ -105,8 +109,8 @@ pub(super) struct Table {
     /// What concerns several fields.
     pub more: Option<fn(&Value, &mut Vec<FieldError>)>,
     pub fixed: &'static [Fixed],
-    /// Fields that should be there, and what is said if not.
-    pub warn_unset: &'static [(&'static str, &'static str)],
+    /// Fields that should be there, those with which they should, and what is said if not.
+    pub warn_unset: &'static [(&'static str, &'static str, &'static str)],
 }
 
 pub(crate) use admission::mutable;
@@ -423,11 +427,28 @@ pub(super) fn fixed(obj: &Value, old: &Value, table: &Table, out: &mut Vec<Field
         | Fixed::Sole(path)
         | Fixed::Also(path, _)
         | Fixed::Forbidden(path, _)
-        | Fixed::New(path, _)) = *f;
+        | Fixed::New(path, _)
+        | Fixed::Named(path, _)
+        | Fixed::Each(path, _, _)) = *f;
         if matches!(f, Fixed::New(..)) && old.str_at(&["eventTime"]).is_empty() {
             continue;
         }
         let parts: Vec<&str> = path.split('.').collect();
+        if let Fixed::Each(_, key, free) = *f {
+            let without = |v: &Value| {
+                let mut v = v.clone();
+                v.take_at(&[free]);
+                v
+            };
+            for before in old.list_at(&parts) {
+                for new in obj.list_at(&parts).iter().filter(|n| n[key] == before[key]).map(without) {
+                    if new != without(before) {
+                        out.push(FieldError::invalid(path, new, "field is immutable"));
+                    }
+                }
+            }
+            continue;
+        }
         let (new, before) = (obj.at(&parts), old.at(&parts));
         let same = new == before || (new.is_none_or(blank) && before.is_none_or(blank));
         if same {
@@ -444,12 +465,13 @@ pub(super) fn fixed(obj: &Value, old: &Value, table: &Table, out: &mut Vec<Field
                 let none = if *null { Value::Null } else { "".into() };
                 FieldError::invalid(path, new.filter(|v| !blank(v)).cloned().unwrap_or(none), "field is immutable")
             }
-            Fixed::New(_, shown) => FieldError::invalid(
+            Fixed::New(_, shown) | Fixed::Named(_, shown) => FieldError::invalid(
                 *shown,
                 new.cloned().unwrap_or_default(),
                 "field is immutable",
             ),
             Fixed::Forbidden(_, why) => FieldError::forbidden(path, *why),
+            Fixed::Each(..) => continue,
         });
     }
 }
@@ -492,15 +514,12 @@ impl Strategy for Checked {
         out
     }
     fn warnings(&self, obj: &Value, old: Option<&Value>) -> Vec<String> {
-        let all = if old.is_some() {
-            &[]
-        } else {
-            self.table.warn_unset
-        };
-        let unset = all
-            .iter()
-            .filter(|(path, _)| obj.at(&path.split('.').collect::<Vec<_>>()).is_none());
-        unset.map(|(_, text)| (*text).to_owned()).collect()
+        let at = |v: &Value, path: &str| v.at(&path.split('.').collect::<Vec<_>>()).filter(|v| !blank(v)).cloned();
+        let unset = self.table.warn_unset.iter().filter(|(path, with, _)| {
+            let new = at(obj, with);
+            new.is_some() && obj.at(&path.split('.').collect::<Vec<_>>()).is_none() && old.is_none_or(|o| at(o, with) != new)
+        });
+        unset.map(|(_, _, text)| (*text).to_owned()).collect()
     }
     fn unconditional_update(&self) -> bool {
         self.inner.unconditional_update()

@@ -11,6 +11,8 @@ pub struct Generic {
     pub(super) reset_status: bool,
     pub(super) status: bool,
     pub(super) generation: bool,
+    /// The generation stays what it was at first.
+    pub(super) still: bool,
     /// Whether changes are counted without a beginning.
     pub(super) counts: bool,
     pub(super) custom: bool,
@@ -30,6 +32,7 @@ impl Generic {
             reset_status: status && data::resets_status(group, resource),
             status,
             generation: data::generation(group, resource),
+            still: (group, resource) == ("scheduling.k8s.io", "priorityclasses"),
             counts: (group, resource) == ("storage.k8s.io", "csidrivers"),
             custom: false,
             unconditional: data::unconditional(group, resource),
@@ -132,7 +135,9 @@ impl Strategy for Generic {
         if self.status {
             keep(obj, old, "status");
         }
-        if self.generation || self.counts {
+        if self.still {
+            obj.set_at(&["metadata", "generation"], json!(old.generation()));
+        } else if self.generation || self.counts {
             count(obj, old);
             let changed = |map: &str| obj.at(&["metadata", map]) != old.at(&["metadata", map]);
             if obj.generation() == old.generation() && self.also_counts.is_some_and(changed) {

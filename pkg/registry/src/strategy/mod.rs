@@ -135,6 +135,7 @@ pub fn of(group: &str, resource: &str) -> Arc<dyn Strategy> {
 #[must_use]
 pub fn custom(has_status: bool, schema: Option<Arc<Value>>) -> Arc<dyn Strategy> {
     let inner = generic::Generic {
+        still: false,
         names: NameRule::Subdomain,
         reset_status: has_status,
         status: has_status,

@@ -707,6 +707,15 @@ pub(super) fn of(group: &str, kind: &str, v: &View<'_>) -> Option<Vec<Value>> {
             };
             vec![v.name(), service.into(), available.into(), v.age()]
         }
+        ("apiextensions.k8s.io", "CustomResourceDefinition") => {
+            let versions = items(v.object, "/spec/versions").filter(|x| x["served"] == true);
+            let stored = |x: &Value| if x["storage"] == true { "(storage)" } else { "" };
+            let versions: Vec<String> = versions.map(|x| format!("{}{}", text(x, "/name"), stored(x))).collect();
+            let short: Vec<&str> = items(v.object, "/spec/names/shortNames").filter_map(Value::as_str).collect();
+            let established = items(v.object, "/status/conditions").any(|c| text(c, "/type") == "Established" && text(c, "/status") == "True");
+            let made = v.cell("/metadata/creationTimestamp");
+            vec![v.name(), v.cell("/spec/scope"), versions.join(",").into(), made, v.cell("/spec/group"), v.cell("/spec/names/kind"), short.join(",").into(), established.into()]
+        }
         _ => return None,
     })
 }

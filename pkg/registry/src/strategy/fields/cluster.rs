@@ -305,16 +305,21 @@ static EVENTS: Table = Table {
             obj.namespace(),
             obj.str_at(&["involvedObject", "namespace"]),
         );
-        if (about.is_empty() && own != "default" && own != "kube-system")
-            || (!about.is_empty() && about != own)
-        {
+        let old = obj.str_at(&["eventTime"]).is_empty();
+        let fits = match (old, about) {
+            (true, "") => own.is_empty() || own == "default",
+            (true, about) => about == own,
+            (false, "") => own == "default" || own == "kube-system",
+            (false, _) => true,
+        };
+        if !fits {
             out.push(FieldError::invalid(
                 "involvedObject.namespace",
                 about,
                 "does not match event.namespace",
             ));
         }
-        if obj.str_at(&["eventTime"]).is_empty() {
+        if old {
             return;
         }
         super::check(

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::{
     Check::{Bytes, Custom, Least, OneOf, Quantity, QualifiedLower, Required, Selector, Short, Subdomain, UniqueBy},
-    Fixed::{Also, Always, Forbidden, Unshown},
+    Fixed::{Also, Always, Each, Forbidden, Named, Unshown},
     Table,
 };
 use crate::{error::FieldError, names, object::Object};
@@ -115,8 +115,8 @@ static DRIVERS: Table = Table {
             }
         }
     }),
-    fixed: &[Also("spec.volumeLifecycleModes", true), Always("spec.attachRequired")],
-    warn_unset: &[("spec.serviceAccountTokenInSecrets", "spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes")],
+    fixed: &[Also("spec.volumeLifecycleModes", true), Named("spec.attachRequired", "spec.attachedRequired")],
+    warn_unset: &[("spec.serviceAccountTokenInSecrets", "spec.tokenRequests", "spec.serviceAccountTokenInSecrets is unset; if supported by this CSI driver, set to true to prevent possible logging of tokens in volume attributes")],
 };
 
 static NODES: Table = Table {
@@ -128,7 +128,7 @@ static NODES: Table = Table {
         ("spec.drivers[]", &[Custom(topology_keys)]),
     ],
     more: None,
-    fixed: &[],
+    fixed: &[Each("spec.drivers", "name", "allocatable")],
     warn_unset: &[],
 };
 
