@@ -55,11 +55,12 @@ impl ObjectCodec {
     fn stored(&self, obj: &mut Value) -> Result<Encoded, String> {
         if self.row.is_custom() {
             let bytes = serde_json::to_vec(obj).map_err(|e| e.to_string())?;
-            return Ok(Encoded { bytes: bytes.into(), exact: true });
+            return Ok(Encoded { bytes: Bytes::from(bytes.into_boxed_slice()), exact: true });
         }
         // As who reads it does.
         default(&self.row, obj);
-        let bytes = Bytes::from(proto::encode_object(obj).map_err(|e| e.to_string())?);
+        // It is kept for long: without the room that it grew into.
+        let bytes = Bytes::from(proto::encode_object(obj).map_err(|e| e.to_string())?.into_boxed_slice());
         let own = obj.str_at(&["apiVersion"]) == self.row.api_version() && obj.str_at(&["kind"]) == self.row.kind;
         let exact = own && is_normal(&self.row, obj);
         debug_assert!(!exact || self.decode(&bytes).as_ref() == Ok(obj), "{obj} is not read back as it is");

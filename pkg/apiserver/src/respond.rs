@@ -8,7 +8,7 @@ use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use knarr_registry::ApiError;
 use serde_json::Value;
 
-use crate::bridge;
+use crate::{bridge, serve::items::Items};
 
 /// What went wrong while a body was read or written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -153,10 +153,8 @@ pub fn full(bytes: impl Into<Bytes>) -> Body {
         .boxed_unsync()
 }
 
-/// An answer of bytes.
-#[must_use]
-pub fn bytes(code: u16, content_type: &'static str, bytes: impl Into<Bytes>, gzip: bool) -> Reply {
-    let bytes: Bytes = bytes.into();
+/// The beginning of every answer that has a body.
+fn headed(code: u16, content_type: &'static str) -> Reply {
     let mut r = Response::new(Body::default());
     *r.status_mut() = StatusCode::from_u16(code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let h = r.headers_mut();
@@ -165,6 +163,21 @@ pub fn bytes(code: u16, content_type: &'static str, bytes: impl Into<Bytes>, gzi
         header::CACHE_CONTROL,
         HeaderValue::from_static("no-cache, private"),
     );
+    r
+}
+
+/// Says that the body is compressed.
+fn compressed(h: &mut HeaderMap) {
+    h.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    h.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+}
+
+/// An answer of bytes.
+#[must_use]
+pub fn bytes(code: u16, content_type: &'static str, bytes: impl Into<Bytes>, gzip: bool) -> Reply {
+    let bytes: Bytes = bytes.into();
+    let mut r = headed(code, content_type);
+    let h = r.headers_mut();
     let body = if gzip && bytes.len() > GZIP_FROM {
         let mut w = flate2::write::GzEncoder::new(
             Vec::with_capacity(bytes.len() / 8),
@@ -172,8 +185,7 @@ pub fn bytes(code: u16, content_type: &'static str, bytes: impl Into<Bytes>, gzi
         );
         match w.write_all(&bytes).and_then(|()| w.finish()) {
             Ok(z) => {
-                h.insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
-                h.insert(header::VARY, HeaderValue::from_static("Accept-Encoding"));
+                compressed(h);
                 Bytes::from(z)
             }
             Err(_) => bytes,
@@ -183,6 +195,23 @@ pub fn bytes(code: u16, content_type: &'static str, bytes: impl Into<Bytes>, gzi
     };
     h.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
     *r.body_mut() = full(body);
+    r
+}
+
+/// An answer of a list in JSON.
+#[must_use]
+pub(crate) fn items(list: Items, gzip: bool) -> Reply {
+    let mut r = headed(200, "application/json");
+    let size = list.size();
+    if gzip && size > GZIP_FROM as u64 {
+        let z = list.gzip().unwrap_or_default();
+        compressed(r.headers_mut());
+        r.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(z.len()));
+        *r.body_mut() = full(z);
+        return r;
+    }
+    r.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(size));
+    *r.body_mut() = list.boxed_unsync();
     r
 }
 

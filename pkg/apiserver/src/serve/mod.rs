@@ -2,6 +2,7 @@
 
 pub mod connect;
 mod convert;
+pub(crate) mod items;
 mod links;
 mod read;
 mod review;

@@ -10,7 +10,7 @@ use knarr_registry::{
 use knarr_schema::Resource;
 use serde_json::{Value, json};
 
-use super::{finish, partial, show};
+use super::{finish, items::Items, partial, show};
 use crate::{
     bridge,
     core::Ctx,
@@ -144,22 +144,8 @@ pub(super) async fn list(ctx: &Arc<Ctx>) -> Result<Reply, ApiError> {
     let f = ctx.format;
     let r = &ctx.resource;
     if f.view == View::Full && f.encoding == Encoding::Json && !f.pretty && bridge::same_version(r) {
-        let size: usize = p.items.iter().map(|e| e.json().len() + 1).sum();
-        let mut out = Vec::with_capacity(size + 256);
-        out.extend_from_slice(format!("{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{},\"items\":[", r.list_kind, r.api_version(), meta(&p)).as_bytes());
-        for (i, e) in p.items.iter().enumerate() {
-            if i > 0 {
-                out.push(b',');
-            }
-            if r.is_custom() {
-                out.extend_from_slice(e.json());
-            } else {
-                out.push(b'{');
-                out.extend_from_slice(e.tail());
-            }
-        }
-        out.extend_from_slice(b"]}\n");
-        return Ok(finish(ctx, respond::bytes(200, "application/json", out, f.gzip)));
+        let head = format!("{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{},\"items\":[", r.list_kind, r.api_version(), meta(&p));
+        return Ok(finish(ctx, respond::items(Items::new(head, p.items, r.is_custom()), f.gzip)));
     }
     let mut items = super::convert::outward(&ctx.core, p.items.iter().map(|e| e.value()).collect(), r).await?;
     items.retain(|v| selection.shows(r, v));
