@@ -215,7 +215,7 @@ pub async fn follow(core: Arc<Core>) {
     let prefix = format!("{ROOT}apiextensions.k8s.io/customresourcedefinitions/");
     let Some(cache) = core.registry.cache(&prefix) else { return };
     loop {
-        let (_, mut watcher) = cache.snapshot_and_watch();
+        let (_, mut watcher) = cache.snapshot_and_watch(None);
         if let Err(error) = refresh(&core).await {
             tracing::warn!(%error, "custom resources cannot be served");
         }

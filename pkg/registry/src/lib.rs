@@ -15,7 +15,7 @@ pub mod rest;
 pub mod selector;
 pub mod strategy;
 
-pub use cache::{Cache, Change, Codec, Encoded, Entry, Lag, Snapshot, Watcher};
+pub use cache::{Cache, Change, Codec, Encoded, Entry, Interest, Lag, Snapshot, Watcher};
 pub use error::{ApiError, FieldError, FieldErrorKind};
 pub use object::Object;
 pub use registry::{Put, ROOT, Registry, Write};

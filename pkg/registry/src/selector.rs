@@ -2,7 +2,7 @@
 
 use knarr_schema::selector::Op;
 
-use crate::cache::Entry;
+use crate::cache::{Entry, Interest};
 
 /// One requirement on one label or field.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -158,6 +158,19 @@ impl Filter {
         (self.labels.is_empty() || self.labels.holds(|k| e.label(k)))
             && (self.fields.is_empty()
                 || self.fields.all.iter().all(|r| r.holds(|k| Some(e.field(k).unwrap_or("")))))
+    }
+    /// What every object that passes has in common, with the namespace asked for, if any.
+    #[must_use]
+    pub fn interest(&self, namespace: &str) -> Option<Interest> {
+        // One name is less than what another field selects, and that less than a namespace.
+        let mut pinned: Vec<&str> = self.fields.all.iter().map(Requirement::key).filter(|k| self.fields.pinned(k).is_some()).collect();
+        pinned.sort_by_key(|k| (*k != "metadata.name", *k == "metadata.namespace"));
+        let field = pinned.first().copied();
+        match field.and_then(|f| Some((f, self.fields.pinned(f)?))) {
+            Some((field, value)) => Some(Interest { field: field.into(), value: value.into() }),
+            None if namespace.is_empty() => None,
+            None => Some(Interest { field: "metadata.namespace".into(), value: namespace.into() }),
+        }
     }
     /// Takes out what is about fields other than name and namespace, which every version of a kind
     /// has as they are.

@@ -216,9 +216,9 @@ async fn next(w: &mut Option<Watcher>) -> Option<Vec<Arc<Change>>> {
 pub async fn follow(core: Arc<Core>) {
     let (Ok(own), Ok(services), Ok(slices)) = (core.kind(KIND), core.kind("services/specs"), core.kind("endpointslices")) else { return };
     loop {
-        let (_, mut own) = own.cache.snapshot_and_watch();
-        let (_, services) = services.cache.snapshot_and_watch();
-        let (_, slices) = slices.cache.snapshot_and_watch();
+        let (_, mut own) = own.cache.snapshot_and_watch(None);
+        let (_, services) = services.cache.snapshot_and_watch(None);
+        let (_, slices) = slices.cache.snapshot_and_watch(None);
         let (mut services, mut slices) = (Some(services), Some(slices));
         arrange(&core);
         // A reader that has fallen behind begins anew.

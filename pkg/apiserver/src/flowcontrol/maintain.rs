@@ -236,8 +236,8 @@ pub async fn follow(core: Arc<Core>) {
     // Both were done when the server started.
     let (mut kept, mut keep, mut rebalance) = (Instant::now(), None::<Instant>, Instant::now() + REBALANCE);
     loop {
-        let (_, mut levels_change) = levels.snapshot_and_watch();
-        let (_, mut schemas_change) = schemas.snapshot_and_watch();
+        let (_, mut levels_change) = levels.snapshot_and_watch(None);
+        let (_, mut schemas_change) = schemas.snapshot_and_watch(None);
         let mut again = None;
         if let Some(control) = &control {
             match digest(&core, control, &mut written).await {

@@ -81,7 +81,9 @@ pub(super) async fn watch(ctx: &Arc<Ctx>) -> Result<Reply, ApiError> {
         least + least.mul_f64(f64::from(uuid::Uuid::new_v4().as_bytes()[0]) / 256.0)
     };
     let rv = q.get("resourceVersion");
-    let scope = kind.scope(&ctx.info.namespace_of(kind.namespaced));
+    let namespace = ctx.info.namespace_of(kind.namespaced);
+    let scope = kind.scope(&namespace);
+    let interest = selection.filter.interest(&namespace);
     let now = Instant::now();
     let (mut state, mut failed) = (None, None);
     let asked = parse_version(rv)?;
@@ -97,7 +99,7 @@ pub(super) async fn watch(ctx: &Arc<Ctx>) -> Result<Reply, ApiError> {
         }
         // The applied version is read before the snapshot, so it never promises too much.
         revision = ctx.core.registry.applied();
-        let (snapshot, w) = kind.cache.snapshot_and_watch();
+        let (snapshot, w) = kind.cache.snapshot_and_watch(interest);
         if send_state {
             state = Some(snapshot);
         }
@@ -105,7 +107,7 @@ pub(super) async fn watch(ctx: &Arc<Ctx>) -> Result<Reply, ApiError> {
     } else {
         // Else an event at or before the version asked for could still come.
         ctx.core.registry.at_least(asked).await?;
-        match kind.cache.watch(asked) {
+        match kind.cache.watch(asked, interest) {
             Ok(w) => Some(w),
             Err(lag) => {
                 failed = Some(ApiError::expired(format!(

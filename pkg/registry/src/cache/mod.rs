@@ -4,6 +4,7 @@
 mod map;
 #[cfg(test)]
 mod tests;
+mod topics;
 mod watcher;
 
 use std::{
@@ -16,6 +17,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 pub use map::Snapshot;
+pub use topics::Interest;
 pub use watcher::{Lag, Watcher};
 
 use crate::object::{self, Object};
@@ -220,6 +222,18 @@ struct Ring {
     bytes: usize,
 }
 
+impl Ring {
+    /// The sequence number after the newest event.
+    fn end(&self) -> u64 {
+        self.first + self.events.len() as u64
+    }
+    fn lag(&self) -> Lag {
+        Lag {
+            oldest: self.complete_after,
+        }
+    }
+}
+
 struct State {
     map: Snapshot,
     ring: Ring,
@@ -237,6 +251,8 @@ pub struct Cache {
     state: RwLock<State>,
     /// The sequence number after the newest event.
     tail: watch::Sender<u64>,
+    /// What watchers of few objects ask for; locked after `state`.
+    topics: Mutex<topics::Topics>,
     /// What is being written, by key, until its event comes.
     writing: Mutex<HashMap<Box<str>, Writing>>,
 }
@@ -269,11 +285,17 @@ impl Cache {
                 bytes: 0,
             }),
             tail: watch::Sender::new(0),
+            topics: Mutex::default(),
             writing: Mutex::default(),
         }
     }
     fn writing(&self) -> std::sync::MutexGuard<'_, HashMap<Box<str>, Writing>> {
         self.writing
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+    fn topics(&self) -> std::sync::MutexGuard<'_, topics::Topics> {
+        self.topics
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
@@ -380,13 +402,16 @@ impl Cache {
         s.map = Snapshot::from_sorted(entries);
         s.ring.events.clear();
         s.ring.bytes = 0;
-        s.ring.first = *self.tail.borrow();
+        // Watchers of before the load, the one that had read all included, find themselves behind and
+        // end.
+        let first = *self.tail.borrow() + 1;
+        s.ring.first = first;
         s.ring.complete_after = revision;
         s.loaded = revision;
         s.pages.clear();
+        self.topics().forget(first);
         drop(s);
-        // Watchers of before the load find themselves behind and end.
-        self.tail.send_modify(|_| ());
+        self.tail.send_replace(first);
     }
 
     /// Applies a store event.
@@ -429,7 +454,8 @@ impl Cache {
             }
         };
         s.ring.bytes += change.entry.size();
-        s.ring.events.push_back(Arc::new(change));
+        let (change, sequence) = (Arc::new(change), s.ring.end());
+        s.ring.events.push_back(Arc::clone(&change));
         let most = RING_BYTES + s.bytes / 8;
         while s.ring.events.len() > RING || (s.ring.bytes > most && s.ring.events.len() > 64) {
             let Some(old) = s.ring.events.pop_front() else {
@@ -439,7 +465,9 @@ impl Cache {
             s.ring.first += 1;
             s.ring.complete_after = old.revision;
         }
-        let tail = s.ring.first + s.ring.events.len() as u64;
+        let tail = s.ring.end();
+        // Within the lock: nobody sees the change who could not be told of it.
+        self.topics().tell(&change, sequence, s.ring.first);
         drop(s);
         self.tail.send_replace(tail);
     }
@@ -517,39 +545,40 @@ impl Cache {
             .map(|(_, m)| m.clone())
     }
 
-    /// A watcher of every change after `revision`.
+    /// A watcher of every change after `revision`, or of those alone that are of interest.
     ///
     /// # Errors
     /// [`Lag`] if those changes are no longer all known.
-    pub fn watch(self: &Arc<Self>, revision: u64) -> Result<Watcher, Lag> {
+    pub fn watch(self: &Arc<Self>, revision: u64, interest: Option<Interest>) -> Result<Watcher, Lag> {
         let s = self.read();
         if revision < s.ring.complete_after {
-            return Err(Lag {
-                oldest: s.ring.complete_after,
-            });
+            return Err(s.ring.lag());
         }
         let skip = s.ring.events.partition_point(|e| e.revision <= revision);
-        let next = s.ring.first + skip as u64;
-        Ok(Watcher::new(Arc::clone(self), next, self.tail.subscribe()))
+        Ok(self.watcher(&s, s.ring.first + skip as u64, interest))
     }
 
-    /// A snapshot and a watcher of every change after it, taken together.
+    /// A snapshot and a watcher of every change after it, or of those alone that are of interest, taken
+    /// together.
     #[must_use]
-    pub fn snapshot_and_watch(self: &Arc<Self>) -> (Snapshot, Watcher) {
+    pub fn snapshot_and_watch(self: &Arc<Self>, interest: Option<Interest>) -> (Snapshot, Watcher) {
         let s = self.read();
-        let next = s.ring.first + s.ring.events.len() as u64;
-        (
-            s.map.clone(),
-            Watcher::new(Arc::clone(self), next, self.tail.subscribe()),
-        )
+        (s.map.clone(), self.watcher(&s, s.ring.end(), interest))
     }
 
-    fn since(&self, next: u64, out: &mut Vec<Arc<Change>>) -> Result<u64, Lag> {
+    fn watcher(self: &Arc<Self>, s: &State, next: u64, interest: Option<Interest>) -> Watcher {
+        let topic = interest.map(|i| self.topics().topic(i, &s.ring, next));
+        let tail = topic.as_ref().map_or_else(|| self.tail.subscribe(), |t| t.subscribe());
+        Watcher::new(Arc::clone(self), next, tail, topic)
+    }
+
+    fn since(&self, next: u64, topic: Option<&topics::Topic>, out: &mut Vec<Arc<Change>>) -> Result<u64, Lag> {
         let s = self.read();
+        if let Some(topic) = topic {
+            return topic.since(&s.ring, next, out);
+        }
         if next < s.ring.first {
-            return Err(Lag {
-                oldest: s.ring.complete_after,
-            });
+            return Err(s.ring.lag());
         }
         let skip = usize::try_from(next - s.ring.first).unwrap_or(usize::MAX);
         out.extend(s.ring.events.iter().skip(skip).take(512).cloned());

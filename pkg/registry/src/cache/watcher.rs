@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::{Cache, Change};
+use super::{Cache, Change, topics::Topic};
 
 /// The events asked for are no longer all known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -20,11 +20,12 @@ pub struct Watcher {
     cache: Arc<Cache>,
     next: u64,
     tail: watch::Receiver<u64>,
+    topic: Option<Arc<Topic>>,
 }
 
 impl Watcher {
-    pub(super) fn new(cache: Arc<Cache>, next: u64, tail: watch::Receiver<u64>) -> Self {
-        Self { cache, next, tail }
+    pub(super) fn new(cache: Arc<Cache>, next: u64, tail: watch::Receiver<u64>, topic: Option<Arc<Topic>>) -> Self {
+        Self { cache, next, tail, topic }
     }
 
     /// Takes the changes that are there without waiting.
@@ -33,7 +34,7 @@ impl Watcher {
     /// [`Lag`] if changes were forgotten before they were read.
     pub fn ready(&mut self) -> Result<Vec<Arc<Change>>, Lag> {
         let mut out = Vec::new();
-        self.next = self.cache.since(self.next, &mut out)?;
+        self.next = self.cache.since(self.next, self.topic.as_deref(), &mut out)?;
         Ok(out)
     }
 
