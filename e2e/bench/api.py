@@ -170,4 +170,5 @@ def main():
     print("| start to readyz | " + " | ".join(f"{starts[n]:.2f} s" for n in names) + " |")
 
 
-main()
+if __name__ == "__main__":
+    main()
