@@ -8,6 +8,8 @@ import argparse
 import json
 import os
 import pathlib
+import socket
+import ssl
 import sys
 import threading
 import time
@@ -17,6 +19,7 @@ sys.path.insert(0, str(TOP / "e2e" / "parity"))
 from peers import CACHE, Pair, Peer  # noqa: E402
 
 NS = "/api/v1/namespaces/default/pods"
+PATCH = {"Content-Type": "application/merge-patch+json"}
 TICK = os.sysconf("SC_CLK_TCK")
 
 
@@ -75,6 +78,61 @@ def spread(peer, count, clients, request):
     return time.time() - begin
 
 
+class Watchers:
+    """Many watches that one thread reads; what comes is counted."""
+
+    def __init__(self, peer, count, path):
+        self.came, self.open, self.over = 0, [], False
+        context = ssl._create_unverified_context()
+        for i in range(count):
+            s = context.wrap_socket(socket.create_connection(("127.0.0.1", peer.port)))
+            s.sendall(f"GET {path(i)} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer parity\r\n\r\n".encode())
+            s.recv(1 << 16)
+            self.open.append(s)
+        self.thread = threading.Thread(target=self.read, daemon=True)
+        self.thread.start()
+
+    def read(self):
+        for s in self.open:
+            s.setblocking(False)
+        while not self.over:
+            for s in self.open:
+                try:
+                    while data := s.recv(1 << 16):
+                        self.came += data.count(b'{"type":"MODIFIED"')
+                except (ssl.SSLWantReadError, BlockingIOError):
+                    pass
+            time.sleep(0.02)
+
+    def close(self):
+        self.over = True
+        self.thread.join()
+        for s in self.open:
+            s.close()
+
+
+def deliveries(peer, count, events):
+    """Every event goes to all watchers; gives seconds of CPU for one event to one of them."""
+    def patch(i):
+        return "PATCH", f"{NS}/pod-{i:05}", {"metadata": {"annotations": {"seen": str(time.time_ns())}}}, PATCH
+    before = cpu(peer)
+    spread(peer, events, 8, patch)
+    alone = cpu(peer) - before
+    revision = peer.ask("GET", f"{NS}?limit=1").json()["metadata"]["resourceVersion"]
+    watchers = Watchers(peer, count, lambda i: f"{NS}?watch=1&resourceVersion={revision}&timeoutSeconds=600")
+    time.sleep(1)
+    before = cpu(peer)
+    spread(peer, events, 8, patch)
+    end = time.time() + 60
+    while watchers.came < events * count * 0.99 and time.time() < end:
+        time.sleep(0.05)
+    used = cpu(peer) - before
+    watchers.close()
+    if watchers.came < events * count * 0.99:
+        raise SystemExit(f"bench: {peer.name}: {watchers.came} of {events * count} events came")
+    return (used - alone) / (events * count)
+
+
 def watchers(peer, count, events):
     """One event goes to one of many watchers; gives how many came."""
     seen = [0] * count
@@ -83,7 +141,6 @@ def watchers(peer, count, events):
 
     def watch(i):
         import http.client
-        import ssl
         c = http.client.HTTPSConnection("127.0.0.1", peer.port, timeout=60, context=ssl._create_unverified_context())
         c.request("GET", f"{NS}?watch=1&fieldSelector=metadata.name%3Dpod-{i:05}&resourceVersion=0&timeoutSeconds=120", headers={"Authorization": "Bearer parity"})
         answer = c.getresponse()
@@ -101,9 +158,8 @@ def watchers(peer, count, events):
     for t in threads:
         t.start()
     ready.wait()
-    patch = {"Content-Type": "application/merge-patch+json"}
     before = cpu(peer)
-    spread(peer, events, 8, lambda i: ("PATCH", f"{NS}/pod-{i % count:05}", {"metadata": {"annotations": {"seen": str(time.time_ns())}}}, patch))
+    spread(peer, events, 8, lambda i: ("PATCH", f"{NS}/pod-{i % count:05}", {"metadata": {"annotations": {"seen": str(time.time_ns())}}}, PATCH))
     end = time.time() + 10
     while sum(seen) < events and time.time() < end:
         time.sleep(0.05)
@@ -121,7 +177,6 @@ def measure(peer, pods):
         rows[name] = ((cpu(peer) - before) / count * 1000, count / took)
         print(f"  {peer.name}: {name}: {rows[name][0]:.3f} ms CPU, {rows[name][1]:.0f}/s", file=sys.stderr, flush=True)
 
-    patch = {"Content-Type": "application/merge-patch+json"}
     apply = {"Content-Type": "application/apply-patch+yaml"}
     rows["memory, idle"] = memory(peer)
     row("create a pod (2 KB), 32 clients", pods, 32, lambda i: ("POST", NS, pod(i)))
@@ -129,12 +184,13 @@ def measure(peer, pods):
     row(f"list {pods} pods", 20, 2, lambda i: ("GET", NS))
     row("list with limit=500", 60, 2, lambda i: ("GET", f"{NS}?limit=500"))
     row(f"list by label ({pods // 10} of {pods})", 100, 2, lambda i: ("GET", f"{NS}?labelSelector=app%3Dapp-3"))
-    row("merge patch", pods, 32, lambda i: ("PATCH", f"{NS}/pod-{i:05}", {"metadata": {"labels": {"patched": str(i)}}}, patch))
+    row("merge patch", pods, 32, lambda i: ("PATCH", f"{NS}/pod-{i:05}", {"metadata": {"labels": {"patched": str(i)}}}, PATCH))
     row("server-side apply of a pod", pods // 3, 32, lambda i: ("PATCH", f"{NS}/pod-{i:05}?fieldManager=bench&force=true", pod(i), apply))
     used, came = watchers(peer, 200, pods // 2)
     rows["merge patch that one of 200 watchers sees"] = used / (pods // 2) * 1000
     if came < pods // 2:
         print(f"  {peer.name}: only {came} of {pods // 2} events came", file=sys.stderr)
+    rows["one event to one of 200 watchers"] = deliveries(peer, 200, min(300, pods)) * 1e6
     time.sleep(8)
     rows["memory after that work"] = memory(peer)
     return rows
@@ -164,6 +220,8 @@ def main():
                 cells.append(f"{v[0]:.2f} ms CPU, {v[1]:.0f}/s" if v[0] >= 1 else f"{v[0]:.3f} ms CPU, {v[1]:.0f}/s")
             elif name.startswith("memory"):
                 cells.append(f"{v:.0f} MB")
+            elif name.startswith("one event"):
+                cells.append(f"{v:.1f} µs CPU")
             else:
                 cells.append(f"{v:.2f} ms CPU")
         print(f"| {name} | " + " | ".join(cells) + " |")

@@ -7,53 +7,14 @@ custom resource definitions. CPU and memory are the server's, from /proc.
 import argparse
 import json
 import pathlib
-import socket
-import ssl
 import sys
-import threading
 import time
 
-from api import CACHE, NS, Pair, cpu, memory, pod, spread
-
-PATCH = {"Content-Type": "application/merge-patch+json"}
+from api import CACHE, NS, PATCH, Pair, Watchers, cpu, memory, pod, spread
 
 
 def say(*words):
     print(*words, file=sys.stderr, flush=True)
-
-
-class Watchers:
-    """Many watches, each of one node's pods, as kubelets have them; what comes is counted."""
-
-    def __init__(self, peer, count, nodes):
-        self.came, self.open = 0, []
-        context = ssl._create_unverified_context()
-        for i in range(count):
-            s = context.wrap_socket(socket.create_connection(("127.0.0.1", peer.port)))
-            path = f"/api/v1/pods?watch=1&allowWatchBookmarks=true&resourceVersion=0&fieldSelector=spec.nodeName%3Dnode-{i % nodes}&timeoutSeconds=3000"
-            s.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer parity\r\n\r\n".encode())
-            self.open.append(s)
-        self.over = False
-        self.thread = threading.Thread(target=self.read, daemon=True)
-        self.thread.start()
-
-    def read(self):
-        for s in self.open:
-            s.setblocking(False)
-        while not self.over:
-            for s in self.open:
-                try:
-                    while data := s.recv(1 << 16):
-                        self.came += data.count(b'{"type":"MODIFIED"')
-                except (ssl.SSLWantReadError, BlockingIOError):
-                    pass
-            time.sleep(0.02)
-
-    def close(self):
-        self.over = True
-        self.thread.join()
-        for s in self.open:
-            s.close()
 
 
 def many_pods(knarr, rows, nodes, pods, watches):
@@ -100,7 +61,7 @@ def many_pods(knarr, rows, nodes, pods, watches):
         used = cpu(peer)
         spread(peer, 1000, 8, patch)
         plain = (cpu(peer) - used) / 1000
-        watchers = Watchers(peer, watches, nodes)
+        watchers = Watchers(peer, watches, lambda i: f"/api/v1/pods?watch=1&allowWatchBookmarks=true&resourceVersion=0&fieldSelector=spec.nodeName%3Dnode-{i % nodes}&timeoutSeconds=3000")
         time.sleep(20)
         used = cpu(peer)
         spread(peer, 1000, 8, patch)
