@@ -22,8 +22,8 @@ pub fn decode(
             "error converting YAML to JSON: yaml: exceeded max depth of {MAX_DEPTH}"
         )));
     }
-    // JSON is YAML, and may be deeper than the parser goes.
-    if nests(bytes, USUAL) && bytes.trim_ascii_start().first() == Some(&b'{') {
+    // JSON is YAML, is what most clients send, and may be deeper than the parser goes.
+    if bytes.trim_ascii_start().first() == Some(&b'{') {
         let read = crate::json::decode(bytes, ty, validation);
         if read.is_ok() {
             return read;
@@ -34,9 +34,6 @@ pub fn decode(
             .map_err(fault)
     })
 }
-
-/// How deep the parser goes by itself, at least.
-const USUAL: usize = 100;
 
 /// Whether more brackets than `most` are open somewhere: the parser takes time by the square of them,
 /// before it finds that it cannot nest so deep.

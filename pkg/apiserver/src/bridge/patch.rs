@@ -1,10 +1,10 @@
 //! The four kinds of patches, and who owns which fields.
 
 use knarr_registry::{ApiError, Object};
-use knarr_schema::{Resource, json::value, patch};
+use knarr_schema::{Resource, json::value, patch, yaml};
 use serde_json::Value;
 
-use super::{normalize, yaml};
+use super::normalize;
 
 /// A patch that was read but not applied.
 pub enum Patch {
@@ -42,7 +42,7 @@ impl Patch {
             "application/json-patch+json" => Self::Json(value(body).map_err(bad)?),
             "application/merge-patch+json" => Self::Merge(object(value(body).map_err(|_| ApiError::bad_request("invalid JSON patch"))?)?),
             "application/strategic-merge-patch+json" if !r.is_custom() => Self::Strategic(object(value(body).map_err(bad)?)?),
-            "application/apply-patch+yaml" => Self::Apply(object(value(&yaml(body).map_err(|e| ApiError::bad_request(format!("error decoding patch: {}", e.message)))?).map_err(bad)?)?),
+            "application/apply-patch+yaml" => Self::Apply(object(yaml::parse(body).map_err(|e| ApiError::bad_request(format!("error decoding patch: {e}")))?)?),
             _ => {
                 let mut e = ApiError::new(415, "UnsupportedMediaType", "415: Unsupported Media Type");
                 e.details = Some(Box::default());

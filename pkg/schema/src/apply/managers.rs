@@ -135,7 +135,9 @@ impl Managers {
     pub fn write(&self, object: &mut Value) {
         let Some(meta) = object.as_object_mut().map(|o| o.entry("metadata").or_insert_with(|| json!({}))) else { return };
         let mut entries: Vec<(&Id, &Entry)> = self.entries.iter().collect();
-        entries.sort_by_key(|(id, e)| (id.operation, e.time.map(|t| t.seconds), id.manager.clone(), e.api_version.clone(), id.subresource.clone()));
+        let order = |(id, e): &(&Id, &Entry)| (id.operation, e.time.map(|t| t.seconds));
+        let names = |(id, e): &(&Id, &Entry)| [id.manager.clone(), e.api_version.clone(), id.subresource.clone()];
+        entries.sort_by(|a, b| order(a).cmp(&order(b)).then_with(|| names(a).cmp(&names(b))));
         let list: Vec<Value> = entries
             .into_iter()
             .map(|(id, entry)| {
