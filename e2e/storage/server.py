@@ -26,6 +26,19 @@ def free_port():
         return s.getsockname()[1]
 
 
+def members(group):
+    """The processes of a process group that have not ended."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            state, _, own = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()[:3]
+        except (OSError, ValueError):
+            continue
+        if int(own) == group and state not in "ZX":
+            found.append(int(pid))
+    return found
+
+
 class Server:
     """The server, with its own store or over one etcd of its own."""
 
@@ -86,6 +99,10 @@ class Server:
         except ProcessLookupError:
             pass
         self.process.wait()
+        # Under strace the server is not our child: it may still hold its folder while it is dying.
+        end = time.monotonic() + 10
+        while members(self.process.pid) and time.monotonic() < end:
+            time.sleep(0.01)
 
     def kill_etcd(self):
         self.etcd.kill()

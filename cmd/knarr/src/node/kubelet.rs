@@ -1,12 +1,14 @@
-//! `knarr kubelet`: a kubelet and a runtime on a folder of static pods, with no API server.
+//! `knarr kubelet`: a kubelet on a folder of static pods, with no API server, over the built-in runtime
+//! or another one.
 
 use std::{net::IpAddr, path::PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use knarr_kubelet::Config;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use tonic::transport::{Channel, Endpoint};
 
 use super::{Parts, Runtime, claim};
 use crate::{
@@ -32,6 +34,21 @@ pub struct Options {
     /// Addresses of this node's pods
     #[arg(long, default_value = "10.244.0.0/24")]
     pod_cidr: String,
+    /// Another container runtime, such as unix:///run/containerd/containerd.sock; it brings its own
+    /// network and images [default: the built-in one]
+    #[arg(long, value_name = "unix:///PATH", conflicts_with = "pod_cidr")]
+    container_runtime_endpoint: Option<String>,
+}
+
+/// Connects to the runtime of a socket.
+async fn connect(endpoint: &str) -> Result<Channel> {
+    if !endpoint.starts_with("unix:///") {
+        bail!("--container-runtime-endpoint {endpoint:?}: must be unix:///PATH");
+    }
+    Endpoint::from_shared(endpoint.to_owned())?
+        .connect()
+        .await
+        .with_context(|| format!("cannot reach the container runtime at {endpoint}"))
 }
 
 /// The kubelet's configuration for this layout, with certificates if there are any.
@@ -74,13 +91,18 @@ async fn serve(layout: &Layout, options: &Options) -> Result<()> {
         .clone()
         .unwrap_or_else(preflight::node_name);
     let address = options.node_ip.unwrap_or_else(preflight::node_address);
-    let mut network = knarr_network::Config::new(layout.data_dir.join("network"));
-    network.pod_cidr.clone_from(&options.pod_cidr);
-    network.service_cidr = None;
     let (parts, mut failures) = Parts::new();
-    let runtime = Runtime::open(layout, &network).await?;
-    demo::import(runtime.cri.images())?;
-    runtime.serve(layout, &parts, &shutdown);
+    let channel = if let Some(endpoint) = &options.container_runtime_endpoint {
+        connect(endpoint).await?
+    } else {
+        let mut network = knarr_network::Config::new(layout.data_dir.join("network"));
+        network.pod_cidr.clone_from(&options.pod_cidr);
+        network.service_cidr = None;
+        let runtime = Runtime::open(layout, &network).await?;
+        demo::import(runtime.cri.images())?;
+        runtime.serve(layout, &parts, &shutdown);
+        runtime.channel
+    };
     let mut config = config(layout, &name, address);
     // Nobody could be told from anybody else: there is no authority.
     config.tls = None;
@@ -88,7 +110,7 @@ async fn serve(layout: &Layout, options: &Options) -> Result<()> {
     config.manifests = Some(options.manifests.clone());
     parts.start(
         "kubelet",
-        knarr_kubelet::run(config, None, runtime.channel, shutdown.clone()),
+        knarr_kubelet::run(config, None, channel, shutdown.clone()),
     );
     say(&format!(
         "the kubelet runs the pods in {}",
