@@ -16,6 +16,8 @@ use crate::cluster::{busybox, running_from};
 /// The cgroup of all pods.
 pub(super) const CGROUP: &str = "/knarr-bench";
 
+const FORWARD: &str = "/proc/sys/net/ipv4/ip_forward";
+
 /// A running daemon; gone when dropped.
 pub(super) struct Daemon {
     process: Child,
@@ -58,6 +60,8 @@ impl Daemon {
         let folder = tempfile::Builder::new().prefix("knarr-bench-").tempdir()?;
         let at = folder.path();
         let bin = upstream();
+        let forward = fs::read_to_string(FORWARD).unwrap_or_else(|_| "0".into());
+        let had_table = Command::new("nft").args(["list", "table", "ip", "nat"]).output().is_ok_and(|o| o.status.success());
         fs::create_dir(at.join("net.d"))?;
         let chain = serde_json::json!({
             "cniVersion": "1.0.0", "name": "bench",
@@ -101,8 +105,13 @@ conf_dir = "{at}/net.d"
             import.arg("-a").arg(&socket).args(["-n", "k8s.io", "images", "import", "--local"]).arg(archive);
             knarr_e2e::run(&mut import)?;
         }
-        let mut clean = Command::new("ip");
-        clean.args(["link", "delete", "knarr-bench0"]);
+        // The plugins leave forwarding on, and the table that they made.
+        let mut undo = format!("ip link delete knarr-bench0; echo {} > {FORWARD}", forward.trim());
+        if !had_table {
+            undo.push_str("; nft delete table ip nat 2>/dev/null || true");
+        }
+        let mut clean = Command::new("sh");
+        clean.args(["-c", &undo]);
         Ok(Daemon { process, programs: bin, shim: "containerd-shim-runc-v2", folder, clean: Some(clean) })
     }
 
