@@ -39,26 +39,14 @@ class Stand:
 
     def run(self):
         (self.folder / "net.d/10-suite.conflist").write_text(json.dumps(NETWORK))
-        (self.folder / "containerd.toml").write_text(f"""version = 3
-root = "{self.folder}/containerd"
-state = "{self.folder}/state"
-[grpc]
-address = "{self.socket}"
-[plugins."io.containerd.cri.v1.images"]
-snapshotter = "native"
-[plugins."io.containerd.cri.v1.images".pinned_images]
-sandbox = "registry.k8s.io/pause:3.10.2"
-[plugins."io.containerd.cri.v1.runtime"]
-restrict_oom_score_adj = true
-[plugins."io.containerd.cri.v1.runtime".cni]
-bin_dirs = ["{UPSTREAM}"]
-conf_dir = "{self.folder}/net.d"
-""")
+        template = (pathlib.Path(__file__).resolve().parent.parent / "upstream/containerd.toml").read_text()
+        (self.folder / "containerd.toml").write_text(template.format(
+            root=self.folder / "containerd", state=self.folder / "state", socket=self.socket, plugins=UPSTREAM, networks=self.folder / "net.d"))
         self.start("containerd", UPSTREAM / "containerd", "--config", self.folder / "containerd.toml", env={"PATH": f"{UPSTREAM}:{os.environ['PATH']}"})
         self.wait("containerd", lambda: self.crictl("version") is not None)
         archive(self.folder / "image.tar")
         for image in (self.folder / "image.tar", CACHE / "images" / "pause.tar"):
-            subprocess.run([*self.ctr, "images", "import", "--local", "--snapshotter", "native", image], check=True, stdout=subprocess.DEVNULL)
+            subprocess.run([*self.ctr, "images", "import", "--local", image], check=True, stdout=subprocess.DEVNULL)
         self.start("kubelet", self.knarr, *self.own, "kubelet", "--manifests", self.folder / "manifests", "--container-runtime-endpoint", f"unix://{self.socket}")
 
     def crictl(self, *words):

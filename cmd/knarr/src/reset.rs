@@ -38,7 +38,8 @@ pub fn claim(dir: &Path) -> Result<()> {
     }
     fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;
     let mut entries = fs::read_dir(dir).with_context(|| format!("cannot read {}", dir.display()))?;
-    if entries.next().is_some() {
+    // Another knarr may have claimed it meanwhile; its mark is the first thing that it leaves.
+    if entries.next().is_some() && !marker.exists() {
         bail!("{} is not empty and was not made by knarr: choose another folder", dir.display());
     }
     fs::write(&marker, "").with_context(|| format!("cannot write in {}", dir.display()))
@@ -190,5 +191,17 @@ mod tests {
         claim(&dir).unwrap();
         claim(&dir).unwrap();
         fs::remove_dir_all(&dir).unwrap();
+    }
+
+    #[test]
+    fn two_may_claim_a_folder_at_once() {
+        let dir = std::env::temp_dir().join(format!("knarr-claims-{}", std::process::id()));
+        for _ in 0..200 {
+            std::thread::scope(|scope| {
+                let all: Vec<_> = (0..4).map(|_| scope.spawn(|| claim(&dir))).collect();
+                all.into_iter().for_each(|one| one.join().unwrap().unwrap());
+            });
+            fs::remove_dir_all(&dir).unwrap();
+        }
     }
 }

@@ -74,22 +74,16 @@ impl Daemon {
         });
         fs::write(at.join("net.d/10-bench.conflist"), chain.to_string())?;
         let socket = at.join("cri.sock");
-        let config = format!(
-            r#"version = 3
-root = "{at}/data"
-state = "{at}/run"
-[grpc]
-address = "{socket}"
-[plugins."io.containerd.cri.v1.images".pinned_images]
-sandbox = "registry.k8s.io/pause:3.10.2"
-[plugins."io.containerd.cri.v1.runtime"]
-restrict_oom_score_adj = true
-[plugins."io.containerd.cri.v1.runtime".cni]
-bin_dirs = ["{bin}"]
-conf_dir = "{at}/net.d"
-"#,
-            at = at.display(), socket = socket.display(), bin = bin.display(),
-        );
+        let mut config = include_str!("../../../upstream/containerd.toml").to_owned();
+        for (word, path) in [
+            ("{root}", at.join("data")),
+            ("{state}", at.join("run")),
+            ("{socket}", socket.clone()),
+            ("{plugins}", bin.clone()),
+            ("{networks}", at.join("net.d")),
+        ] {
+            config = config.replace(word, &path.display().to_string());
+        }
         fs::write(at.join("containerd.toml"), config)?;
         let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default());
         let log = fs::File::create(at.join("log"))?;

@@ -78,11 +78,11 @@ impl Topic {
     /// Adds the changes from `next` on, some hundreds at most; gives where to go on.
     pub(super) fn since(&self, ring: &Ring, next: u64, out: &mut Vec<Arc<Change>>) -> Result<u64, Lag> {
         let hits = self.hits();
-        let forgotten = hits.gone > next || hits.known.iter().any(|at| (next..ring.first).contains(at));
-        if forgotten {
+        let unread = hits.known.partition_point(|at| *at < next);
+        if hits.gone > next || hits.known.get(unread).is_some_and(|at| *at < ring.first) {
             return Err(ring.lag());
         }
-        for at in hits.known.iter().skip_while(|at| **at < next) {
+        for at in hits.known.range(unread..) {
             if out.len() == 512 {
                 return Ok(*at);
             }
